@@ -1,0 +1,285 @@
+"""Train the two bundled backbones from an ImageFolder zip.
+
+    python examples/train_backbones.py cnn tin_base.zip --out runs
+    python examples/train_backbones.py vit tin_base.zip --out runs
+
+The CNN learns from the labels; the Vision Transformer, which learns little from 45,000 images alone, also from the
+CNN's predictions on the same augmented images (Beyer et al. 2022, "Knowledge distillation: A good teacher is patient
+and consistent", https://arxiv.org/abs/2106.05237). Both runs resume where they stopped after being killed, and leave
+half-precision weights and a model card in `--out`. Copy those beside the model's definition to ship them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import math
+import os
+import time
+import zipfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import timm
+import torch
+import typer
+from PIL import Image
+from rich.progress import Progress, TimeRemainingColumn, track
+from safetensors.torch import load_file, save_file
+from timm.optim import create_optimizer_v2
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import adapters.backbones
+import task2vec.backbones
+
+IMAGE_SIZE = 32
+HELD_OUT_PER_CLASS = 10  # of the training images, to watch progress without the test split
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything that shapes the weights, apart from the images."""
+
+    model: str
+    epochs: int
+    optimiser: str
+    learning_rate: float
+    weight_decay: float
+    batch_size: int = 128
+    warmup_epochs: float = 2.0
+    label_smoothing: float = 0.1
+    crop_padding: int = 4
+    mixup: float = 0.0  # Beta(mixup, mixup) mixes pairs of images; 0 leaves them alone
+    teacher: str | None = None
+    teacher_weight: float = 0.0  # share of the loss that comes from the teacher
+    temperature: float = 1.0
+    seed: int = 0
+
+
+RECIPES = {
+    "cnn": Recipe(
+        model=task2vec.backbones.DEFAULT_PROBE, epochs=28, optimiser="sgd", learning_rate=0.2, weight_decay=5e-4
+    ),
+    "vit": Recipe(
+        model=adapters.backbones.DEFAULT_BACKBONE,
+        epochs=20,
+        optimiser="adamw",
+        learning_rate=2e-3,
+        weight_decay=0.05,
+        teacher=task2vec.backbones.DEFAULT_PROBE,
+        teacher_weight=0.8,
+        temperature=2.0,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Pixels `(N, 3, H, W)` uint8 and labels `(N,)` int64."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def read_split(archive: Path, split: str, cache: Path) -> Images:
+    """Decode `NAME/split/CLASS/*` of a zip once and keep the pixels in `cache`."""
+    cached = cache / f"{archive.stem}_{split}.safetensors"
+    if not cached.exists():
+        with zipfile.ZipFile(archive) as images:
+            names = sorted(n for n in images.namelist() if f"/{split}/" in n and not n.endswith("/"))
+            classes = sorted({Path(n).parent.name for n in names})
+            pixels = np.empty((len(names), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+            for i, name in enumerate(track(names, f"Reading {split}")):
+                with images.open(name) as file:
+                    image = Image.open(file).convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR)
+                    pixels[i] = np.asarray(image)
+        labels = torch.tensor([classes.index(Path(n).parent.name) for n in names])
+        write_tensors({"pixels": torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), "labels": labels}, cached)
+    tensors = load_file(cached)
+    return Images(tensors["pixels"], tensors["labels"])
+
+
+def hold_out(images: Images, per_class: int, seed: int) -> tuple[Images, Images]:
+    """Split off `per_class` images of every class: (kept, held out)."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    rank = torch.zeros(len(images), dtype=torch.long)
+    for label in images.labels.unique():
+        members = order[images.labels[order] == label]
+        rank[members] = torch.arange(len(members))
+    held = rank < per_class
+    return Images(images.pixels[~held], images.labels[~held]), Images(images.pixels[held], images.labels[held])
+
+
+def normalise(pixels: Tensor, config: dict[str, Any]) -> Tensor:
+    """uint8 pixels to the float input that the model's timm config asks for."""
+    mean = torch.tensor(config["mean"], device=pixels.device).view(1, 3, 1, 1)
+    std = torch.tensor(config["std"], device=pixels.device).view(1, 3, 1, 1)
+    return ((pixels.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def augment(pixels: Tensor, padding: int, generator: torch.Generator) -> Tensor:
+    """Random horizontal flips and random crops of the reflected-padded image, drawn per image."""
+    n, _, height, width = pixels.shape
+    flip = torch.rand(n, generator=generator) < 0.5
+    pixels = torch.where(flip.view(n, 1, 1, 1), pixels.flip(-1), pixels)
+    padded = F.pad(pixels.float(), (padding,) * 4, mode="reflect").to(pixels.dtype)
+    top, left = torch.randint(0, 2 * padding + 1, (2, n), generator=generator)
+    rows = top.view(n, 1, 1) + torch.arange(height).view(1, height, 1)
+    columns = left.view(n, 1, 1) + torch.arange(width).view(1, 1, width)
+    return padded[torch.arange(n).view(n, 1, 1), :, rows, columns].permute(0, 3, 1, 2)
+
+
+def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
+    """Linear warm-up, then half a cosine down to zero."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def loss_of(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None, recipe: Recipe) -> Tensor:
+    """Label-smoothed cross-entropy, mixed with the teacher's softened predictions (Hinton et al. 2015)."""
+    hard = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+    if teacher_logits is None:
+        return hard
+    t = recipe.temperature
+    soft = F.kl_div(
+        F.log_softmax(logits / t, dim=1), F.log_softmax(teacher_logits / t, dim=1), log_target=True, reduction="batchmean"
+    )
+    return (1 - recipe.teacher_weight) * hard + recipe.teacher_weight * t * t * soft
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, images: Images, config: dict[str, Any], device: torch.device) -> float:
+    """Top-1 accuracy in float32."""
+    model.eval()
+    correct = 0
+    for start in range(0, len(images), 256):
+        logits = model(normalise(images.pixels[start : start + 256].to(device), config))
+        correct += int((logits.argmax(1).cpu() == images.labels[start : start + 256]).sum())
+    return correct / len(images)
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write under a temporary name first, so that a kill leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".partial")
+    save_file(tensors, temporary)
+    os.replace(temporary, path)
+
+
+def train(recipe: Recipe, images: Images, held_out: Images, out: Path, device: torch.device) -> nn.Module:
+    """Train to the end of the recipe, resuming from the last finished epoch in `out`."""
+    torch.manual_seed(recipe.seed)
+    num_classes = int(images.labels.max()) + 1
+    model = timm.create_model(recipe.model, num_classes=num_classes).to(device, memory_format=torch.channels_last)
+    config = model.pretrained_cfg
+    teacher = None
+    if recipe.teacher is not None:
+        teacher = timm.create_model(recipe.teacher, num_classes=num_classes)
+        teacher.load_state_dict({k: v.float() for k, v in load_file(out / f"{recipe.teacher}.safetensors").items()})
+        teacher.eval().to(device, memory_format=torch.channels_last)
+    optimiser = create_optimizer_v2(
+        model, opt=recipe.optimiser, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+    checkpoint = out / f"{recipe.model}.checkpoint.pt"
+    first_epoch = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        first_epoch = state["epoch"]
+    steps_per_epoch = len(images) // recipe.batch_size
+    compiled = torch.compile(model) if recipe.teacher else model
+    with Progress(*Progress.get_default_columns()[:-1], TimeRemainingColumn(elapsed_when_finished=True)) as progress:
+        bar = progress.add_task(recipe.model, total=recipe.epochs * steps_per_epoch)
+        progress.update(bar, completed=first_epoch * steps_per_epoch)
+        for epoch in range(first_epoch, recipe.epochs):
+            start, total_loss = time.time(), 0.0
+            # One generator per epoch: a resumed run sees the images that an uninterrupted one would have seen.
+            generator = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
+            torch.manual_seed(recipe.seed * 100_003 + epoch)
+            order = torch.randperm(len(images), generator=generator)
+            model.train()
+            for i in range(steps_per_epoch):
+                factor = learning_rate_factor(
+                    epoch * steps_per_epoch + i,
+                    recipe.epochs * steps_per_epoch,
+                    round(recipe.warmup_epochs * steps_per_epoch),
+                )
+                for group in optimiser.param_groups:
+                    group["lr"] = recipe.learning_rate * factor
+                batch = order[i * recipe.batch_size : (i + 1) * recipe.batch_size]
+                pixels = augment(images.pixels[batch], recipe.crop_padding, generator)
+                labels = images.labels[batch].to(device)
+                inputs = normalise(pixels.to(device), config)
+                with torch.autocast(device.type, torch.bfloat16):
+                    teacher_logits = None
+                    if teacher is not None:
+                        with torch.no_grad():
+                            teacher_logits = teacher(inputs).float()
+                    logits = compiled(inputs)
+                loss = loss_of(logits.float(), labels, teacher_logits, recipe)
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                total_loss += loss.item()
+                progress.advance(bar)
+            temporary = checkpoint.with_suffix(".partial")
+            torch.save(
+                {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "epoch": epoch + 1}, temporary
+            )
+            os.replace(temporary, checkpoint)
+            record = {
+                "epoch": epoch + 1,
+                "loss": total_loss / steps_per_epoch,
+                "held_out_accuracy": accuracy(model, held_out, config, device),
+                "seconds": time.time() - start,
+            }
+            with (out / f"{recipe.model}.metrics.jsonl").open("a") as log:
+                log.write(json.dumps(record) + "\n")
+            progress.console.print(record)
+    return model
+
+
+def main(
+    which: Annotated[str, typer.Argument(help="cnn or vit; the vit needs the cnn's weights in --out")],
+    archive: Annotated[Path, typer.Argument(help="ImageFolder zip with NAME/train/CLASS/* and NAME/test/CLASS/*")],
+    out: Annotated[Path, typer.Option(help="where weights, card, metrics and checkpoints go")] = Path("runs"),
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+) -> None:
+    """Train one bundled backbone and write its weights and model card."""
+    recipe = RECIPES[which]
+    out.mkdir(parents=True, exist_ok=True)
+    training, held_out = hold_out(read_split(archive, "train", out), HELD_OUT_PER_CLASS, recipe.seed)
+    test = read_split(archive, "test", out)
+    model = train(recipe, training, held_out, out, torch.device(device))
+    # Half precision halves the package; the card's accuracy is that of the rounded weights.
+    half = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in half.items()})
+    write_tensors({k: v.contiguous() for k, v in half.items()}, out / f"{recipe.model}.safetensors")
+    history = [json.loads(line) for line in (out / f"{recipe.model}.metrics.jsonl").read_text().splitlines()]
+    card = {
+        "model": recipe.model,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "data": archive.stem,
+        "training_images": len(training),
+        "classes": int(training.labels.max()) + 1,
+        "recipe": dataclasses.asdict(recipe),
+        "device": device,
+        "training_seconds": round(sum(r["seconds"] for r in history)),
+        "held_out_accuracy": accuracy(model, held_out, model.pretrained_cfg, torch.device(device)),
+        "test_accuracy": accuracy(model, test, model.pretrained_cfg, torch.device(device)),
+        "date": datetime.date.today().isoformat(),
+    }
+    (out / f"{recipe.model}.json").write_text(json.dumps(card, indent=2) + "\n")
+    print(json.dumps(card, indent=2))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,60 @@
+"""Task2Vec: a labelled image dataset becomes a vector, and datasets can be compared.
+
+    probe = task2vec.load_probe()
+    task = task2vec.Task.from_folder("flowers/train")
+    embedding = task2vec.embed(task, probe)
+    task2vec.distance(embedding, other, "cosine")
+"""
+
+try:
+    import torchvision as _torchvision  # noqa: F401
+except (RuntimeError, OSError) as _error:
+    raise ImportError(
+        f"torchvision does not fit the installed torch ({_error}); install a matching pair from one place with: "
+        "pip install --force-reinstall torch torchvision"
+    ) from _error
+
+from task2vec.backbones import DEFAULT_PROBE
+from task2vec.classifier import Classifier
+from task2vec.distances import DISTANCES, distance, distance_matrix
+from task2vec.distances.matrix import mean_log_embedding
+from task2vec.embed import embed
+from task2vec.embedding import Layer, TaskEmbedding
+from task2vec.errors import (
+    DistanceError,
+    EmbeddingError,
+    ProbeError,
+    ProbeMismatchError,
+    Task2VecError,
+    TaskError,
+    UnreadableImageError,
+)
+from task2vec.fisher import ESTIMATORS
+from task2vec.plots import plot_distances, plot_map
+from task2vec.probe import Probe, load_probe
+from task2vec.task import Task
+
+__all__ = [
+    "DEFAULT_PROBE",
+    "DISTANCES",
+    "ESTIMATORS",
+    "Classifier",
+    "DistanceError",
+    "EmbeddingError",
+    "Layer",
+    "Probe",
+    "ProbeError",
+    "ProbeMismatchError",
+    "Task",
+    "Task2VecError",
+    "TaskEmbedding",
+    "TaskError",
+    "UnreadableImageError",
+    "distance",
+    "distance_matrix",
+    "embed",
+    "load_probe",
+    "mean_log_embedding",
+    "plot_distances",
+    "plot_map",
+]

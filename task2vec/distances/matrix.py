@@ -1,0 +1,103 @@
+"""Distances of embeddings or plain vectors by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from task2vec.distances.log_cosine import logs
+from task2vec.distances.reference import shipped_reference
+from task2vec.distances.registry import DISTANCES, Matrix, Options
+from task2vec.embedding import TaskEmbedding
+from task2vec.errors import DistanceError, EmbeddingError, ProbeMismatchError
+
+Embeddings = Sequence[TaskEmbedding] | npt.ArrayLike
+"""Embeddings of one probe, or an array `(n, D)` of positive numbers."""
+
+
+def distance(
+    a: TaskEmbedding | npt.ArrayLike,
+    b: TaskEmbedding | npt.ArrayLike,
+    name: str = "cosine",
+    *,
+    alpha: float = 0.15,
+    reference: npt.ArrayLike | None = None,
+) -> float:
+    """Distance from `a` to `b`; see `distance_matrix`."""
+    rows = [[v] if isinstance(v, TaskEmbedding) else np.asarray(v)[None] for v in (a, b)]
+    return float(distance_matrix(rows[0], name, rows[1], alpha=alpha, reference=reference)[0, 0])
+
+
+def distance_matrix(
+    embeddings: Embeddings,
+    name: str = "cosine",
+    others: Embeddings | None = None,
+    *,
+    alpha: float = 0.15,
+    reference: npt.ArrayLike | None = None,
+) -> Matrix:
+    """Distances from each of `embeddings` to each of `others` (or of themselves), float64 `(n, m)`.
+
+    Args:
+        embeddings: The sources; embeddings of one probe, or an array `(n, D)`.
+        name: `cosine` (the paper's d_sym), `asymmetric` (its d_asym, from row to column) or `log_cosine`.
+        others: The targets; the sources themselves if not given.
+        alpha: How much `asymmetric` prefers complex sources; the paper's value is the default.
+        reference: `(D,)`, what `log_cosine` subtracts; shipped with the bundled probe, for others see
+            `mean_log_embedding`.
+
+    Raises:
+        DistanceError: the name is unknown, or `log_cosine` has no reference.
+        ProbeMismatchError: the embeddings come from different probes.
+        EmbeddingError: an array is not `(n, D)`, or holds negative, infinite or NaN numbers.
+    """
+    if name not in DISTANCES:
+        raise DistanceError(f"there is no distance {name!r}; choose from {', '.join(sorted(DISTANCES))}")
+    pairs = [*embeddings, *(others if others is not None else [])]  # type: ignore[misc, list-item]
+    probe = common_probe([e for e in pairs if isinstance(e, TaskEmbedding)])
+    a = as_matrix(embeddings)
+    b = a if others is None else as_matrix(others)
+    if a.shape[1] != b.shape[1]:
+        raise EmbeddingError(f"vectors of length {a.shape[1]} and {b.shape[1]} have no distance; use one probe")
+    if reference is None and name == "log_cosine" and probe is not None:
+        reference = shipped_reference(probe)
+    centre = None if reference is None else np.asarray(reference, np.float64)
+    return DISTANCES[name](a, b, Options(alpha, centre))
+
+
+def mean_log_embedding(embeddings: Embeddings) -> Matrix:
+    """The reference for `log_cosine`: mean log embedding of many tasks under one probe, float64 `(D,)`."""
+    return np.asarray(logs(as_matrix(embeddings)).mean(axis=0))
+
+
+def common_probe(embeddings: Sequence[TaskEmbedding]) -> str | None:
+    """The fingerprint that all embeddings share, None if there are no embeddings.
+
+    Raises:
+        ProbeMismatchError: they come from different probes.
+    """
+    for other in embeddings[1:]:
+        first = embeddings[0]
+        if other.probe != first.probe:
+            raise ProbeMismatchError(
+                f"embedding {first.task!r} comes from probe {first.probe_name} ({first.probe[:8]}) and {other.task!r} "
+                f"from {other.probe_name} ({other.probe[:8]}); embed both with the same probe"
+            )
+    return embeddings[0].probe if embeddings else None
+
+
+def as_matrix(embeddings: Embeddings) -> Matrix:
+    """Embeddings or an array as float64 `(n, D)`.
+
+    Raises:
+        EmbeddingError: not `(n, D)`, or not all finite and at least 0.
+    """
+    rows = [e.fisher if isinstance(e, TaskEmbedding) else e for e in embeddings]  # type: ignore[union-attr]
+    matrix = np.asarray(rows, np.float64)
+    if matrix.ndim != 2:
+        raise EmbeddingError(f"expected embeddings or an array (n, D), not shape {matrix.shape}")
+    if not (np.isfinite(matrix) & (matrix >= 0)).all():
+        raise EmbeddingError("embeddings must be finite and at least 0; embed the task again")
+    return matrix

@@ -1,0 +1,40 @@
+"""The contract of the distances and the register that they enter themselves into."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+Matrix = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What some distances need beside the two sets of vectors.
+
+    Attributes:
+        alpha: How much the asymmetric distance rewards a complex source.
+        reference: `(D,)`, the mean log embedding that `log_cosine` subtracts.
+    """
+
+    alpha: float = 0.15
+    reference: Matrix | None = None
+
+
+Distance = Callable[[Matrix, Matrix, Options], Matrix]
+"""From rows a `(n, D)` and b `(m, D)` to distances `(n, m)`, entry ij from a_i to b_j."""
+
+DISTANCES: dict[str, Distance] = {}
+
+
+def register_distance(name: str) -> Callable[[Distance], Distance]:
+    """Enter a distance under `name`."""
+
+    def enter(distance: Distance) -> Distance:
+        DISTANCES[name] = distance
+        return distance
+
+    return enter

@@ -1,0 +1,124 @@
+"""A task embedding: one positive number for each filter of the probe, with all one needs to compare or check it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from task2vec.classifier import Classifier
+from task2vec.errors import EmbeddingError
+
+FORMAT_VERSION = 1
+
+
+class Layer(NamedTuple):
+    """A measured layer: its name in the probe and how many filters it contributes."""
+
+    name: str
+    num_filters: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TaskEmbedding:
+    """The per-filter Fisher of one task under one probe.
+
+    Attributes:
+        fisher: float32 `(D,)`, positive: for each filter, the mean over its weights of the diagonal Fisher.
+        layers: Where the entries come from, in order; the sizes sum to D.
+        probe: The probe's fingerprint. Only embeddings of the same probe can be compared.
+        probe_name: The probe's name.
+        method: The estimator that made it.
+        num_samples: How many images it was measured on.
+        classes: The task's class names.
+        classifier: The head that was fitted on the probe's features, so that anyone can check the Fisher.
+        task: The task's name.
+        unmeasured: Weights of the probe that no estimator can measure.
+        unreadable: Images that were left out because they could not be decoded.
+    """
+
+    fisher: npt.NDArray[np.float32]
+    layers: tuple[Layer, ...]
+    probe: str
+    probe_name: str
+    method: str
+    num_samples: int
+    classes: tuple[str, ...]
+    classifier: Classifier
+    task: str = ""
+    unmeasured: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse vectors that are no Fisher."""
+        expected = sum(layer.num_filters for layer in self.layers)
+        if self.fisher.shape != (expected,):
+            raise EmbeddingError(f"embedding of {self.task!r} has shape {self.fisher.shape}; its layers say {expected}")
+        wrong = ~np.isfinite(self.fisher) | (self.fisher < 0)
+        if wrong.any():
+            at = int(wrong.argmax())
+            raise EmbeddingError(f"embedding of {self.task!r} has {self.fisher[at]} at entry {at}; embed the task again")
+
+    def __repr__(self) -> str:
+        return (
+            f"TaskEmbedding({self.task!r}, D={len(self.fisher)}, {self.method}, {self.num_samples} images, "
+            f"{len(self.classes)} classes, probe={self.probe_name}, norm={self.norm:.3g})"
+        )
+
+    @property
+    def norm(self) -> float:
+        """The L1 norm of the Fisher, a measure of the task's difficulty (Achille et al. 2019, section 3.1)."""
+        return float(self.fisher.sum(dtype=np.float64))
+
+    def save(self, path: str | Path) -> None:
+        """Write tensors and metadata to one safetensors file; a failed write leaves no half file."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _TENSOR_FIELDS}
+        metadata |= {"l2": self.classifier.l2, "accuracy": self.classifier.accuracy, "format_version": FORMAT_VERSION}
+        tensors = {"fisher": self.fisher, "weight": self.classifier.weight, "bias": self.classifier.bias}
+        temporary = path.with_name(path.name + ".partial")
+        save_file(tensors, temporary, metadata={"task2vec": json.dumps(metadata)})
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> TaskEmbedding:
+        """Read what `save` wrote.
+
+        Raises:
+            EmbeddingError: the file is missing, damaged, no embedding, or of a newer format.
+        """
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = json.loads((file.metadata() or {})["task2vec"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except FileNotFoundError as error:
+            raise EmbeddingError(f"there is no embedding at {path}; check the path") from error
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise EmbeddingError(f"{path} is not a task embedding ({error}); make one with task2vec embed") from error
+        return embedding_from(tensors, metadata, str(path))
+
+
+_TENSOR_FIELDS = ("fisher", "classifier")
+
+
+def embedding_from(tensors: dict[str, npt.NDArray[np.float32]], metadata: dict[str, object], where: str) -> TaskEmbedding:
+    """Put an embedding together from its stored parts; `where` names the place in errors."""
+    facts = dict(metadata)
+    version = facts.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise EmbeddingError(f"{where} has format version {version}, this package reads {FORMAT_VERSION}; upgrade it")
+    try:
+        classifier = Classifier(tensors["weight"], tensors["bias"], facts.pop("l2"), facts.pop("accuracy"))  # type: ignore[arg-type]
+        layers = tuple(Layer(*layer) for layer in facts.pop("layers"))  # type: ignore[attr-defined]
+        facts |= {name: tuple(facts[name]) for name in ("classes", "unmeasured", "unreadable")}  # type: ignore[arg-type]
+        return TaskEmbedding(fisher=tensors["fisher"], layers=layers, classifier=classifier, **facts)  # type: ignore[arg-type]
+    except (KeyError, TypeError) as error:
+        raise EmbeddingError(f"{where} lacks or adds a field ({error}); make it again with task2vec embed") from error

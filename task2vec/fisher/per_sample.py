@@ -1,0 +1,181 @@
+"""Per-filter sums of squared per-sample gradients, without ever storing a per-sample gradient.
+
+The weights never ask for a gradient. Each measured layer's input is kept on the way forward, its output's gradient is
+met on the way back, and the two are contracted at once to one number for each sample and filter.
+
+Indices: n sample, o filter (output unit), i input unit, t position (token or pixel; all positions share the weights).
+
+For a layer with inputs a_nti and output gradients g_nto, sample n's gradient of the weight w_oi is
+`sum_t g_nto a_nti`, and the mean over the filter's weights of its square is computed in one of two ways:
+
+    direct  mean_i (sum_t g_nto a_nti)^2                          costs T * d_in * d_out
+    Gram    sum_tu g_nto (sum_i a_nti a_nui) g_nuo / d_in         costs T^2 * (d_in + d_out)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MEMORY_BUDGET = 256 * 2**20  # bytes that a contraction may use for its temporaries
+
+
+def linear_squares(inputs: Tensor, gradients: Tensor) -> Tensor:
+    """Squared per-sample weight gradients of a linear layer, averaged inside each filter.
+
+    Args:
+        inputs: `(N, T, d_in)`.
+        gradients: `(N, T, d_out)`, of the summed loss by the layer's output.
+
+    Returns:
+        `(N, d_out)`.
+    """
+    positions, d_in, d_out = inputs.shape[1], inputs.shape[2], gradients.shape[2]
+    use_gram = positions * (d_in + d_out) <= d_in * d_out
+    per_sample = positions * (positions + d_out) if use_gram else d_in * d_out
+    chunk = max(1, MEMORY_BUDGET // (per_sample * inputs.element_size()))
+    contract = _gram_squares if use_gram else _direct_squares
+    return torch.cat([contract(a, g) for a, g in zip(inputs.split(chunk), gradients.split(chunk), strict=True)])
+
+
+def _gram_squares(inputs: Tensor, gradients: Tensor) -> Tensor:
+    gram = inputs @ inputs.mT  # ntu
+    return (gradients * (gram @ gradients)).sum(dim=1).clamp_(min=0) / inputs.shape[2]
+
+
+def _direct_squares(inputs: Tensor, gradients: Tensor) -> Tensor:
+    return (gradients.mT @ inputs).square_().mean(dim=2)
+
+
+def conv_squares(layer: nn.Conv2d, calls: list[tuple[Tensor, Tensor]], num_samples: int) -> Tensor:
+    """Squared per-sample weight gradients of a convolution, averaged inside each filter.
+
+    Args:
+        layer: The convolution, of any stride, padding, dilation and number of groups.
+        calls: For each time the layer was used, its inputs `(N * k, C_in, H, W)` and output gradients
+            `(N * k, C_out, H', W')`, the k rows of one sample following each other.
+        num_samples: N.
+
+    Returns:
+        `(N, C_out)`.
+    """
+    out_channels, per_group, *kernel = layer.weight.shape
+    if layer.groups == 1 and len(calls) == 1 and len(calls[0][0]) == num_samples:
+        inputs, gradients = calls[0]
+        positions, fan_in = gradients.shape[2] * gradients.shape[3], per_group * kernel[0] * kernel[1]
+        if kernel == [1, 1] and layer.padding in ((0, 0), "valid"):
+            pixels = inputs[:, :, :: layer.stride[0], :: layer.stride[1]]
+            return linear_squares(pixels.flatten(2).mT, gradients.flatten(2).mT)
+        if positions * (fan_in + out_channels) <= fan_in * out_channels:
+            return linear_squares(_unfold(layer, inputs).mT, gradients.flatten(2).mT)
+    split = [(a.tensor_split(num_samples), g.tensor_split(num_samples)) for a, g in calls]
+    weight_gradients = [
+        torch.stack([_conv_weight_gradient(layer, a[n], g[n]) for a, g in split]).sum(dim=0) for n in range(num_samples)
+    ]
+    return torch.stack([gradient.square().flatten(1).mean(dim=1) for gradient in weight_gradients])
+
+
+def _unfold(layer: nn.Conv2d, inputs: Tensor) -> Tensor:
+    """Patches under the kernel, `(N, C_in * k * k, T)`."""
+    padded, padding = _explicit_padding(layer, inputs)
+    return F.unfold(padded, layer.kernel_size, layer.dilation, padding, layer.stride)
+
+
+def _conv_weight_gradient(layer: nn.Conv2d, inputs: Tensor, gradients: Tensor) -> Tensor:
+    padded, padding = _explicit_padding(layer, inputs)
+    _, gradient, _ = torch.ops.aten.convolution_backward(
+        gradients, padded, layer.weight, None, layer.stride, padding, layer.dilation, False, [0, 0], layer.groups,
+        [False, True, False],
+    )
+    return gradient  # type: ignore[no-any-return]
+
+
+def _explicit_padding(layer: nn.Conv2d, inputs: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """The inputs and the symmetric zero padding that is left to do: other paddings are laid out here."""
+    if isinstance(layer.padding, tuple) and layer.padding_mode == "zeros":
+        return inputs, (layer.padding[0], layer.padding[1])
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    return F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode), (0, 0)
+
+
+class _StartGraph(torch.autograd.Function):
+    """The same tensor, from which on autograd records: the first measured layer needs no gradient below it."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, anchor: Tensor) -> Tensor:  # noqa: ARG004
+        ctx.mark_dirty(values)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None]:  # noqa: ARG004
+        return None, None
+
+
+class SquaredGradients:
+    """Collects the squares of one batch, layer by layer, while its gradients flow back.
+
+    A layer may see more rows than there are samples, as where windows of an image are attended to separately; the
+    rows of one sample must then follow each other.
+
+    Args:
+        layers: The layers to measure, by name.
+        num_samples: N, the size of the batch.
+    """
+
+    def __init__(self, layers: dict[str, nn.Module], num_samples: int) -> None:
+        self.layers = layers
+        self.num_samples = num_samples
+        self._calls: dict[str, int] = {}
+        self._pending: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self._squares: dict[str, Tensor] = {}
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Inside the context, one forward pass through the layers is recorded."""
+        handles = [
+            layer.register_forward_hook(partial(self._after_forward, name)) for name, layer in self.layers.items()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def of(self, loss: Tensor, *, keep_graph: bool = False) -> dict[str, Tensor]:
+        """Squares `(N, filters)` of the gradients of `loss`, a sum over the samples, for each layer it depends on."""
+        self._squares, self._pending = {}, {}
+        loss.backward(retain_graph=keep_graph)
+        for name, calls in self._pending.items():  # layers some of whose uses the loss does not depend on
+            self._squares[name] = _squares(self.layers[name], calls, self.num_samples)
+        return self._squares
+
+    def _after_forward(self, name: str, _: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if not output.requires_grad:
+            output = _StartGraph.apply(output, torch.zeros((), requires_grad=True))
+        inputs = args[0].detach()
+        self._calls[name] = self._calls.get(name, 0) + 1
+        output.register_hook(lambda gradient: self._meet(name, inputs, gradient.detach()))
+        return output
+
+    def _meet(self, name: str, inputs: Tensor, gradient: Tensor) -> None:
+        # A layer that is used several times has one weight gradient, the sum over its uses: square it only then.
+        calls = self._pending.setdefault(name, [])
+        calls.append((inputs, gradient))
+        if len(calls) == self._calls[name]:
+            self._squares[name] = _squares(self.layers[name], self._pending.pop(name), self.num_samples)
+
+
+def _squares(layer: nn.Module, calls: list[tuple[Tensor, Tensor]], num_samples: int) -> Tensor:
+    if isinstance(layer, nn.Conv2d):
+        return conv_squares(layer, calls, num_samples)
+    inputs, gradients = (
+        torch.cat([call[side].reshape(num_samples, -1, call[side].shape[-1]) for call in calls], dim=1)
+        for side in (0, 1)
+    )
+    return linear_squares(inputs, gradients)

@@ -1,0 +1,114 @@
+"""Any image becomes the RGB picture that a person would see."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from task2vec.errors import TaskError, UnreadableImageError
+
+# What Pillow, the zip reader and the file system raise for bytes that are not a whole image.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+
+
+def open_image(read: Callable[[], bytes], name: str) -> Image.Image:
+    """Read and decode one image file to RGB, with its EXIF rotation applied.
+
+    Raises:
+        UnreadableImageError: the file is not an image, is truncated, or is implausibly large; names `name`.
+    """
+    try:
+        image = Image.open(BytesIO(read()))
+        image.load()
+        return to_rgb(image)
+    except _UNREADABLE as error:
+        raise UnreadableImageError(f"cannot read image {name} ({error}); replace or remove it") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Grey, 16-bit, palette, CMYK and transparent images become RGB; transparency is laid on white."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        image = Image.fromarray(_stretch(np.asarray(image, dtype=np.float64)))
+    has_transparency = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+    if has_transparency:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _stretch(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """32-bit pixels have no agreed range: 0 to 255 and 0 to 65535 are kept as such, anything else is an error."""
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65535:
+        raise ValueError("pixel values lie outside 0 to 65535")
+    return (values if values.max() <= 255 else values / 257).astype(np.uint8)
+
+
+def arrays_to_uint8(images: np.ndarray[Any, Any] | torch.Tensor) -> np.ndarray[Any, Any]:
+    """Image arrays of any layout to uint8 `(N, H, W, 3)`.
+
+    Takes `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)` with C of 1, 3 or 4, as uint8 (other integers and booleans if
+    they fit) or as floats in [0, 1]. Where both layouts would fit, numpy arrays are read as channels last and tensors
+    as channels first.
+
+    Raises:
+        TaskError: the shape or the values do not fit; names the first offending image.
+    """
+    channels_first_wins = isinstance(images, torch.Tensor)
+    array = images.detach().cpu().numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim != 4 or 0 in array.shape[1:]:
+        raise TaskError(f"images have shape {tuple(array.shape)}; give (N, H, W), (N, H, W, C) or (N, C, H, W)")
+    last, first = array.shape[-1] in (1, 3, 4), array.shape[1] in (1, 3, 4)
+    if not (last or first):
+        raise TaskError(f"images of shape {tuple(array.shape)} have no axis of 1, 3 or 4 channels")
+    if first and (channels_first_wins or not last):
+        array = array.transpose(0, 2, 3, 1)
+    array = _to_uint8(array)
+    if array.shape[-1] == 1:
+        return np.repeat(array, 3, axis=-1)
+    if array.shape[-1] == 4:
+        return np.stack([np.asarray(to_rgb(Image.fromarray(image, "RGBA"))) for image in array])
+    return np.ascontiguousarray(array)
+
+
+def _to_uint8(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    if array.dtype == np.uint8 or not len(array):
+        return array.astype(np.uint8)
+    if array.dtype == bool:
+        return array.astype(np.uint8) * 255
+    is_float = np.issubdtype(array.dtype, np.floating)
+    if not (is_float or np.issubdtype(array.dtype, np.integer)):
+        raise TaskError(f"images have dtype {array.dtype}; give uint8, or floats in [0, 1]")
+    flat = array.reshape(len(array), -1)
+    not_finite = ~np.isfinite(flat).all(axis=1)
+    if not_finite.any():
+        raise TaskError(f"image {int(not_finite.argmax())} has NaN or infinite pixels; clean or drop it")
+    low, high = float(flat.min()), float(flat.max())
+    top = 1.0 if is_float else 255.0
+    if low < 0 or high > top:
+        raise TaskError(
+            f"{array.dtype} images must lie in [0, {top:g}] and yours span [{low:g}, {high:g}]; rescale them"
+        )
+    return np.rint(array * 255).astype(np.uint8) if is_float else array.astype(np.uint8)

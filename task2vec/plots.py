@@ -1,0 +1,83 @@
+"""Pictures of distances. matplotlib is loaded only when one is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from task2vec.distances import distance_matrix
+from task2vec.distances.registry import Matrix
+from task2vec.embedding import TaskEmbedding
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def plot_distances(
+    embeddings: Sequence[TaskEmbedding], distance: str = "cosine", *, names: Sequence[str] | None = None
+) -> Figure:
+    """The distance matrix as an image, similar tasks side by side (average-linkage order)."""
+    from matplotlib.figure import Figure
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
+    labels = np.array(names if names is not None else [e.task for e in embeddings])
+    distances = distance_matrix(embeddings, distance)
+    if len(labels) > 2:
+        order = leaves_list(linkage(squareform(_symmetric(distances), checks=False), "average"))
+        distances, labels = distances[np.ix_(order, order)], labels[order]
+    side = 3 + 0.28 * len(labels)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    shown = np.where(np.eye(len(labels), dtype=bool), np.nan, distances)
+    image = axes.imshow(shown, cmap="viridis_r")
+    axes.set_xticks(range(len(labels)), labels, rotation=90)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_title(f"{distance} distance" + (", from row to column" if distance == "asymmetric" else ""))
+    figure.colorbar(image, ax=axes, shrink=0.7)
+    return figure
+
+
+def plot_map(
+    embeddings: Sequence[TaskEmbedding],
+    distance: str = "log_cosine",
+    *,
+    names: Sequence[str] | None = None,
+    highlight: Sequence[str] = (),
+) -> Figure:
+    """The tasks as points whose distances on the page follow their distances as tasks (classical scaling)."""
+    from matplotlib.figure import Figure
+
+    labels = list(names if names is not None else [e.task for e in embeddings])
+    points = classical_scaling(_symmetric(distance_matrix(embeddings, distance)))
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    axes = figure.subplots()
+    marked = np.array([label in highlight for label in labels])
+    axes.scatter(*points[~marked].T, s=30, color="tab:blue")
+    axes.scatter(*points[marked].T, s=90, color="tab:red", marker="*")
+    for point, label, is_marked in zip(points, labels, marked, strict=True):
+        axes.annotate(label, point, xytext=(5, 3), textcoords="offset points", weight="bold" if is_marked else "normal")
+    axes.set_title(f"Tasks by {distance} distance")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    return figure
+
+
+def classical_scaling(distances: Matrix, dimensions: int = 2) -> Matrix:
+    """Coordinates `(n, dimensions)` from distances `(n, n)`: the leading eigenvectors of the doubly centred squares."""
+    n = len(distances)
+    centring = np.eye(n) - 1 / n
+    values, vectors = np.linalg.eigh(-0.5 * centring @ distances**2 @ centring)
+    leading = np.argsort(values)[::-1][:dimensions]
+    coordinates = np.zeros((n, dimensions))
+    coordinates[:, : len(leading)] = vectors[:, leading] * np.sqrt(values[leading].clip(min=0))
+    return coordinates
+
+
+def _symmetric(distances: Matrix) -> Matrix:
+    symmetric = (distances + distances.T) / 2
+    symmetric -= symmetric.min() if symmetric.min() < 0 else 0  # asymmetric distances may be negative
+    np.fill_diagonal(symmetric, 0)
+    return np.asarray(symmetric)
