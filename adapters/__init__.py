@@ -1,0 +1,57 @@
+"""Tune timm models with few parameters, and fold what was tuned back into a plain model.
+
+    config = adapters.AdapterConfig(method="lora", rank=8)
+    model = adapters.attach(timm.create_model("vit_tiny_patch16_224", pretrained=True), config, num_classes=5)
+    adapters.fit(model, train, val)
+    plain = adapters.merge(model)
+"""
+
+try:
+    import torchvision as _torchvision  # noqa: F401
+except (RuntimeError, OSError) as _error:
+    raise ImportError(
+        f"torchvision does not fit the installed torch ({_error}); install a matching pair from one place with: "
+        "pip install --force-reinstall torch torchvision"
+    ) from _error
+
+from adapters.attach import adapter_of, attach, detach, num_adapter_parameters, tuned_parameters
+from adapters.backbones import DEFAULT_BACKBONE
+from adapters.checkpoint import load, save
+from adapters.config import AdapterConfig
+from adapters.errors import (
+    AdapterError,
+    CheckpointError,
+    ConfigError,
+    IncompatibleError,
+    MergeError,
+    TrainingError,
+)
+from adapters.fingerprint import backbone_fingerprint, backbone_name
+from adapters.fit import FitResult, evaluate, fit
+from adapters.merge import merge
+from adapters.methods import METHODS
+
+__all__ = [
+    "DEFAULT_BACKBONE",
+    "METHODS",
+    "AdapterConfig",
+    "AdapterError",
+    "CheckpointError",
+    "ConfigError",
+    "FitResult",
+    "IncompatibleError",
+    "MergeError",
+    "TrainingError",
+    "adapter_of",
+    "attach",
+    "backbone_fingerprint",
+    "backbone_name",
+    "detach",
+    "evaluate",
+    "fit",
+    "load",
+    "merge",
+    "num_adapter_parameters",
+    "save",
+    "tuned_parameters",
+]

@@ -1,0 +1,119 @@
+"""Save and load what was tuned: the adapter and the classifier, never the backbone.
+
+A checkpoint is a directory with `adapter.safetensors` (tensors) and `adapter.json` (config, backbone, format version).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from adapters.attach import Backbone, adapter_of, attach, tuned_parameters
+from adapters.config import AdapterConfig
+from adapters.errors import CheckpointError, ConfigError
+from adapters.fingerprint import backbone_fingerprint, backbone_name
+from adapters.sites import classifier_name
+
+FORMAT_VERSION = 1
+TENSORS, METADATA = "adapter.safetensors", "adapter.json"
+
+
+def save(model: nn.Module, directory: str | Path, *, class_names: tuple[str, ...] = ()) -> None:
+    """Write the adapter and the classifier of `model` to a directory.
+
+    Args:
+        model: What `attach` gave.
+        directory: Made if it is not there.
+        class_names: What the classifier's outputs are called, for whoever loads it.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {name: p.detach().cpu().contiguous() for name, p in tuned_parameters(model).items()}
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "config": adapter_of(model).config.to_dict(),
+        "backbone": backbone_name(model),
+        "backbone_fingerprint": backbone_fingerprint(model),
+        "num_classes": tuned_head(model).shape[0],
+        "class_names": list(class_names),
+    }
+    write_atomically(directory / TENSORS, lambda path: save_file(tensors, path))
+    write_atomically(directory / METADATA, lambda path: path.write_text(json.dumps(metadata, indent=2) + "\n"))
+
+
+def load(backbone: Backbone, directory: str | Path) -> Backbone:
+    """Attach a saved adapter to a fresh backbone, in place, with its classifier.
+
+    Raises:
+        CheckpointError: nothing is saved there, it is damaged, or it belongs to another backbone.
+    """
+    directory = Path(directory)
+    metadata = read_metadata(directory)
+    try:
+        tensors = load_file(directory / TENSORS)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"cannot read {directory / TENSORS} ({error}); save the adapter again") from error
+    if metadata["backbone_fingerprint"] != backbone_fingerprint(backbone):
+        raise CheckpointError(
+            f"the adapter in {directory} was tuned on {metadata['backbone']} with weights "
+            f"{metadata['backbone_fingerprint'][:8]}, not on this {backbone_name(backbone)} with weights "
+            f"{backbone_fingerprint(backbone)[:8]}; load those weights first"
+        )
+    attach(backbone, AdapterConfig.from_dict(metadata["config"]), metadata["num_classes"])
+    load_tuned(backbone, tensors, str(directory))
+    return backbone
+
+
+def read_metadata(directory: Path) -> dict[str, Any]:
+    """What `adapter.json` says.
+
+    Raises:
+        CheckpointError: there is none, or it is not ours.
+    """
+    try:
+        metadata: dict[str, Any] = json.loads((directory / METADATA).read_text())
+        version = metadata["format_version"]
+        AdapterConfig.from_dict(metadata["config"])
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no adapter is saved in {directory}; give what adapters.save wrote") from error
+    except (ValueError, KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(f"{directory / METADATA} is damaged ({error}); save the adapter again") from error
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{directory} has format version {version}, this package reads {FORMAT_VERSION}")
+    return metadata
+
+
+@torch.no_grad()
+def load_tuned(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Fill the trainable parameters of `model` with `tensors`.
+
+    Raises:
+        CheckpointError: a tensor is missing, superfluous, or of another shape.
+    """
+    tuned = tuned_parameters(model)
+    odd = sorted(set(tuned) ^ set(tensors))
+    odd += [name for name in tuned if name in tensors and tuned[name].shape != tensors[name].shape]
+    if odd:
+        raise CheckpointError(f"{where} does not fit the model at {odd[0]}; save the adapter again")
+    for name, parameter in tuned.items():
+        parameter.copy_(tensors[name])
+
+
+def tuned_head(model: nn.Module) -> Tensor:
+    """The classifier's weight, `(num_classes, d)`."""
+    weight: Tensor = model.get_submodule(classifier_name(model)).weight  # type: ignore[assignment]
+    return weight
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """Have `write` fill a temporary file, then put it in place: a kill leaves the old file or the new one."""
+    temporary = path.with_name(path.name + ".partial")
+    write(temporary)
+    os.replace(temporary, path)

@@ -1,0 +1,78 @@
+"""Images in batches: decoded once and kept where they fit in memory, otherwise read again for each epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from timm.data import create_transform, resolve_data_config
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from adapters.errors import TrainingError
+
+Transform = Callable[[Any], Tensor]
+
+KEEP_BYTES = 2 * 2**30  # decoded images are kept up to this size
+
+
+def transform_of(model: nn.Module) -> Transform:
+    """The preprocessing that a timm model was trained with, without augmentation."""
+    transform: Transform = create_transform(**resolve_data_config({}, model=model), is_training=False)
+    return transform
+
+
+class Batches:
+    """A map-style dataset of (image, label) as batches of tensors.
+
+    Args:
+        dataset: Anything with a length and items `(image, label)`. Tensors are taken as they are, other images go
+            through `transform`.
+        transform: Image to tensor `(C, H, W)`.
+        report: Called with how many images have been decoded, for progress.
+
+    Raises:
+        TrainingError: the dataset is empty, or a label is not a class number.
+    """
+
+    def __init__(self, dataset: Any, transform: Transform, report: Callable[[int], None] = lambda done: None) -> None:
+        if not len(dataset):
+            raise TrainingError("the dataset holds no images; give at least one batch")
+        self.dataset = dataset
+        self.transform = transform
+        first = self[0][0]
+        self.kept: tuple[Tensor, Tensor] | None = None
+        if first.numel() * first.element_size() * len(dataset) <= KEEP_BYTES:
+            images, labels = [], []
+            for i in range(len(dataset)):
+                image, label = self[i]
+                images.append(image)
+                labels.append(label)
+                report(i + 1)
+            self.kept = torch.stack(images), torch.tensor(labels)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = self.dataset[index]
+        number = int(label)
+        if number < 0 or number != label:
+            raise TrainingError(f"label {label} of image {index} is not a class number; number classes from 0")
+        return image if isinstance(image, Tensor) else self.transform(image), number
+
+    def batches(self, order: Sequence[int], size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images `(B, C, H, W)` and labels `(B,)` in the given order."""
+        if self.kept is None:
+            yield from DataLoader(self, batch_size=size, sampler=order)  # type: ignore[arg-type]
+            return
+        for chosen in torch.as_tensor(order).split(size):
+            yield self.kept[0][chosen], self.kept[1][chosen]
+
+    def replaced(self, images: Tensor) -> Batches:
+        """The same labels with other inputs, such as cached features."""
+        assert self.kept is not None
+        batches = object.__new__(Batches)
+        batches.dataset, batches.transform, batches.kept = self.dataset, self.transform, (images, self.kept[1])
+        return batches

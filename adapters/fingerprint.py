@@ -1,0 +1,27 @@
+"""Which backbone an adapter belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import nn
+
+from adapters.sites import classifier_name
+
+
+def backbone_name(model: nn.Module) -> str:
+    """timm's name for the architecture, the class's name for other modules."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    return str(config.get("architecture") or type(model).__name__)
+
+
+def backbone_fingerprint(model: nn.Module) -> str:
+    """Hash of the backbone's frozen weights: neither its classifier nor an attached adapter counts."""
+    head = classifier_name(model)
+    digest = hashlib.sha256(backbone_name(model).encode())
+    for name, tensor in model.state_dict().items():
+        if not name.startswith((f"{head}.", "adapter.")):
+            digest.update(f"{name}:{tuple(tensor.shape)};".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]
