@@ -16,7 +16,7 @@ except (RuntimeError, OSError) as _error:
 
 from adapters.attach import adapter_of, attach, detach, num_adapter_parameters, tuned_parameters
 from adapters.backbones import DEFAULT_BACKBONE
-from adapters.checkpoint import load, save
+from adapters.checkpoint import load, read_metadata, save, write_atomically
 from adapters.config import AdapterConfig
 from adapters.errors import (
     AdapterError,
@@ -52,6 +52,8 @@ __all__ = [
     "load",
     "merge",
     "num_adapter_parameters",
+    "read_metadata",
     "save",
     "tuned_parameters",
+    "write_atomically",
 ]

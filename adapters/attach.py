@@ -6,9 +6,12 @@ The backbone keeps its class, its modules and the names of its weights. Adapters
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import timm
+import torch
 from torch import Tensor, nn
 
 from adapters.config import AdapterConfig
@@ -44,13 +47,16 @@ class AdapterHook:
         return replaced
 
 
-def attach(backbone: Backbone, config: AdapterConfig, num_classes: int | None = None) -> Backbone:
+def attach(
+    backbone: Backbone, config: AdapterConfig, num_classes: int | None = None, *, seed: int | None = None
+) -> Backbone:
     """Turn a backbone, in place, into one whose adapter and classifier are trainable and whose rest is frozen.
 
     Args:
         backbone: A timm model, or any module with a linear classifier.
         config: The method and its sizes.
         num_classes: Size of the new classifier; None keeps the present one.
+        seed: Fixes the initial weights; None draws them from torch's global generator.
 
     Returns:
         The same module, with its adapters in `backbone.adapter`.
@@ -61,12 +67,14 @@ def attach(backbone: Backbone, config: AdapterConfig, num_classes: int | None = 
     """
     if hasattr(backbone, "adapter"):
         raise ConfigError("the backbone has an adapter already; merge it or start from a fresh backbone")
-    parts = _build(backbone, config)
+    with nullcontext() if seed is None else _seeded(seed):
+        parts = _build(backbone, config)
+        if num_classes is not None:
+            _reset_classifier(backbone, num_classes)
     backbone.requires_grad_(False)
-    if num_classes is not None:
-        _reset_classifier(backbone, num_classes)
     backbone.get_submodule(classifier_name(backbone)).requires_grad_(True)
     for site, module in parts:
+        module.requires_grad_(True)
         backbone.get_submodule(site.output).register_forward_hook(AdapterHook(module))
     backbone.adapter = Adapter(config, parts)
     return backbone
@@ -102,6 +110,13 @@ def num_adapter_parameters(model: nn.Module) -> int:
     """How many parameters are trainable beside the classifier's, which is how the papers count."""
     head = classifier_name(model)
     return sum(p.numel() for name, p in tuned_parameters(model).items() if not name.startswith(f"{head}."))
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
 
 
 def _build(backbone: nn.Module, config: AdapterConfig) -> list[tuple[Site, SiteAdapter]]:

@@ -62,6 +62,12 @@ class Batches:
             raise TrainingError(f"label {label} of image {index} is not a class number; number classes from 0")
         return image if isinstance(image, Tensor) else self.transform(image), number
 
+    @property
+    def num_classes(self) -> int:
+        """One more than the largest label."""
+        labels = self.kept[1].tolist() if self.kept is not None else (self[i][1] for i in range(len(self)))
+        return max(labels) + 1
+
     def batches(self, order: Sequence[int], size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images `(B, C, H, W)` and labels `(B,)` in the given order."""
         if self.kept is None:

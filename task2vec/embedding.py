@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -81,9 +81,7 @@ class TaskEmbedding:
         """Write tensors and metadata to one safetensors file; a failed write leaves no half file."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _TENSOR_FIELDS}
-        metadata |= {"l2": self.classifier.l2, "accuracy": self.classifier.accuracy, "format_version": FORMAT_VERSION}
-        tensors = {"fisher": self.fisher, "weight": self.classifier.weight, "bias": self.classifier.bias}
+        tensors, metadata = embedding_parts(self)
         temporary = path.with_name(path.name + ".partial")
         save_file(tensors, temporary, metadata={"task2vec": json.dumps(metadata)})
         os.replace(temporary, path)
@@ -106,19 +104,26 @@ class TaskEmbedding:
         return embedding_from(tensors, metadata, str(path))
 
 
-_TENSOR_FIELDS = ("fisher", "classifier")
+def embedding_parts(embedding: TaskEmbedding) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, Any]]:
+    """The tensors of an embedding and everything else as plain values for JSON; `embedding_from` reads them."""
+    classifier = embedding.classifier
+    tensors = {"fisher": embedding.fisher, "weight": classifier.weight, "bias": classifier.bias}
+    held = ("fisher", "classifier")
+    facts = {f.name: getattr(embedding, f.name) for f in dataclasses.fields(embedding) if f.name not in held}
+    facts |= {"l2": classifier.l2, "accuracy": classifier.accuracy, "format_version": FORMAT_VERSION}
+    return tensors, facts
 
 
-def embedding_from(tensors: dict[str, npt.NDArray[np.float32]], metadata: dict[str, object], where: str) -> TaskEmbedding:
+def embedding_from(tensors: dict[str, npt.NDArray[np.float32]], facts: dict[str, Any], where: str) -> TaskEmbedding:
     """Put an embedding together from its stored parts; `where` names the place in errors."""
-    facts = dict(metadata)
+    facts = dict(facts)
     version = facts.pop("format_version", None)
     if version != FORMAT_VERSION:
         raise EmbeddingError(f"{where} has format version {version}, this package reads {FORMAT_VERSION}; upgrade it")
     try:
-        classifier = Classifier(tensors["weight"], tensors["bias"], facts.pop("l2"), facts.pop("accuracy"))  # type: ignore[arg-type]
-        layers = tuple(Layer(*layer) for layer in facts.pop("layers"))  # type: ignore[attr-defined]
-        facts |= {name: tuple(facts[name]) for name in ("classes", "unmeasured", "unreadable")}  # type: ignore[arg-type]
-        return TaskEmbedding(fisher=tensors["fisher"], layers=layers, classifier=classifier, **facts)  # type: ignore[arg-type]
+        classifier = Classifier(tensors["weight"], tensors["bias"], facts.pop("l2"), facts.pop("accuracy"))
+        layers = tuple(Layer(*layer) for layer in facts.pop("layers"))
+        facts |= {name: tuple(facts[name]) for name in ("classes", "unmeasured", "unreadable")}
+        return TaskEmbedding(fisher=tensors["fisher"], layers=layers, classifier=classifier, **facts)
     except (KeyError, TypeError) as error:
         raise EmbeddingError(f"{where} lacks or adds a field ({error}); make it again with task2vec embed") from error

@@ -1,0 +1,66 @@
+"""The library: a store shipped with the package, so that the first recommendation needs no training.
+
+It lies here as numbers that people can read and compare: the embeddings in one safetensors file, the trials as JSON
+lines. `benchmarks/library.py` makes both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from selection.store import TaskStore
+from selection.trials import Trial
+from task2vec import TaskEmbedding
+from task2vec.embedding import embedding_from, embedding_parts
+
+HERE = Path(__file__).parent
+EMBEDDINGS, TRIALS = HERE / "embeddings.safetensors", HERE / "trials.jsonl"
+
+
+def load_library(location: str | Path | None = None) -> TaskStore:
+    """A new store with the library's tasks in it, in memory or at `location`.
+
+    Raises:
+        StoreError: `location` cannot be used.
+    """
+    store = TaskStore(location)
+    trials = read_trials(TRIALS)
+    for embedding in read_embeddings(EMBEDDINGS):
+        store.add(embedding, trials=trials.get(embedding.task, ()))
+    return store
+
+
+def read_embeddings(path: Path) -> list[TaskEmbedding]:
+    """The embeddings in a file that `write_embeddings` wrote."""
+    with safe_open(path, framework="numpy") as file:
+        facts = json.loads(file.metadata()["task2vec"])
+        return [
+            embedding_from(
+                {part: file.get_tensor(f"{task}/{part}") for part in ("fisher", "weight", "bias")}, facts[task], task
+            )
+            for task in facts
+        ]
+
+
+def write_embeddings(embeddings: list[TaskEmbedding], path: Path) -> None:
+    """Embeddings of different tasks in one safetensors file."""
+    tensors, facts = {}, {}
+    for embedding in embeddings:
+        parts, facts[embedding.task] = embedding_parts(embedding)
+        tensors |= {f"{embedding.task}/{part}": tensor for part, tensor in parts.items()}
+    save_file(tensors, path, metadata={"task2vec": json.dumps(facts)})
+
+
+def read_trials(path: Path) -> dict[str, list[Trial]]:
+    """Trials by task, from JSON lines that each hold a trial and its task's name."""
+    trials = defaultdict(list)
+    if path.exists():
+        for line in path.read_text().splitlines():
+            values = json.loads(line)
+            trials[values.pop("task")].append(Trial.from_dict(values))
+    return dict(trials)

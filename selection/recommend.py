@@ -1,0 +1,269 @@
+"""Which adapter to tune on a new task, from what worked on the stored tasks nearest to it.
+
+Indices: i neighbour, c configuration.
+
+With distances d_i, weights w_i proportional to 1 / d_i^2 (Shepard 1968) and scores y_ic, a configuration's gain on a task
+is its score over the task's mean score m_i, so that easy tasks do not make their configurations look good:
+
+    predicted_c = sum_i w_i m_i + sum_i w_i (y_ic - m_i)
+
+The spread is the weighted standard deviation of m_i + (y_ic - m_i) over the neighbours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import timm
+from torch import nn
+
+import adapters
+from adapters import AdapterConfig
+from selection.errors import RecommendationError
+from selection.store import Neighbour, TaskStore
+from selection.trials import Trial
+from task2vec import TaskEmbedding
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A configuration with what is expected of it.
+
+    Attributes:
+        config: The configuration.
+        predicted: Expected top-1 accuracy, in [0, 1].
+        std: Spread of its score over the neighbours.
+        parameters: Trainable parameters beside the classifier's.
+        seconds: Expected training time on the machine that made the trials, for as many images as the target has.
+    """
+
+    config: AdapterConfig
+    predicted: float
+    std: float
+    parameters: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """A stored task that the recommendation rests on.
+
+    Attributes:
+        task: Its name.
+        distance: How far it is from the target.
+        weight: Its share of the prediction.
+        score: What the recommended configuration scored there; None if it was not tried.
+        best: The configuration that scored best there.
+        best_score: Its score.
+    """
+
+    task: str
+    distance: float
+    weight: float
+    score: float | None
+    best: AdapterConfig
+    best_score: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommendation:
+    """Configurations ranked for a target task.
+
+    Attributes:
+        ranking: All candidates, best first.
+        evidence: The neighbours, nearest first.
+        warm_start: A tuned adapter of the recommended configuration on the nearest task that has one.
+        note: What to know about where the evidence comes from; empty if nothing.
+    """
+
+    ranking: tuple[Candidate, ...]
+    evidence: tuple[Evidence, ...]
+    warm_start: Path | None = None
+    note: str = ""
+
+    @property
+    def config(self) -> AdapterConfig:
+        """The configuration to tune."""
+        return self.ranking[0].config
+
+    @property
+    def predicted(self) -> float:
+        """Its expected top-1 accuracy, in [0, 1]."""
+        return self.ranking[0].predicted
+
+    @property
+    def std(self) -> float:
+        """The spread of its score over the neighbours."""
+        return self.ranking[0].std
+
+
+def recommend(
+    embedding: TaskEmbedding,
+    store: TaskStore,
+    backbone: str | nn.Module = adapters.DEFAULT_BACKBONE,
+    *,
+    k: int = 5,
+    distance: str = "log_cosine",
+    max_params: int | None = None,
+    max_seconds: float | None = None,
+    exclude: Sequence[str] = (),
+) -> Recommendation:
+    """Rank the configurations that were tried on the k nearest tasks, for a target task.
+
+    Args:
+        embedding: The target.
+        store: Where tasks and their trials are kept; `selection.load_library()` is shipped with the package.
+        backbone: What will be tuned. Trials on it are preferred; without any, those on other backbones are used, and
+            `note` says so.
+        k: How many tasks with trials to consider.
+        distance: Any of `task2vec.DISTANCES`.
+        max_params: Leave out configurations with more trainable parameters than this (classifier not counted).
+        max_seconds: Leave out configurations whose expected training time is longer.
+        exclude: Names of tasks to leave out.
+
+    Raises:
+        RecommendationError: no stored task has trials that fit the backbone and the limits.
+        StoreError: no stored task was embedded by the same probe and estimator.
+    """
+    neighbours, trials, note = _neighbours_with_trials(embedding, store, backbone, k, distance, exclude)
+    weights = shepard_weights(np.array([n.distance for n in neighbours]))
+    configs = {config for scores in trials for config in scores}
+    means = np.array([np.mean([t.score for ts in scores.values() for t in ts]) for scores in trials])
+    ranking = []
+    for config in configs:
+        tried = np.array([config in scores for scores in trials])
+        scores = np.array([np.mean([t.score for t in by_config[config]]) for by_config in trials if config in by_config])
+        share = weights[tried] / weights[tried].sum()
+        predicted = float(weights @ means + share @ (scores - means[tried]))
+        spread = float(np.sqrt(share @ (scores - share @ scores) ** 2))
+        runs = [t for by_config in trials for t in by_config.get(config, ())]
+        seconds = float(np.mean([t.seconds / t.num_images for t in runs])) * embedding.num_samples
+        ranking.append(Candidate(config, predicted, spread, runs[0].parameters, seconds))
+    ranking.sort(key=lambda candidate: (-candidate.predicted, candidate.parameters, candidate.config.label))
+    within = [
+        candidate
+        for candidate in ranking
+        if (max_params is None or candidate.parameters <= max_params)
+        and (max_seconds is None or candidate.seconds <= max_seconds)
+    ]
+    if not within:
+        smallest, quickest = min(c.parameters for c in ranking), min(c.seconds for c in ranking)
+        raise RecommendationError(
+            f"no configuration keeps to max_params={max_params} and max_seconds={max_seconds}; the smallest has "
+            f"{smallest} parameters and the quickest takes about {quickest:.0f} s"
+        )
+    evidence = tuple(
+        _evidence(neighbour, weight, by_config, within[0].config)
+        for neighbour, weight, by_config in zip(neighbours, weights, trials, strict=True)
+    )
+    return Recommendation(tuple(within), evidence, _warm_start(store, neighbours, within[0].config, backbone), note)
+
+
+def shepard_weights(distances: np.ndarray) -> np.ndarray:
+    """Weights that sum to 1, proportional to the inverse square of the distance; asymmetric ones may be negative."""
+    positive = distances - min(0.0, float(distances.min()))
+    inverse = 1 / (positive + 1e-6) ** 2
+    return np.asarray(inverse / inverse.sum())
+
+
+TrialsByConfig = dict[AdapterConfig, list[Trial]]
+
+
+def _neighbours_with_trials(
+    embedding: TaskEmbedding,
+    store: TaskStore,
+    backbone: str | nn.Module,
+    k: int,
+    distance: str,
+    exclude: Sequence[str],
+) -> tuple[list[Neighbour], list[TrialsByConfig], str]:
+    """The k nearest tasks that have trials which fit the backbone, those trials, and where they come from."""
+    if k < 1:
+        raise RecommendationError(f"k={k} considers no task; give at least 1")
+    name = backbone if isinstance(backbone, str) else adapters.backbone_name(backbone)
+    nearest = store.nearest(embedding, k=len(store), distance=distance, exclude=exclude)
+    stored = {n.name: store.task(n.name).trials for n in nearest}
+    note = ""
+    if not any(t.backbone == name for trials in stored.values() for t in trials):
+        stored, note = _from_other_backbones(stored, backbone, name)
+    neighbours, by_task = [], []
+    for neighbour in nearest:
+        by_config: TrialsByConfig = defaultdict(list)
+        for trial in stored[neighbour.name]:
+            if note or trial.backbone == name:
+                by_config[trial.config].append(trial)
+        if by_config and len(neighbours) < k:
+            neighbours.append(neighbour)
+            by_task.append(dict(by_config))
+    if not neighbours:
+        raise RecommendationError(
+            f"{store.location} has no trials that fit {name}; tune configurations on stored tasks and add them"
+        )
+    return neighbours, by_task, note
+
+
+def _from_other_backbones(
+    stored: dict[str, tuple[Trial, ...]], backbone: str | nn.Module, name: str
+) -> tuple[dict[str, tuple[Trial, ...]], str]:
+    """The trials whose configurations fit a backbone that has none of its own, with parameters counted on it."""
+    counts: dict[AdapterConfig, int | None] = {}
+    for config in {t.config for trials in stored.values() for t in trials}:
+        counts[config] = None if config.blocks is not None else parameters_on(backbone, config)
+    fitting = {
+        task: tuple(
+            dataclasses.replace(t, parameters=counts[t.config]) for t in trials if counts[t.config] is not None
+        )
+        for task, trials in stored.items()
+    }
+    others = sorted({t.backbone for trials in fitting.values() for t in trials})
+    return fitting, (
+        f"no stored trial used {name}: the ranking rests on {', '.join(others)}, "
+        "so trust its order more than its accuracies"
+    )
+
+
+def parameters_on(backbone: str | nn.Module, config: AdapterConfig) -> int | None:
+    """Trainable parameters of a configuration on a backbone, classifier not counted; None if it does not fit."""
+    model = _skeleton(backbone)
+    try:
+        return adapters.num_adapter_parameters(adapters.attach(model, config))
+    except adapters.AdapterError:
+        return None
+
+
+def _skeleton(backbone: str | nn.Module) -> nn.Module:
+    """A copy of the backbone to try a configuration on."""
+    import copy
+
+    if isinstance(backbone, nn.Module):
+        return copy.deepcopy(backbone)
+    if not timm.is_model(backbone):
+        raise RecommendationError(f"timm knows no model {backbone!r}; timm.list_models() names those it has")
+    model: nn.Module = timm.create_model(backbone)
+    return model
+
+
+def _evidence(
+    neighbour: Neighbour, weight: float, by_config: TrialsByConfig, recommended: AdapterConfig
+) -> Evidence:
+    scores = {config: float(np.mean([t.score for t in trials])) for config, trials in by_config.items()}
+    best = max(scores, key=lambda config: scores[config])
+    return Evidence(neighbour.name, neighbour.distance, float(weight), scores.get(recommended), best, scores[best])
+
+
+def _warm_start(
+    store: TaskStore, neighbours: list[Neighbour], config: AdapterConfig, backbone: str | nn.Module
+) -> Path | None:
+    name = backbone if isinstance(backbone, str) else adapters.backbone_name(backbone)
+    for neighbour in neighbours:
+        path = store.task(neighbour.name).adapter
+        if path is None:
+            continue
+        metadata = adapters.read_metadata(path)
+        if metadata["backbone"] == name and AdapterConfig.from_dict(metadata["config"]) == config:
+            return path
+    return None
