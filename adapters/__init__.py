@@ -1,9 +1,9 @@
 """Tune timm models with few parameters, and fold what was tuned back into a plain model.
 
-    config = adapters.AdapterConfig(method="lora", rank=8)
-    model = adapters.attach(timm.create_model("vit_tiny_patch16_224", pretrained=True), config, num_classes=5)
-    adapters.fit(model, train, val)
-    plain = adapters.merge(model)
+config = adapters.AdapterConfig(method="lora", rank=8)
+model = adapters.attach(timm.create_model("vit_tiny_patch16_224", pretrained=True), config, num_classes=5)
+adapters.fit(model, train, val)
+plain = adapters.merge(model)
 """
 
 try:

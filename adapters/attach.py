@@ -43,8 +43,8 @@ class AdapterHook:
         self.adapter = adapter
 
     def __call__(self, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        replaced: Tensor = self.adapter(args[0], output)
-        return replaced
+        """Called by the site after its own forward pass."""
+        return self.adapter(args[0], output)
 
 
 def attach(
@@ -145,7 +145,7 @@ def _reset_classifier(backbone: nn.Module, num_classes: int) -> None:
     if num_classes < 2:
         raise ConfigError(f"num_classes={num_classes} leaves nothing to tell apart; give at least 2")
     if hasattr(backbone, "reset_classifier"):
-        backbone.reset_classifier(num_classes)
+        backbone.reset_classifier(num_classes)  # type: ignore[operator]
         return
     name = classifier_name(backbone)
     parent, _, child = name.rpartition(".")

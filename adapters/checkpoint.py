@@ -6,7 +6,6 @@ A checkpoint is a directory with `adapter.safetensors` (tensors) and `adapter.js
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -116,4 +115,4 @@ def write_atomically(path: Path, write: Any) -> None:
     """Have `write` fill a temporary file, then put it in place: a kill leaves the old file or the new one."""
     temporary = path.with_name(path.name + ".partial")
     write(temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)

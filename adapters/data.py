@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -67,6 +68,18 @@ class Batches:
         """One more than the largest label."""
         labels = self.kept[1].tolist() if self.kept is not None else (self[i][1] for i in range(len(self)))
         return max(labels) + 1
+
+    def fingerprint(self) -> str:
+        """Hash of all decoded images and labels, or of some of them where they are too many to keep."""
+        if self.kept is not None:
+            images, labels = self.kept
+        else:
+            some = [self[i] for i in range(0, len(self), max(1, len(self) // 64))]
+            images, labels = torch.stack([image for image, _ in some]), torch.tensor([label for _, label in some])
+        digest = hashlib.sha256(f"{len(self)};{tuple(images.shape)};".encode())
+        for tensor in (images, labels):
+            digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:32]
 
     def batches(self, order: Sequence[int], size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images `(B, C, H, W)` and labels `(B,)` in the given order."""

@@ -11,7 +11,7 @@ from adapters.sites import classifier_name
 
 
 def backbone_name(model: nn.Module) -> str:
-    """timm's name for the architecture, the class's name for other modules."""
+    """Timm's name for the architecture, the class's name for other modules."""
     config = getattr(model, "pretrained_cfg", None) or {}
     return str(config.get("architecture") or type(model).__name__)
 

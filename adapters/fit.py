@@ -26,6 +26,7 @@ from adapters.attach import adapter_of, tuned_parameters
 from adapters.checkpoint import load_tuned, tuned_head, write_atomically
 from adapters.data import Batches, transform_of
 from adapters.errors import CheckpointError, TrainingError
+from adapters.fingerprint import backbone_fingerprint
 from adapters.sites import NORMS, classifier_name
 
 WARMUP_SHARE = 0.1  # of all steps
@@ -76,11 +77,11 @@ def fit(
         TrainingError: labels do not fit the classifier, or the loss becomes NaN (the best weights so far are kept).
         CheckpointError: `out` holds the training of another configuration.
     """
-    run = _Run(model, seed=seed, batch_size=batch_size, label_smoothing=label_smoothing, out=out)
     with Progress(console=Console(stderr=True), disable=not progress) as bars:
         training = _read(train, model, "Reading training images", bars)
         validation = None if val is None else _read(val, model, "Reading validation images", bars)
         _check_labels(training, validation, tuned_head(model).shape[0])
+        run = _Run(model, training, seed=seed, batch_size=batch_size, label_smoothing=label_smoothing, out=out)
         forward: Callable[[Tensor], Tensor] = model
         if _only_classifier_learns(model) and all(b is None or b.kept for b in (training, validation)):
             training, forward = _with_features(training, model), model.get_submodule(classifier_name(model))
@@ -107,7 +108,14 @@ class _Run:
     """The state of one training: optimiser, history and the best weights so far, on disk after every epoch."""
 
     def __init__(
-        self, model: nn.Module, *, seed: int, batch_size: int, label_smoothing: float, out: str | Path | None
+        self,
+        model: nn.Module,
+        training: Batches,
+        *,
+        seed: int,
+        batch_size: int,
+        label_smoothing: float,
+        out: str | Path | None,
     ) -> None:
         self.model, self.seed, self.batch_size, self.label_smoothing = model, seed, batch_size, label_smoothing
         self.config = adapter_of(model).config
@@ -118,7 +126,12 @@ class _Run:
         )
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Tensor] = {}
-        self._resume()
+        if self.out is not None:
+            # Only a run on the same images and the same backbone is the same run.
+            settings = self.config.to_dict() | {"seed": seed, "batch_size": batch_size, "smoothing": label_smoothing}
+            settings |= {"images": training.fingerprint(), "backbone": backbone_fingerprint(model)}
+            self.identity = json.dumps(settings, sort_keys=True)
+            self._resume(self.out / "training.pt")
 
     def prepare(self, steps_per_epoch: int) -> None:
         """Lay out the learning rate over all steps."""
@@ -186,16 +199,12 @@ class _Run:
             int(best["epoch"]), best["accuracy"], self.history, sum(record["seconds"] for record in self.history)
         )
 
-    def _identity(self) -> str:
-        settings = self.config.to_dict() | {"seed": self.seed, "batch_size": self.batch_size}
-        return json.dumps(settings | {"label_smoothing": self.label_smoothing}, sort_keys=True)
-
     def _save(self) -> None:
         if self.out is None:
             return
         self.out.mkdir(parents=True, exist_ok=True)
         state = {
-            "identity": self._identity(),
+            "identity": self.identity,
             "tuned": {name: p.detach() for name, p in tuned_parameters(self.model).items()},
             "best": self.best,
             "optimiser": self.optimiser.state_dict(),
@@ -205,17 +214,19 @@ class _Run:
         lines = "".join(json.dumps(record) + "\n" for record in self.history)
         write_atomically(self.out / "metrics.jsonl", lambda path: path.write_text(lines))
 
-    def _resume(self) -> None:
-        if self.out is None or not (self.out / "training.pt").exists():
+    def _resume(self, path: Path) -> None:
+        if not path.exists():
             return
         try:
-            state = torch.load(self.out / "training.pt", map_location=self.device, weights_only=True)
+            state = torch.load(path, map_location=self.device, weights_only=True)
             identity = state["identity"]
         except Exception as error:  # a damaged file fails in many ways, all with the same remedy
-            raise CheckpointError(f"cannot resume from {self.out / 'training.pt'} ({error}); remove it") from error
-        if identity != self._identity():
-            raise CheckpointError(f"{self.out} holds a training with other settings; give an empty directory")
-        load_tuned(self.model, state["tuned"], str(self.out))
+            raise CheckpointError(f"cannot resume from {path} ({error}); remove it") from error
+        if identity != self.identity:
+            raise CheckpointError(
+                f"{path} is of a training with other images, backbone or settings; remove it or give another directory"
+            )
+        load_tuned(self.model, state["tuned"], str(path))
         self.optimiser.load_state_dict(state["optimiser"])
         self.history, self.best = state["history"], state["best"]
 

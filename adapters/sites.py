@@ -69,7 +69,7 @@ def walk(backbone: nn.Module) -> list[Site]:
 
 
 def block_names(backbone: nn.Module) -> list[str]:
-    """Names of the residual blocks, from input to output: modules numbered inside a sequence that timm calls a block."""
+    """Names of the residual blocks, from input to output: numbered modules of a class that timm calls a block."""
     return [
         name
         for name, module in backbone.named_modules()
@@ -83,7 +83,7 @@ _BLOCKS = ("Block", "Bottleneck", "InvertedResidual", "DepthwiseSeparable")
 def classifier_name(backbone: nn.Module) -> str:
     """The name of the module that timm takes for the classifier, the last linear layer where timm knows none."""
     if hasattr(backbone, "get_classifier"):
-        found = backbone.get_classifier()
+        found = backbone.get_classifier()  # type: ignore[operator]
         head = found[0] if isinstance(found, tuple) else found
         names = [name for name, module in backbone.named_modules() if module is head]
         if names:

@@ -1,8 +1,8 @@
 """Make the shipped library and its page from a folder of task zips.
 
-    python benchmarks/library.py embed datasets/     embeddings of every task under the bundled probe
-    python benchmarks/library.py trials datasets/    trials of every method on the bundled backbone; resumes
-    python benchmarks/library.py docs                docs/library.md from both
+python benchmarks/library.py embed datasets/     embeddings of every task under the bundled probe
+python benchmarks/library.py trials datasets/    trials of every method on the bundled backbone; resumes
+python benchmarks/library.py docs                docs/library.md from both
 """
 
 from __future__ import annotations

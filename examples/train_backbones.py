@@ -15,7 +15,6 @@ import dataclasses
 import datetime
 import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -176,7 +175,10 @@ def loss_of(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None, recip
         return hard
     t = recipe.temperature
     soft = F.kl_div(
-        F.log_softmax(logits / t, dim=1), F.log_softmax(teacher_logits / t, dim=1), log_target=True, reduction="batchmean"
+        F.log_softmax(logits / t, dim=1),
+        F.log_softmax(teacher_logits / t, dim=1),
+        log_target=True,
+        reduction="batchmean",
     )
     return (1 - recipe.teacher_weight) * hard + recipe.teacher_weight * t * t * soft
 
@@ -197,7 +199,7 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".partial")
     save_file(tensors, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def train(recipe: Recipe, images: Images, held_out: Images, out: Path, device: torch.device) -> nn.Module:
@@ -261,7 +263,7 @@ def train(recipe: Recipe, images: Images, held_out: Images, out: Path, device: t
             torch.save(
                 {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "epoch": epoch + 1}, temporary
             )
-            os.replace(temporary, checkpoint)
+            temporary.replace(checkpoint)
             record = {
                 "epoch": epoch + 1,
                 "loss": total_loss / steps_per_epoch,

@@ -1,17 +1,17 @@
 """Which adapter to tune on a new task, from what worked on the tasks nearest to it.
 
-    store = selection.load_library()
-    recommendation = selection.recommend(embedding, store, backbone="task2vec_vit_patch4_32")
-    result = selection.auto_tune(task, "task2vec_vit_patch4_32", store)
+store = selection.load_library()
+recommendation = selection.recommend(embedding, store, backbone="task2vec_vit_patch4_32")
+result = selection.auto_tune(task, "task2vec_vit_patch4_32", store)
 """
 
-from selection.auto_tune import AutoTuned, Tuned, auto_tune, tune
 from selection.errors import RecommendationError, SelectionError, StoreError
 from selection.grid import run_grid
 from selection.library import load_library
-from selection.recommend import Candidate, Evidence, Recommendation, recommend
+from selection.recommendation import Candidate, Evidence, Recommendation, recommend
 from selection.store import Neighbour, StoredTask, TaskStore
 from selection.trials import Trial
+from selection.tuning import AutoTuned, Tuned, auto_tune, tune
 
 __all__ = [
     "AutoTuned",

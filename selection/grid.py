@@ -5,7 +5,6 @@ A run that is killed goes on where it stopped: trials that stand in the file are
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,8 +13,8 @@ from torch import nn
 import adapters
 from adapters import AdapterConfig
 from adapters.data import Batches, Transform, transform_of
-from selection.auto_tune import VALIDATION_SHARE, load_backbone
 from selection.trials import Trial
+from selection.tuning import VALIDATION_SHARE, load_backbone
 from task2vec import Task
 from task2vec.progress import reporting
 
@@ -40,7 +39,7 @@ def run_grid(
         progress: Show progress and the time left on standard error.
     """
     lines = path.read_text().splitlines() if path.exists() else []
-    done = {_key(values["task"], values["config"], values["seed"]) for values in map(json.loads, lines)}
+    done = {(task, trial.config, trial.seed) for task, trial in map(Trial.from_line, lines)}
     pairs = list(tasks)
     total, finished = len(pairs) * len(configs) * len(seeds), 0
     with reporting(progress) as report:
@@ -48,12 +47,12 @@ def run_grid(
             data: tuple[Batches, Batches, Batches] | None = None
             for config in configs:
                 for seed in seeds:
-                    if _key(train.name, config.to_dict(), seed) not in done:
+                    if (train.name, config, seed) not in done:
                         model = load_backbone(backbone)
                         data = data or _decode(train, test, transform_of(model))
                         trial = run_trial(model, config, *data, seed=seed)
                         with path.open("a") as file:
-                            file.write(json.dumps({"task": train.name} | trial.to_dict()) + "\n")
+                            file.write(trial.to_line(train.name))
                     finished += 1
                     report(f"Trials on {backbone}", finished, total)
 
@@ -82,7 +81,3 @@ def run_trial(
 def _decode(train: Task, test: Task, transform: Transform) -> tuple[Batches, Batches, Batches]:
     learning, validation = train.split(VALIDATION_SHARE)
     return Batches(learning, transform), Batches(validation, transform), Batches(test, transform)
-
-
-def _key(task: str, config: dict[str, object], seed: int) -> str:
-    return json.dumps([task, config, seed], sort_keys=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,3 +44,13 @@ class Trial:
     def from_dict(cls, values: Mapping[str, Any]) -> Trial:
         """Read what `to_dict` gave."""
         return cls(**dict(values) | {"config": AdapterConfig.from_dict(values["config"])})
+
+    def to_line(self, task: str) -> str:
+        """One line of JSON with the task's name."""
+        return json.dumps({"task": task} | self.to_dict()) + "\n"
+
+    @classmethod
+    def from_line(cls, line: str) -> tuple[str, Trial]:
+        """The task's name (empty if the line has none) and the trial, from what `to_line` gave."""
+        values = json.loads(line)
+        return values.pop("task", ""), cls.from_dict(values)

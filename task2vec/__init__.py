@@ -1,9 +1,9 @@
 """Task2Vec: a labelled image dataset becomes a vector, and datasets can be compared.
 
-    probe = task2vec.load_probe()
-    task = task2vec.Task.from_folder("flowers/train")
-    embedding = task2vec.embed(task, probe)
-    task2vec.distance(embedding, other, "cosine")
+probe = task2vec.load_probe()
+task = task2vec.Task.from_folder("flowers/train")
+embedding = task2vec.embed(task, probe)
+task2vec.distance(embedding, other, "cosine")
 """
 
 try:

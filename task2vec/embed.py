@@ -80,7 +80,8 @@ def extract_features(
     task: Task, probe: Probe, *, batch_size: int, report: Report
 ) -> tuple[Task, npt.NDArray[np.float32]]:
     """The task without its unreadable images, and the features `(N, d)` of the others."""
-    rows, bad = [], {}
+    rows: list[torch.Tensor] = []
+    bad: dict[int, str] = {}
     for start, inputs, failures in task.batches(probe.transform, batch_size):
         bad |= {start + offset: name for offset, name in failures.items()}
         if len(inputs):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,7 +63,7 @@ class TaskEmbedding:
         wrong = ~np.isfinite(self.fisher) | (self.fisher < 0)
         if wrong.any():
             at = int(wrong.argmax())
-            raise EmbeddingError(f"embedding of {self.task!r} has {self.fisher[at]} at entry {at}; embed the task again")
+            raise EmbeddingError(f"embedding of {self.task!r} has {self.fisher[at]} at entry {at}; embed it again")
 
     def __repr__(self) -> str:
         return (
@@ -84,7 +83,7 @@ class TaskEmbedding:
         tensors, metadata = embedding_parts(self)
         temporary = path.with_name(path.name + ".partial")
         save_file(tensors, temporary, metadata={"task2vec": json.dumps(metadata)})
-        os.replace(temporary, path)
+        temporary.replace(path)
 
     @classmethod
     def load(cls, path: str | Path) -> TaskEmbedding:

@@ -55,8 +55,8 @@ def plot_map(
     figure = Figure(figsize=(9, 7), layout="constrained")
     axes = figure.subplots()
     marked = np.array([label in highlight for label in labels])
-    axes.scatter(*points[~marked].T, s=30, color="tab:blue")
-    axes.scatter(*points[marked].T, s=90, color="tab:red", marker="*")
+    axes.scatter(points[~marked, 0], points[~marked, 1], s=30, color="tab:blue")
+    axes.scatter(points[marked, 0], points[marked, 1], s=90, color="tab:red", marker="*")
     for point, label, is_marked in zip(points, labels, marked, strict=True):
         axes.annotate(label, point, xytext=(5, 3), textcoords="offset points", weight="bold" if is_marked else "normal")
     axes.set_title(f"Tasks by {distance} distance")

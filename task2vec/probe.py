@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -60,7 +59,9 @@ class Probe:
         self.name = name or type(module).__name__
         self.preprocessing = preprocessing or re.sub(r" at 0x[0-9a-f]+", "", repr(transform))
         inside_classifier = {id(m) for m in modules[classifier].modules()}
-        self.layers = {n: m for n, m in modules.items() if isinstance(m, MEASURED) and id(m) not in inside_classifier}
+        self.layers: dict[str, nn.Linear | nn.Conv2d] = {
+            n: m for n, m in modules.items() if isinstance(m, MEASURED) and id(m) not in inside_classifier
+        }
         if not self.layers:
             raise ProbeError(f"{self.name} has no convolution or linear layer before its classifier {classifier!r}")
         self.unmeasured = _unmeasured(modules, set(map(id, self.layers.values())) | inside_classifier)

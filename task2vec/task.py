@@ -29,7 +29,9 @@ READABLE_SHARE = 0.9  # a task with fewer readable images than this is refused
 class ImageSource(Protocol):
     """Gives the i-th image as RGB, or raises `UnreadableImageError` with its name."""
 
-    def __call__(self, index: int) -> Image.Image: ...
+    def __call__(self, index: int) -> Image.Image:
+        """Decode image `index`."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,7 +40,8 @@ default_cfgs = generate_default_cfgs(
 
 class ConvPatchEmbed(HybridEmbed):
     """Patches of 4 x 4 pixels from two stride-2 convolutions, which a small ViT learns faster than one 4 x 4 step
-    (Xiao et al. 2021, "Early Convolutions Help Transformers See Better", https://arxiv.org/abs/2106.14881)."""
+    (Xiao et al. 2021, "Early Convolutions Help Transformers See Better", https://arxiv.org/abs/2106.14881).
+    """
 
     def __init__(self, in_chans: int = 3, patch_size: int = 4, **kwargs: Any) -> None:
         if patch_size != 4:

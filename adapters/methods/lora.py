@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 )
 def lora(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteAdapter]]:
     """At the queries and values of every attention, as in the paper; in a backbone without attention, at the
-    ungrouped convolutions inside the blocks."""
+    ungrouped convolutions inside the blocks.
+    """
+    assert config.scale is not None
     attention = [site for site in sites if site.kind == "linear" and site.role == "qkv"]
     for site in attention:
         yield site, LowRankQueryValue(_fitting(site, config), site.module, config.scale)
@@ -55,7 +57,7 @@ def _fitting(site: Site, config: AdapterConfig) -> int:
 class LowRankQueryValue(SiteAdapter):
     """An update of rank r each for the queries and the values of a packed query-key-value layer."""
 
-    def __init__(self, rank: int, module: nn.Module, scale: float | None) -> None:
+    def __init__(self, rank: int, module: nn.Module, scale: float) -> None:
         super().__init__()
         weight: Tensor = module.weight  # type: ignore[assignment]
         dim, d_in = weight.shape[0] // 3, weight.shape[1]
@@ -75,16 +77,17 @@ class LowRankQueryValue(SiteAdapter):
     @torch.no_grad()
     def fold(self, module: nn.Module) -> None:
         """Into the rows of the queries and the values."""
-        query, value = self.scale * self.up @ self.down  # type: ignore[operator]
+        query, value = self.scale * self.up @ self.down
+        weight: Tensor = module.weight  # type: ignore[assignment]
         dim = self.up.shape[1]
-        module.weight[:dim].add_(query)  # type: ignore[index, union-attr]
-        module.weight[2 * dim :].add_(value)  # type: ignore[index, union-attr]
+        weight[:dim].add_(query)
+        weight[2 * dim :].add_(value)
 
 
 class LowRankConv(SiteAdapter):
     """An update through r channels: a convolution of the same geometry, then one of 1 x 1."""
 
-    def __init__(self, rank: int, module: nn.Module, scale: float | None) -> None:
+    def __init__(self, rank: int, module: nn.Module, scale: float) -> None:
         super().__init__()
         assert isinstance(module, nn.Conv2d)
         self.scale = scale
@@ -110,4 +113,5 @@ class LowRankConv(SiteAdapter):
     @torch.no_grad()
     def fold(self, module: nn.Module) -> None:
         """Into the kernel: each output's update is a mix of the r kernels."""
-        module.weight.add_(self.scale * torch.einsum("or,rihw->oihw", self.up, self.down.weight))  # type: ignore[operator, union-attr]
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        weight.add_(self.scale * torch.einsum("or,rihw->oihw", self.up, self.down.weight))

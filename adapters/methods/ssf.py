@@ -1,6 +1,6 @@
 """SSF: scale and shift the features after every operation (Lian et al. 2022, https://arxiv.org/abs/2210.08823).
 
-    y = g * (W x + b) + s    (equation 1)    folds into    W' = g W, b' = g b + s    (equation 3)
+y = g * (W x + b) + s    (equation 1)    folds into    W' = g W, b' = g b + s    (equation 3)
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 INITIAL_SPREAD = 0.02  # standard deviation around scale 1 and shift 0
 
 
-@register_method(
-    "ssf", needs="linear, convolution or normalisation layers", learning_rate=5e-3, weight_decay=1e-4
-)
+@register_method("ssf", needs="linear, convolution or normalisation layers", learning_rate=5e-3, weight_decay=1e-4)
 def ssf(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteAdapter]]:
     """After every linear layer, convolution and normalisation that has weights."""
     for site in sites:
@@ -58,4 +56,4 @@ class ScaleShift(SiteAdapter):
         weight: Tensor = module.weight  # type: ignore[assignment]
         weight.mul_(self.scale.view(-1, *(1,) * (weight.ndim - 1)))
         if self.shift is not None:
-            module.bias.mul_(self.scale).add_(self.shift)  # type: ignore[operator, union-attr]
+            module.bias.mul_(self.scale).add_(self.shift)  # type: ignore[operator]

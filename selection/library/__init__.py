@@ -10,6 +10,8 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -49,7 +51,8 @@ def read_embeddings(path: Path) -> list[TaskEmbedding]:
 
 def write_embeddings(embeddings: list[TaskEmbedding], path: Path) -> None:
     """Embeddings of different tasks in one safetensors file."""
-    tensors, facts = {}, {}
+    tensors: dict[str, npt.NDArray[np.float32]] = {}
+    facts = {}
     for embedding in embeddings:
         parts, facts[embedding.task] = embedding_parts(embedding)
         tensors |= {f"{embedding.task}/{part}": tensor for part, tensor in parts.items()}
@@ -61,6 +64,6 @@ def read_trials(path: Path) -> dict[str, list[Trial]]:
     trials = defaultdict(list)
     if path.exists():
         for line in path.read_text().splitlines():
-            values = json.loads(line)
-            trials[values.pop("task")].append(Trial.from_dict(values))
+            task, trial = Trial.from_line(line)
+            trials[task].append(trial)
     return dict(trials)

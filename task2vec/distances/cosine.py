@@ -27,5 +27,7 @@ def cosine(a: Matrix, b: Matrix, options: Options) -> Matrix:
         left, right = block / total, b[None] / total
         product = np.einsum("ijd,ijd->ij", left, right)
         norms = np.einsum("ijd,ijd->ij", left, left) * np.einsum("ijd,ijd->ij", right, right)
-        distances[start : start + rows] = 1 - np.divide(product, np.sqrt(norms), out=np.zeros_like(product), where=norms > 0)
+        distances[start : start + rows] = 1 - np.divide(
+            product, np.sqrt(norms), out=np.zeros_like(product), where=norms > 0
+        )
     return distances.clip(0, 1)

@@ -31,7 +31,7 @@ def log_cosine(a: Matrix, b: Matrix, options: Options) -> Matrix:
 
 
 def logs(a: Matrix) -> Matrix:
-    """log a, with dead filters at the floor, `(n, D)`."""
+    """Log a, with dead filters at the floor, `(n, D)`."""
     return np.asarray(np.log(np.maximum(a, FLOOR * a.mean(axis=1, keepdims=True))))
 
 

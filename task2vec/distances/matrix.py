@@ -55,7 +55,7 @@ def distance_matrix(
     """
     if name not in DISTANCES:
         raise DistanceError(f"there is no distance {name!r}; choose from {', '.join(sorted(DISTANCES))}")
-    pairs = [*embeddings, *(others if others is not None else [])]  # type: ignore[misc, list-item]
+    pairs = [*embeddings, *(others if others is not None else [])]  # type: ignore[misc]
     probe = common_probe([e for e in pairs if isinstance(e, TaskEmbedding)])
     a = as_matrix(embeddings)
     b = a if others is None else as_matrix(others)

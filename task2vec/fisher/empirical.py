@@ -13,5 +13,6 @@ def empirical(
     probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], draws: int, generator: np.random.Generator
 ) -> LabelPasses:
     """The dataset's label for every image. Not an estimate of the Fisher: it vanishes where the model fits the labels
-    (Kunstner et al. 2019, "Limitations of the empirical Fisher approximation", https://arxiv.org/abs/1905.12558)."""
+    (Kunstner et al. 2019, "Limitations of the empirical Fisher approximation", https://arxiv.org/abs/1905.12558).
+    """
     return LabelPasses(labels[None], np.ones((1, len(labels))))

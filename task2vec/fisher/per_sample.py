@@ -14,7 +14,7 @@ For a layer with inputs a_nti and output gradients g_nto, sample n's gradient of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -90,10 +90,19 @@ def _unfold(layer: nn.Conv2d, inputs: Tensor) -> Tensor:
 def _conv_weight_gradient(layer: nn.Conv2d, inputs: Tensor, gradients: Tensor) -> Tensor:
     padded, padding = _explicit_padding(layer, inputs)
     _, gradient, _ = torch.ops.aten.convolution_backward(
-        gradients, padded, layer.weight, None, layer.stride, padding, layer.dilation, False, [0, 0], layer.groups,
+        gradients,
+        padded,
+        layer.weight,
+        None,
+        layer.stride,
+        padding,
+        layer.dilation,
+        False,
+        [0, 0],
+        layer.groups,
         [False, True, False],
     )
-    return gradient  # type: ignore[no-any-return]
+    return gradient
 
 
 def _explicit_padding(layer: nn.Conv2d, inputs: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -108,12 +117,12 @@ class _StartGraph(torch.autograd.Function):
     """The same tensor, from which on autograd records: the first measured layer needs no gradient below it."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, anchor: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(ctx: Any, values: Tensor, anchor: Tensor) -> Tensor:
         ctx.mark_dirty(values)
         return values
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None]:  # noqa: ARG004
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None]:
         return None, None
 
 
@@ -128,7 +137,7 @@ class SquaredGradients:
         num_samples: N, the size of the batch.
     """
 
-    def __init__(self, layers: dict[str, nn.Module], num_samples: int) -> None:
+    def __init__(self, layers: Mapping[str, nn.Module], num_samples: int) -> None:
         self.layers = layers
         self.num_samples = num_samples
         self._calls: dict[str, int] = {}

@@ -2,8 +2,8 @@
 
 Indices: i neighbour, c configuration.
 
-With distances d_i, weights w_i proportional to 1 / d_i^2 (Shepard 1968) and scores y_ic, a configuration's gain on a task
-is its score over the task's mean score m_i, so that easy tasks do not make their configurations look good:
+With distances d_i, weights w_i proportional to 1 / d_i^2 (Shepard 1968) and scores y_ic, a configuration's gain on a
+task is its score over the task's mean score m_i, so that easy tasks do not make their configurations look good:
 
     predicted_c = sum_i w_i m_i + sum_i w_i (y_ic - m_i)
 
@@ -136,7 +136,9 @@ def recommend(
     ranking = []
     for config in configs:
         tried = np.array([config in scores for scores in trials])
-        scores = np.array([np.mean([t.score for t in by_config[config]]) for by_config in trials if config in by_config])
+        scores = np.array(
+            [np.mean([t.score for t in by_config[config]]) for by_config in trials if config in by_config]
+        )
         share = weights[tried] / weights[tried].sum()
         predicted = float(weights @ means + share @ (scores - means[tried]))
         spread = float(np.sqrt(share @ (scores - share @ scores) ** 2))
@@ -190,7 +192,8 @@ def _neighbours_with_trials(
     note = ""
     if not any(t.backbone == name for trials in stored.values() for t in trials):
         stored, note = _from_other_backbones(stored, backbone, name)
-    neighbours, by_task = [], []
+    neighbours: list[Neighbour] = []
+    by_task: list[TrialsByConfig] = []
     for neighbour in nearest:
         by_config: TrialsByConfig = defaultdict(list)
         for trial in stored[neighbour.name]:
@@ -210,13 +213,10 @@ def _from_other_backbones(
     stored: dict[str, tuple[Trial, ...]], backbone: str | nn.Module, name: str
 ) -> tuple[dict[str, tuple[Trial, ...]], str]:
     """The trials whose configurations fit a backbone that has none of its own, with parameters counted on it."""
-    counts: dict[AdapterConfig, int | None] = {}
-    for config in {t.config for trials in stored.values() for t in trials}:
-        counts[config] = None if config.blocks is not None else parameters_on(backbone, config)
+    configs = {t.config for trials in stored.values() for t in trials if t.config.blocks is None}
+    counts = {config: count for config in configs if (count := parameters_on(backbone, config)) is not None}
     fitting = {
-        task: tuple(
-            dataclasses.replace(t, parameters=counts[t.config]) for t in trials if counts[t.config] is not None
-        )
+        task: tuple(dataclasses.replace(t, parameters=counts[t.config]) for t in trials if t.config in counts)
         for task, trials in stored.items()
     }
     others = sorted({t.backbone for trials in fitting.values() for t in trials})
@@ -247,9 +247,7 @@ def _skeleton(backbone: str | nn.Module) -> nn.Module:
     return model
 
 
-def _evidence(
-    neighbour: Neighbour, weight: float, by_config: TrialsByConfig, recommended: AdapterConfig
-) -> Evidence:
+def _evidence(neighbour: Neighbour, weight: float, by_config: TrialsByConfig, recommended: AdapterConfig) -> Evidence:
     scores = {config: float(np.mean([t.score for t in trials])) for config, trials in by_config.items()}
     best = max(scores, key=lambda config: scores[config])
     return Evidence(neighbour.name, neighbour.distance, float(weight), scores.get(recommended), best, scores[best])

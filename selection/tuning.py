@@ -13,7 +13,7 @@ import adapters
 from adapters import AdapterConfig, FitResult
 from selection.errors import SelectionError
 from selection.library import load_library
-from selection.recommend import Recommendation, recommend
+from selection.recommendation import Recommendation, recommend
 from selection.store import TaskStore
 from task2vec import Probe, Task, TaskEmbedding, embed, load_probe
 
@@ -117,20 +117,21 @@ def save_merged(merged: nn.Module, path: Path) -> None:
     adapters.write_atomically(path, lambda temporary: save_file(tensors, temporary))
 
 
-def load_backbone(backbone: str | nn.Module) -> nn.Module:
-    """A model as it is, or timm's pretrained model of that name.
+def load_backbone(backbone: str | nn.Module, checkpoint: str | Path | None = None) -> nn.Module:
+    """A model as it is, or timm's model of that name with its pretrained weights or those of a local file.
 
     Raises:
-        SelectionError: timm does not know the name, or its weights cannot be had.
+        SelectionError: timm does not know the name, or the weights cannot be had or do not fit.
     """
     if isinstance(backbone, nn.Module):
         return backbone
     if not timm.is_model(backbone):
         raise SelectionError(f"timm knows no model {backbone!r}; timm.list_models() names those it has")
     try:
-        model: nn.Module = timm.create_model(backbone, pretrained=True)
-    except Exception as error:  # downloads fail in many ways, all with the same remedy
-        raise SelectionError(
-            f"cannot load pretrained weights of {backbone} ({error}); create the model yourself and pass it"
-        ) from error
+        model: nn.Module = timm.create_model(backbone, pretrained=checkpoint is None)
+        if checkpoint is not None:
+            timm.models.load_checkpoint(model, str(checkpoint), weights_only=True)
+    except Exception as error:  # downloads and files fail in many ways, all with the same remedy
+        source = f"weights from {checkpoint}" if checkpoint is not None else f"pretrained weights of {backbone}"
+        raise SelectionError(f"cannot load {source} ({error}); give local weights of this model") from error
     return model

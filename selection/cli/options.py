@@ -1,0 +1,58 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import task2vec
+from adapters import DEFAULT_BACKBONE
+from selection.errors import StoreError
+from selection.library import load_library
+from selection.store import TaskStore
+from task2vec import DEFAULT_PROBE, Probe, Task, TaskEmbedding
+
+Source = Annotated[Path, typer.Argument(help="Folder or zip of images in class folders, or a saved embedding.")]
+Images = Annotated[Path, typer.Argument(help="Folder or zip of images in class folders.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Store = Annotated[Path | None, typer.Option("--store", help="Task store; the shipped library if not given.")]
+ProbeName = Annotated[str, typer.Option("--probe", help="timm model to embed with.")]
+ProbeWeights = Annotated[Path | None, typer.Option("--probe-weights", help="Local weights of the probe.")]
+Backbone = Annotated[str, typer.Option("--backbone", help="timm model to tune.")]
+Checkpoint = Annotated[Path | None, typer.Option("--checkpoint", help="Local weights of the backbone.")]
+Split = Annotated[str | None, typer.Option(help="Which split of the folder to take, if it has several.")]
+DistanceName = Annotated[str, typer.Option("--distance", help=f"One of {', '.join(sorted(task2vec.DISTANCES))}.")]
+Seed = Annotated[int, typer.Option(help="Fixes everything that is drawn at random.")]
+
+PROBE, BACKBONE, DISTANCE = DEFAULT_PROBE, DEFAULT_BACKBONE, "log_cosine"
+
+
+def open_store(path: Path | None) -> TaskStore:
+    """The store at `path`, which must be there, or the shipped library.
+
+    Raises:
+        StoreError: there is no such file, or it is not a store.
+    """
+    if path is None:
+        return load_library()
+    if "://" not in str(path) and not path.exists():
+        raise StoreError(f"there is no task store at {path}; make one with task2vec store create {path}")
+    return TaskStore(path)
+
+
+def embedding_of(
+    source: Path, probe: str, weights: Path | None, split: str | None, seed: int, *, progress: bool
+) -> TaskEmbedding:
+    """The embedding saved at `source`, or that of the images there."""
+    if source.is_file() and source.suffix == ".safetensors":
+        return TaskEmbedding.load(source)
+    return task2vec.embed(
+        Task.from_folder(source, split=split), load_probe(probe, weights), seed=seed, progress=progress
+    )
+
+
+def load_probe(name: str, weights: Path | None) -> Probe:
+    """The probe that the options name."""
+    return task2vec.load_probe(name, checkpoint=weights)

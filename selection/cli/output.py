@@ -1,0 +1,94 @@
+"""What commands print: JSON for programs, tables for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from selection.recommendation import Recommendation
+from task2vec import TaskEmbedding
+
+
+def print_json(values: Any) -> None:
+    """One JSON document on standard output."""
+    typer.echo(json.dumps(values, indent=2))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table on standard output; columns after the first are aligned to the right."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def describe_embedding(embedding: TaskEmbedding) -> dict[str, Any]:
+    """What people and programs want to know of an embedding beside its numbers."""
+    return {
+        "task": embedding.task,
+        "images": embedding.num_samples,
+        "classes": len(embedding.classes),
+        "dimension": len(embedding.fisher),
+        "method": embedding.method,
+        "norm": embedding.norm,
+        "probe": embedding.probe_name,
+        "probe_fingerprint": embedding.probe,
+        "classifier_accuracy": embedding.classifier.accuracy,
+        "unmeasured": list(embedding.unmeasured),
+        "unreadable": list(embedding.unreadable),
+    }
+
+
+def describe_recommendation(recommendation: Recommendation) -> dict[str, Any]:
+    """A recommendation in plain values."""
+    return {
+        "config": recommendation.config.to_dict(),
+        "predicted": recommendation.predicted,
+        "std": recommendation.std,
+        "note": recommendation.note,
+        "warm_start": None if recommendation.warm_start is None else str(recommendation.warm_start),
+        "ranking": [vars(c) | {"config": c.config.to_dict()} for c in recommendation.ranking],
+        "evidence": [vars(e) | {"best": e.best.to_dict()} for e in recommendation.evidence],
+    }
+
+
+def print_recommendation(recommendation: Recommendation) -> None:
+    """A recommendation as two tables and a sentence."""
+    print_table(
+        "Recommended configurations, best first",
+        ("configuration", "predicted", "spread", "parameters", "seconds"),
+        (
+            (c.config.label, f"{c.predicted:.1%}", f"{c.std:.1%}", f"{c.parameters:,}", f"{c.seconds:.0f}")
+            for c in recommendation.ranking
+        ),
+    )
+    print_table(
+        "Because of these stored tasks",
+        ("task", "distance", "weight", recommendation.config.label, "best there", "scored"),
+        (
+            (
+                e.task,
+                f"{e.distance:.3f}",
+                f"{e.weight:.0%}",
+                "-" if e.score is None else f"{e.score:.1%}",
+                e.best.label,
+                f"{e.best_score:.1%}",
+            )
+            for e in recommendation.evidence
+        ),
+    )
+    if recommendation.note:
+        Console().print(f"Note: {recommendation.note}.")
+
+
+def print_unreadable(embedding: TaskEmbedding) -> None:
+    """Say on standard error which images were left out."""
+    for message in embedding.unreadable:
+        typer.echo(f"left out: {message}", err=True)

@@ -1,0 +1,41 @@
+"""`task2vec recommend`: which adapter to tune, before tuning anything."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import selection
+from selection.cli import options as o
+from selection.cli.output import describe_recommendation, print_json, print_recommendation, print_unreadable
+
+MaxParams = Annotated[int | None, typer.Option(help="At most so many trainable parameters beside the classifier.")]
+MaxSeconds = Annotated[float | None, typer.Option(help="At most so long an expected training.")]
+
+
+def recommend(
+    source: o.Source,
+    backbone: o.Backbone = o.BACKBONE,
+    store: o.Store = None,
+    k: Annotated[int, typer.Option("-k", help="How many stored tasks to consider.", min=1)] = 5,
+    name: o.DistanceName = o.DISTANCE,
+    max_params: MaxParams = None,
+    max_seconds: MaxSeconds = None,
+    split: o.Split = None,
+    probe: o.ProbeName = o.PROBE,
+    probe_weights: o.ProbeWeights = None,
+    seed: o.Seed = 0,
+    as_json: o.Json = False,
+) -> None:
+    """Recommend an adapter configuration for a task, with the evidence."""
+    opened = o.open_store(store)
+    embedding = o.embedding_of(source, probe, probe_weights, split, seed, progress=True)
+    found = selection.recommend(
+        embedding, opened, backbone, k=k, distance=name, max_params=max_params, max_seconds=max_seconds
+    )
+    print_unreadable(embedding)
+    if as_json:
+        print_json({"task": embedding.task} | describe_recommendation(found))
+    else:
+        print_recommendation(found)

@@ -1,0 +1,132 @@
+"""`task2vec store`: keep your own tasks and trials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selection.cli import options as o
+from selection.cli.output import describe_embedding, print_json, print_table
+from selection.errors import StoreError
+from selection.library import load_library
+from selection.store import TaskStore
+from selection.trials import Trial
+from task2vec import TaskEmbedding
+
+app = typer.Typer(help="Make, fill and look into task stores.", no_args_is_help=True)
+Path_ = Annotated[Path, typer.Argument(help="The store's file.")]
+
+
+@app.command()
+def create(
+    path: Path_,
+    empty: Annotated[bool, typer.Option("--empty", help="Without the shipped library's tasks and trials.")] = False,
+    as_json: o.Json = False,
+) -> None:
+    """Make a new store that starts with the shipped library."""
+    if path.exists():
+        raise StoreError(f"{path} is there already; give a new name")
+    store = TaskStore(path) if empty else load_library(path)
+    _say({"store": str(path), "tasks": len(store)}, as_json)
+
+
+@app.command(name="list")
+def list_tasks(store: o.Store = None, as_json: o.Json = False) -> None:
+    """List the tasks of a store with their best trials."""
+    opened = o.open_store(store)
+    tasks = [opened.task(name) for name in opened.names()]
+    if as_json:
+        print_json(
+            [
+                {"task": t.name, "images": t.num_images, "classes": len(t.classes), "trials": len(t.trials)}
+                for t in tasks
+            ]
+        )
+        return
+    rows = []
+    for task in tasks:
+        best = max(task.trials, key=lambda t: t.score, default=None)
+        found = ("-", "-") if best is None else (best.config.label, f"{best.score:.1%}")
+        rows.append((task.name, str(task.num_images), str(len(task.classes)), str(len(task.trials)), *found))
+    print_table(f"Tasks in {opened.location}", ("task", "images", "classes", "trials", "best trial", "scored"), rows)
+
+
+@app.command()
+def show(name: str, store: o.Store = None, as_json: o.Json = False) -> None:
+    """Show one task with all its trials."""
+    task = o.open_store(store).task(name)
+    if as_json:
+        print_json(
+            {
+                "task": task.name,
+                "images": task.num_images,
+                "classes": list(task.classes),
+                "adapter": None if task.adapter is None else str(task.adapter),
+                "trials": [t.to_dict() for t in task.trials],
+            }
+        )
+        return
+    print_table(
+        f"{task.name}: {task.num_images} images, {len(task.classes)} classes",
+        ("trial", "backbone", "scored", "validation", "parameters", "seconds"),
+        (
+            (
+                t.config.label,
+                t.backbone,
+                f"{t.score:.1%}",
+                f"{t.validation:.1%}",
+                f"{t.parameters:,}",
+                f"{t.seconds:.0f}",
+            )
+            for t in sorted(task.trials, key=lambda t: -t.score)
+        ),
+    )
+
+
+@app.command()
+def add(
+    path: Path_,
+    source: o.Source,
+    name: Annotated[str | None, typer.Option(help="What to call the task.")] = None,
+    trials: Annotated[Path | None, typer.Option(help="JSON lines of its trials, one object a line.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="Directory of its tuned adapter.")] = None,
+    split: o.Split = None,
+    probe: o.ProbeName = o.PROBE,
+    probe_weights: o.ProbeWeights = None,
+    seed: o.Seed = 0,
+    as_json: o.Json = False,
+) -> None:
+    """Add a task to a store: its embedding, and what was tuned on it."""
+    opened = o.open_store(path)
+    read = [] if trials is None else _read_trials(trials)
+    embedding: TaskEmbedding = o.embedding_of(source, probe, probe_weights, split, seed, progress=True)
+    opened.add(embedding, name=name, trials=read, adapter=adapter)
+    _say(describe_embedding(embedding) | {"task": name or embedding.task, "trials": len(read)}, as_json)
+
+
+@app.command()
+def remove(path: Path_, name: str, as_json: o.Json = False) -> None:
+    """Remove a task from a store, with its embeddings and trials."""
+    opened = o.open_store(path)
+    opened.remove(name)
+    _say({"removed": name, "tasks": len(opened)}, as_json)
+
+
+def _read_trials(path: Path) -> list[Trial]:
+    trials = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            trials.append(Trial.from_line(line)[1])
+        except (ValueError, TypeError, KeyError) as error:
+            raise StoreError(f"line {number} of {path} is not a trial ({error}); see Trial.to_dict") from error
+    return trials
+
+
+def _say(facts: dict[str, object], as_json: bool) -> None:
+    if as_json:
+        print_json(facts)
+    else:
+        rows = ((k.replace("_", " "), str(v)) for k, v in facts.items() if not isinstance(v, list))
+        print_table("Store", ("", ""), rows)

@@ -1,0 +1,87 @@
+"""`task2vec tune` and `task2vec merge`: from images to a tuned model, and from an adapter to a plain one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import adapters
+import selection
+import selection.tuning
+from adapters import AdapterConfig
+from selection.cli import options as o
+from selection.cli.output import describe_recommendation, print_json, print_recommendation, print_table
+from selection.cli.recommend import MaxParams, MaxSeconds
+from task2vec import Task
+
+
+def tune(
+    images: o.Images,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory for adapter, metrics and merged weights.")],
+    backbone: o.Backbone = o.BACKBONE,
+    checkpoint: o.Checkpoint = None,
+    method: Annotated[
+        str | None, typer.Option(help=f"Instead of the recommendation: {', '.join(sorted(adapters.METHODS))}.")
+    ] = None,
+    bottleneck: Annotated[int | None, typer.Option(help="Width of a bottleneck adapter, with --method.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of LoRA, with --method.")] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the images, with --method.")] = 10,
+    store: o.Store = None,
+    max_params: MaxParams = None,
+    max_seconds: MaxSeconds = None,
+    split: o.Split = None,
+    seed: o.Seed = 0,
+    as_json: o.Json = False,
+) -> None:
+    """Tune the recommended configuration (or the one given) on a task; a killed run resumes where it stopped."""
+    task = Task.from_folder(images, split=split)
+    model = selection.tuning.load_backbone(backbone, checkpoint)
+    recommendation = None
+    if method is None:
+        if bottleneck is not None or rank is not None:
+            raise adapters.ConfigError("bottleneck and rank belong to a method; give --method too")
+        tuned: selection.Tuned = selection.auto_tune(
+            task, model, o.open_store(store), max_params=max_params, max_seconds=max_seconds, out=out, seed=seed
+        )
+        assert isinstance(tuned, selection.AutoTuned)
+        recommendation = tuned.recommendation
+    else:
+        config = AdapterConfig(method, bottleneck=bottleneck, rank=rank, epochs=epochs)
+        tuned = selection.tune(task, model, config, out=out, seed=seed)
+    facts = {
+        "config": adapters.adapter_of(tuned.model).config.to_dict(),
+        "validation_accuracy": tuned.fit.best_accuracy,
+        "best_epoch": tuned.fit.best_epoch,
+        "seconds": tuned.fit.seconds,
+        "parameters": adapters.num_adapter_parameters(tuned.model),
+        "merged": None if tuned.merged is None else str(out / selection.tuning.MERGED),
+        "saved": str(out),
+    }
+    if as_json:
+        why = {} if recommendation is None else {"recommendation": describe_recommendation(recommendation)}
+        print_json(facts | why)
+        return
+    if recommendation is not None:
+        print_recommendation(recommendation)
+    facts["config"] = adapters.adapter_of(tuned.model).config.label
+    print_table("Tuned", ("", ""), ((k.replace("_", " "), str(v)) for k, v in facts.items()))
+
+
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="Directory that `task2vec tune` or adapters.save wrote.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the plain model's weights.")],
+    checkpoint: o.Checkpoint = None,
+    as_json: o.Json = False,
+) -> None:
+    """Fold a tuned adapter into its backbone and write the plain timm model's weights."""
+    name = adapters.read_metadata(adapter)["backbone"]
+    model = adapters.load(selection.tuning.load_backbone(name, checkpoint), adapter)
+    merged = adapters.merge(model)
+    selection.tuning.save_merged(merged, out)
+    facts = {"backbone": name, "num_classes": adapters.read_metadata(adapter)["num_classes"], "saved": str(out)}
+    if as_json:
+        print_json(facts)
+    else:
+        print_table("Merged", ("", ""), ((k.replace("_", " "), str(v)) for k, v in facts.items()))
