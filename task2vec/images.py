@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from task2vec.errors import TaskError, UnreadableImageError
 
@@ -39,6 +39,8 @@ def open_image(read: Callable[[], bytes], name: str) -> Image.Image:
         image = Image.open(BytesIO(read()))
         image.load()
         return to_rgb(image)
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError(f"{name} is not an image; replace or remove it") from error
     except _UNREADABLE as error:
         raise UnreadableImageError(f"cannot read image {name} ({error}); replace or remove it") from error
 

@@ -1,0 +1,288 @@
+import io
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from task2vec import Task, TaskError, UnreadableImageError
+
+
+def write_image(path, colour=(200, 10, 10), size=(8, 6), mode="RGB", **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).convert(mode).save(path, **options)
+
+
+def make_folder(root, classes=("cat", "dog"), per_class=3):
+    for c, name in enumerate(classes):
+        for i in range(per_class):
+            write_image(root / name / f"{i}.png", (40 * c, 10 * i, 0))
+    return root
+
+
+def zip_of(folder, path):
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in folder.rglob("*.png"):
+            archive.write(file, file.relative_to(folder.parent))
+    return path
+
+
+def test_a_folder_and_a_zip_of_it_are_the_same_task(tmp_path):
+    folder = make_folder(tmp_path / "pets")
+    one, other = Task.from_folder(folder), Task.from_folder(zip_of(folder, tmp_path / "pets.zip"))
+    assert one.class_names == other.class_names == ("cat", "dog")
+    assert one.name == other.name == "pets"
+    np.testing.assert_array_equal(one.labels, other.labels)
+    for i in range(len(one)):
+        np.testing.assert_array_equal(np.asarray(one[i][0]), np.asarray(other[i][0]))
+
+
+def test_a_folder_of_splits_gives_the_split_asked_for_and_train_by_default(tmp_path):
+    make_folder(tmp_path / "pets" / "train", per_class=3)
+    make_folder(tmp_path / "pets" / "test", per_class=2)
+    assert len(Task.from_folder(tmp_path / "pets")) == 6
+    assert len(Task.from_folder(tmp_path / "pets", split="test")) == 4
+    assert Task.from_folder(tmp_path / "pets" / "test").name == "pets"
+    with pytest.raises(TaskError, match=r"no split 'val'; it has test, train"):
+        Task.from_folder(tmp_path / "pets", split="val")
+
+
+def test_a_class_called_train_is_not_taken_for_a_split(tmp_path):
+    make_folder(tmp_path / "vehicles", classes=("car", "train"))
+    assert Task.from_folder(tmp_path / "vehicles").class_names == ("car", "train")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "no images under"),
+        (["cat/1.png", "cat/2.png"], r"only one class \('cat'\)"),
+        (["1.png", "cat/2.png"], "not in a class folder"),
+    ],
+)
+def test_folders_that_are_no_task_are_refused_by_name(tmp_path, files, message):
+    (tmp_path / "data").mkdir()
+    for file in files:
+        write_image(tmp_path / "data" / file)
+    with pytest.raises(TaskError, match=message):
+        Task.from_folder(tmp_path / "data")
+
+
+def test_a_missing_path_and_a_file_that_is_no_zip_are_refused_by_name(tmp_path):
+    with pytest.raises(TaskError, match="no folder or zip at"):
+        Task.from_folder(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(TaskError, match="neither a folder nor a zip"):
+        Task.from_folder(tmp_path / "notes.txt")
+
+
+@pytest.mark.parametrize(
+    ("mode", "extension"), [("L", "png"), ("P", "png"), ("1", "png"), ("RGBA", "png"), ("CMYK", "jpg"), ("RGB", "jpg")]
+)
+def test_every_colour_mode_becomes_rgb(tmp_path, mode, extension):
+    write_image(tmp_path / "a" / f"x.{extension}", (200, 200, 200), mode=mode)
+    write_image(tmp_path / "b" / f"x.{extension}", (200, 200, 200), mode=mode)
+    image, _ = Task.from_folder(tmp_path)[0]
+    assert image.mode == "RGB"
+    tolerance = 60 if mode == "1" else 4  # one bit can only dither
+    assert abs(np.asarray(image).mean() - 200) < tolerance
+
+
+def test_transparent_pixels_are_laid_on_white(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / name / "x.png")
+    assert np.asarray(Task.from_folder(tmp_path)[0][0]).min() == 255
+
+
+def test_sixteen_bit_grey_keeps_its_brightness(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / name / "x.png")
+    assert abs(int(np.asarray(Task.from_folder(tmp_path)[0][0])[0, 0, 0]) - 40_000 // 256) <= 1
+
+
+def test_exif_rotation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    for name in "ab":
+        write_image(tmp_path / name / "x.jpg", size=(8, 4), exif=exif)
+    assert Task.from_folder(tmp_path)[0][0].size == (4, 8)
+
+
+def damage(path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:400])
+
+
+def test_a_few_unreadable_images_are_left_out_and_named(tmp_path):
+    folder = make_folder(tmp_path / "pets", per_class=10)
+    damage(folder / "cat" / "3.png")
+    (folder / "dog" / "5.png").write_text("not an image")
+    task = Task.from_folder(folder).readable()
+    assert len(task) == 18
+    assert [("cat/3.png" in m, "dog/5.png" in m) for m in task.unreadable] == [(True, False), (False, True)]
+
+
+def test_too_many_unreadable_images_are_an_error_that_names_some(tmp_path):
+    folder = make_folder(tmp_path / "pets", per_class=5)
+    for i in range(3):
+        damage(folder / "cat" / f"{i}.png")
+    with pytest.raises(UnreadableImageError, match=r"3 of 10 images .* cannot be read, such as .*cat/0\.png"):
+        Task.from_folder(folder).readable()
+
+
+def test_a_damaged_member_of_a_zip_is_unreadable_not_fatal(tmp_path):
+    archive = zip_of(make_folder(tmp_path / "pets", per_class=10), tmp_path / "pets.zip")
+    blob = bytearray(archive.read_bytes())
+    at = blob.find(b"IDAT")
+    blob[at : at + 20] = bytes(20)
+    archive.write_bytes(bytes(blob))
+    assert len(Task.from_folder(archive).readable().unreadable) == 1
+
+
+LAYOUTS = {
+    "grey": np.zeros((4, 5, 6), np.uint8),
+    "channels last": np.zeros((4, 5, 6, 3), np.uint8),
+    "channels first": np.zeros((4, 3, 5, 6), np.uint8),
+    "one channel": np.zeros((4, 5, 6, 1), np.uint8),
+    "transparent": np.zeros((4, 5, 6, 4), np.uint8),
+    "float": np.zeros((4, 5, 6, 3), np.float32),
+    "double": np.zeros((4, 5, 6), np.float64),
+    "bool": np.zeros((4, 5, 6), bool),
+    "int64": np.zeros((4, 5, 6), np.int64),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy])
+def test_arrays_of_every_layout_and_dtype_become_rgb_images(layout, convert):
+    task = Task.from_arrays(convert(LAYOUTS[layout]), [0, 1, 0, 1])
+    assert task[0][0].size == (6, 5)
+    assert task[0][0].mode == "RGB"
+
+
+def test_float_pixels_keep_their_values():
+    images = np.linspace(0, 1, 2 * 4 * 4 * 3).reshape(2, 4, 4, 3)
+    task = Task.from_arrays(images, [0, 1])
+    np.testing.assert_allclose(np.asarray(task[1][0]) / 255, images[1], atol=0.5 / 255 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.full((2, 4, 4), np.nan), [0, 1], "image 0 has NaN"),
+        (np.stack([np.zeros((4, 4)), np.full((4, 4), np.inf)]), [0, 1], "image 1 has NaN or infinite"),
+        (np.full((2, 4, 4), 16.0), [0, 1], r"must lie in \[0, 1\] and yours span \[16, 16\]"),
+        (np.full((2, 4, 4), 300), [0, 1], r"must lie in \[0, 255\]"),
+        (np.zeros((2, 4, 4)), [0.5, 1.0], r"label 0 is 0\.5"),
+        (np.zeros((2, 4, 4)), [-1, 1], "label 0 is -1"),
+        (np.zeros((2, 4, 4)), [0, 1, 2], "2 images need 2 labels"),
+        (np.zeros((2, 4, 4)), [1, 1], "only one class"),
+        (np.zeros((0, 4, 4)), [], "no images"),
+        (np.zeros((2, 4)), [0, 1], "have shape"),
+        (np.array([["a", "b"]]), [0], "have shape"),
+    ],
+)
+def test_arrays_that_are_no_task_are_refused_with_the_value(images, labels, message):
+    with pytest.raises(TaskError, match=message):
+        Task.from_arrays(images, labels)
+
+
+def test_labels_with_gaps_whole_floats_and_strings_each_become_classes():
+    images = np.zeros((4, 4, 4))
+    for labels, names in (
+        ([3, 7, 7, 9], ("3", "7", "9")),
+        ([0.0, 2.0, 2.0, 5.0], ("0", "2", "5")),
+        (["oak", "ash", "ash", "elm"], ("ash", "elm", "oak")),
+    ):
+        task = Task.from_arrays(images, labels)
+        assert task.class_names == names
+        assert [task.class_names[i] for i in task.labels] == [str(v).removesuffix(".0") for v in labels]
+
+
+class Columns(list):
+    """A stand-in with the interface of a Hugging Face dataset: items are mappings, columns are named."""
+
+    column_names = ("image", "label")
+
+    def __getitem__(self, key):
+        return [item[key] for item in self] if isinstance(key, str) else super().__getitem__(key)
+
+
+def test_map_style_datasets_of_pairs_and_of_mappings_are_tasks():
+    image = Image.new("L", (5, 5), 77)
+    pairs = [(image, i % 2) for i in range(4)]
+    tensors = [(torch.full((3, 5, 5), 77 / 255), torch.tensor(i % 2)) for i in range(4)]
+    columns = Columns({"image": image, "label": i % 2} for i in range(4))
+    for dataset in (pairs, tensors, columns):
+        task = Task.from_dataset(dataset)
+        np.testing.assert_array_equal(task.labels, [0, 1, 0, 1])
+        assert np.asarray(task[0][0])[0, 0].tolist() == [77, 77, 77]
+
+
+def test_a_torchvision_dataset_brings_its_class_names(tmp_path):
+    from torchvision.datasets import ImageFolder
+
+    folder = make_folder(tmp_path / "pets")
+    task = Task.from_dataset(ImageFolder(folder))
+    assert task.class_names == ("cat", "dog")
+    np.testing.assert_array_equal(np.asarray(task[4][0]), np.asarray(Task.from_folder(folder)[4][0]))
+
+
+def test_datasets_without_images_or_labels_are_refused():
+    for dataset, message in (
+        (iter([]), "no length"),
+        ([], "is empty"),
+        ([1, 2], "items are int"),
+        ([{"x": 1}], "have the columns x"),
+    ):
+        with pytest.raises(TaskError, match=message):
+            Task.from_dataset(dataset)
+
+
+@given(
+    counts=st.lists(st.integers(1, 30), min_size=2, max_size=6).filter(lambda c: sum(n > 1 for n in c) > 1),
+    share=st.floats(0.1, 0.6),
+    seed=st.integers(0, 5),
+)
+def test_a_split_is_disjoint_complete_and_keeps_every_class_in_the_first_part(counts, share, seed):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    images = np.arange(len(labels), dtype=np.uint8).repeat(4).reshape(-1, 2, 2)
+    first, second = Task.from_arrays(images, labels).split(share, seed=seed)
+    seen = [[int(np.asarray(part[i][0])[0, 0, 0]) for i in range(len(part))] for part in (first, second)]
+    assert sorted(seen[0] + seen[1]) == list(range(len(labels)))
+    assert set(first.labels) == set(range(len(counts)))
+
+
+@given(counts=st.lists(st.integers(1, 40), min_size=2, max_size=6), data=st.data())
+def test_a_subsample_has_the_size_asked_for_and_every_class_in_proportion(counts, data):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    count = data.draw(st.integers(len(counts), len(labels)))
+    part = Task.from_arrays(np.zeros((len(labels), 2, 2), np.uint8), labels).subsample(count)
+    assert len(part) == count
+    sizes = np.bincount(part.labels, minlength=len(counts))
+    assert (sizes >= 1).all()
+    assert (np.abs(sizes - count * np.array(counts) / len(labels)) <= len(counts)).all()
+
+
+def test_decoding_runs_ahead_in_order():
+    images = np.arange(10, dtype=np.uint8).repeat(4).reshape(-1, 2, 2)
+    task = Task.from_arrays(images, np.arange(10) % 2)
+    pixels = []
+    for start, batch, bad in task.batches(lambda image: torch.tensor(np.asarray(image)[0, 0, 0]), 4):
+        assert start == len(pixels)
+        assert not bad
+        pixels += batch.tolist()
+    assert pixels == list(range(10))
+
+
+def test_images_in_memory_survive_a_round_trip_through_png():
+    image = np.random.default_rng(0).integers(0, 255, (6, 5, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    task = Task.from_dataset([(Image.open(buffer), 0), (Image.fromarray(image), 1)])
+    np.testing.assert_array_equal(np.asarray(task[0][0]), np.asarray(task[1][0]))
