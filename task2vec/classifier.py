@@ -16,7 +16,8 @@ from sklearn.linear_model import LogisticRegression
 
 Array = npt.NDArray[np.floating[Any]]
 
-MAX_ITERATIONS = 500
+MAX_ITERATIONS = 2000
+TOLERANCE = 1e-8  # of the largest gradient entry: the Fisher of a classifier that stopped early depends on where it did
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,7 @@ def fit_classifier(features: Array, labels: npt.NDArray[np.int64], num_classes: 
     # scikit-learn's objective is C * sum_n loss_n + |W|^2 / 2. Its two-class model has one row w, which stands for the
     # rows -w/2 and w/2 here: |W|^2 = |w|^2 / 2, hence the factor of two.
     strength = 1 / (l2 * len(labels)) * (2 if len(present) == 2 else 1)
-    model = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS, tol=1e-6)
+    model = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS, tol=TOLERANCE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(standardised, labels)

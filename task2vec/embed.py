@@ -85,6 +85,6 @@ def extract_features(
     for start, inputs, failures in task.batches(probe.transform, batch_size):
         bad |= {start + offset: name for offset, name in failures.items()}
         if len(inputs):
-            rows.append(probe.features(inputs.to(probe.device)).float().cpu())
+            rows.append(probe.features(inputs).float().cpu())
         report("Extracting features", min(start + batch_size, len(task)), len(task))
     return task.without(bad), torch.cat(rows).numpy()

@@ -81,6 +81,11 @@ class Probe:
         return next(self.module.parameters()).device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The network's floating-point type."""
+        return next(self.module.parameters()).dtype
+
+    @property
     def fingerprint(self) -> str:
         """Hash of architecture, weights and preprocessing: equal for two probes whose embeddings are comparable.
 
@@ -119,9 +124,9 @@ class Probe:
             handle.remove()
 
     def features(self, inputs: Tensor) -> Tensor:
-        """Features `(N, d)` of inputs `(N, C, H, W)`, without gradients."""
+        """Features `(N, d)` of inputs `(N, C, H, W)`, without gradients, on the probe's device."""
         with torch.no_grad(), self.feature_tap() as features:
-            return features(inputs)
+            return features(inputs.to(self.device, self.dtype))
 
 
 def load_probe(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import adapters  # noqa: F401  registers the bundled backbone with timm
 from task2vec import Probe, Task
 
 SHARED = Path(os.environ.get("TASK2VEC_SHARED", Path(__file__).parents[2] / "shared"))

@@ -25,8 +25,7 @@ def diagonal_fisher(
     task: Task, probe: Probe, classifier: Classifier, passes: LabelPasses, *, batch_size: int, report: Report
 ) -> npt.NDArray[np.float64]:
     """Mean over the images of the weighted squared gradients at the labels of `passes`, `(D,)`, in float64."""
-    device = probe.device
-    dtype = next(probe.module.parameters()).dtype
+    device, dtype = probe.device, probe.dtype
     weight = torch.as_tensor(classifier.weight, device=device, dtype=dtype)
     bias = torch.as_tensor(classifier.bias, device=device, dtype=dtype)
     totals = {name: torch.zeros(layer.weight.shape[0], dtype=torch.float64) for name, layer in probe.layers.items()}

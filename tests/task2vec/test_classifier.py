@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+
+from task2vec.classifier import fit_classifier
+
+
+def problem(num_classes, seed=0):
+    generator = np.random.default_rng(seed)
+    labels = np.arange(90) % num_classes
+    features = (
+        generator.standard_normal((90, 5)) * [1, 10, 0.1, 1, 1] + generator.standard_normal((num_classes, 5))[labels]
+    )
+    return features, labels
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 5])
+@pytest.mark.parametrize("l2", [0.01, 0.1, 1.0])
+def test_it_minimises_the_stated_objective(num_classes, l2):
+    features, labels = problem(num_classes)
+    standardised = (features - features.mean(0)) / features.std(0)
+
+    def objective(flat):
+        weight, bias = flat[:-num_classes].reshape(num_classes, 5), flat[-num_classes:]
+        likelihood = log_softmax(standardised @ weight.T + bias, axis=1)[np.arange(90), labels]
+        return -likelihood.mean() + l2 / 2 * (weight**2).sum()
+
+    best = minimize(objective, np.zeros(num_classes * 6), tol=1e-12).x
+    expected = np.exp(
+        log_softmax(standardised @ best[:-num_classes].reshape(num_classes, 5).T + best[-num_classes:], axis=1)
+    )
+    found = fit_classifier(features, labels, num_classes, l2=l2)
+    np.testing.assert_allclose(found.probabilities(features), expected, atol=2e-4)
+    assert found.accuracy == pytest.approx((expected.argmax(1) == labels).mean())
+
+
+def test_a_class_without_images_is_never_the_likeliest():
+    features, labels = problem(2)
+    found = fit_classifier(features, labels * 2, 3, l2=0.1)  # class 1 has none
+    assert found.weight.shape == (3, 5)
+    assert (found.probabilities(features).argmax(axis=1) != 1).all()
+
+
+def test_a_constant_feature_does_no_harm():
+    features, labels = problem(3)
+    found = fit_classifier(np.hstack([features, np.ones((90, 1))]), labels, 3, l2=0.1)
+    assert np.isfinite(found.weight).all()

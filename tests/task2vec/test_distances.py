@@ -1,0 +1,122 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.spatial.distance import cosine as scipy_cosine
+
+from task2vec import (
+    DISTANCES,
+    DistanceError,
+    EmbeddingError,
+    distance,
+    distance_matrix,
+    mean_log_embedding,
+)
+
+vectors = arrays(np.float64, (3, 7), elements=st.floats(1e-3, 1e3))
+
+
+def positive(count, dimension=50, seed=0):
+    return np.exp(2 * np.random.default_rng(seed).standard_normal((count, dimension)))
+
+
+def test_cosine_equals_the_public_reference_implementation(golden):
+    numbers = np.load(golden / "official_distances.npz")
+    found = distance_matrix(numbers["hessian"], "cosine")
+    np.testing.assert_allclose(found, numbers["distance_cosine"], atol=1e-10, rtol=0)
+
+
+def test_cosine_equals_scipy_on_each_pair():
+    a, b = positive(4), positive(3, seed=1)
+    expected = [[scipy_cosine(x / (x + y), y / (x + y)) for y in b] for x in a]
+    np.testing.assert_allclose(distance_matrix(a, "cosine", b), expected, atol=1e-7)
+
+
+def test_asymmetric_is_the_limit_of_ever_smaller_trivial_tasks():
+    a, b = positive(4), positive(4, seed=1)
+    trivial = np.full((1, 50), 1e-4) * a.min()
+    expected = distance_matrix(a, "cosine", b) - 0.15 * distance_matrix(a, "cosine", trivial)
+    np.testing.assert_allclose(distance_matrix(a, "asymmetric", b), expected, atol=2e-3)
+
+
+def test_asymmetric_prefers_the_more_complex_of_two_equally_near_sources():
+    flat, target = np.ones(50), np.tile([1.0, 2.0], 25)
+    spread = np.tile([2.0, 8.0], 25)  # as far from the target as the flat one, but not flat
+    symmetric = [distance(source, target, "cosine") for source in (flat, spread)]
+    directed = [distance(source, target, "asymmetric") for source in (flat, spread)]
+    assert directed[0] == pytest.approx(symmetric[0])
+    assert directed[1] < symmetric[1]
+    assert distance(spread, target, "asymmetric", alpha=0) == pytest.approx(symmetric[1])
+
+
+def test_log_cosine_equals_scipy_on_logs_minus_the_reference():
+    a, b = positive(4), positive(3, seed=1)
+    reference = mean_log_embedding(np.concatenate([a, b]))
+    np.testing.assert_allclose(reference, np.log(np.concatenate([a, b])).mean(axis=0))
+    expected = [[scipy_cosine(np.log(x) - reference, np.log(y) - reference) for y in b] for x in a]
+    np.testing.assert_allclose(distance_matrix(a, "log_cosine", b, reference=reference), expected, atol=1e-12)
+
+
+def test_log_cosine_without_a_reference_says_how_to_make_one():
+    with pytest.raises(DistanceError, match="mean_log_embedding"):
+        distance_matrix(positive(3), "log_cosine")
+
+
+@given(a=vectors, b=vectors)
+@settings(deadline=None)
+def test_the_symmetric_distances_are_symmetric_zero_on_themselves_and_bounded(a, b):
+    for name in ("cosine", "log_cosine"):
+        forward = distance_matrix(a, name, b, reference=np.zeros(7))
+        backward = distance_matrix(b, name, a, reference=np.zeros(7))
+        np.testing.assert_allclose(forward, backward.T, atol=1e-9)
+        assert (forward >= 0).all()
+        assert (forward <= 2).all()
+        own = np.diag(distance_matrix(a, name, reference=np.full(7, -20.0)))
+        np.testing.assert_allclose(own, 0, atol=1e-9)
+
+
+@given(a=vectors, b=vectors, factor=st.floats(0.1, 10))
+@settings(deadline=None)
+def test_scaling_both_tasks_alike_leaves_the_paper_distances_alone(a, b, factor):
+    for name in ("cosine", "asymmetric"):
+        expected = distance_matrix(a, name, b)
+        np.testing.assert_allclose(distance_matrix(a * factor, name, b * factor), expected, atol=1e-3)
+
+
+def test_blocks_of_any_size_give_the_same_matrix(monkeypatch):
+    a, b = positive(9), positive(5, seed=1)
+    whole = distance_matrix(a, "cosine", b)
+    monkeypatch.setattr("task2vec.distances.cosine._BLOCK", 1)
+    np.testing.assert_array_equal(distance_matrix(a, "cosine", b), whole)
+
+
+def test_filters_that_are_dead_for_both_tasks_count_for_nothing():
+    a, b = positive(2), positive(2, seed=1)
+    dead = np.zeros((2, 5))
+    expected = distance_matrix(a, "cosine", b)
+    np.testing.assert_allclose(distance_matrix(np.hstack([a, dead]), "cosine", np.hstack([b, dead])), expected)
+    reference = np.zeros(55)
+    for name in DISTANCES:
+        found = distance_matrix(np.hstack([a, dead]), name, np.hstack([b, dead]), reference=reference)
+        assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        (np.ones(5), EmbeddingError, "expected embeddings or an array"),
+        (-np.ones((2, 5)), EmbeddingError, "at least 0"),
+        (np.full((2, 5), np.nan), EmbeddingError, "finite"),
+    ],
+)
+def test_arrays_that_are_no_embeddings_are_refused(values, error, message):
+    with pytest.raises(error, match=message):
+        distance_matrix(values, "cosine")
+
+
+def test_an_unknown_distance_is_answered_with_those_there_are():
+    with pytest.raises(DistanceError, match=r"no distance 'euclid'; choose from asymmetric, cosine, log_cosine"):
+        distance_matrix(positive(2), "euclid")
+    with pytest.raises(EmbeddingError, match="length 50 and 7"):
+        distance_matrix(positive(2), "cosine", positive(2, 7))

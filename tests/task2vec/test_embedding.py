@@ -1,0 +1,114 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+from torch import nn
+
+from task2vec import EmbeddingError, ProbeMismatchError, Task2VecError, TaskEmbedding, distance, embed
+from task2vec.embedding import embedding_parts
+from tests.conftest import plain_probe, random_task
+
+
+def small_probe(seed=0):
+    torch.manual_seed(seed)
+    return plain_probe(nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(5400, 4)), "3")
+
+
+@pytest.fixture(scope="module")
+def embedding():
+    return embed(random_task(), small_probe())
+
+
+def test_an_embedding_says_what_it_is(embedding):
+    probe = small_probe()
+    assert embedding.fisher.dtype == np.float32
+    assert embedding.fisher.shape == (6,)
+    assert embedding.layers == (("0", 6),)
+    assert (embedding.probe, embedding.probe_name) == (probe.fingerprint, "Sequential")
+    assert (embedding.method, embedding.num_samples, embedding.task) == ("montecarlo", 12, "noise")
+    assert embedding.classes == ("0", "1", "2")
+    assert embedding.norm == pytest.approx(embedding.fisher.sum())
+    assert embedding.classifier.weight.shape == (3, 5400)
+
+
+def test_saving_and_loading_keeps_everything(embedding, tmp_path):
+    embedding.save(tmp_path / "sub" / "noise.safetensors")
+    loaded = TaskEmbedding.load(tmp_path / "sub" / "noise.safetensors")
+    tensors, facts = embedding_parts(embedding)
+    loaded_tensors, loaded_facts = embedding_parts(loaded)
+    assert json.dumps(facts) == json.dumps(loaded_facts)
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(tensor, loaded_tensors[name])
+    assert list((tmp_path / "sub").iterdir()) == [tmp_path / "sub" / "noise.safetensors"]
+
+
+def test_files_that_are_no_embedding_are_refused_by_name(embedding, tmp_path):
+    (tmp_path / "text").write_text("hello")
+    save_file({"x": np.zeros(3)}, tmp_path / "other.safetensors")
+    embedding.save(tmp_path / "cut.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "cut.safetensors").read_bytes()[:-50])
+    for name, message in (
+        ("nowhere", "there is no embedding at"),
+        ("text", "is not a task embedding"),
+        ("other.safetensors", "is not a task embedding"),
+        ("cut.safetensors", "is not a task embedding"),
+    ):
+        with pytest.raises(EmbeddingError, match=f"{message}.*{name}|{name}.*{message}"):
+            TaskEmbedding.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
+def test_an_embedding_with_impossible_numbers_is_refused_on_loading(embedding, tmp_path, value):
+    tensors, facts = embedding_parts(embedding)
+    tensors["fisher"] = tensors["fisher"].copy()
+    tensors["fisher"][2] = value
+    save_file(tensors, tmp_path / "bad.safetensors", metadata={"task2vec": json.dumps(facts)})
+    with pytest.raises(EmbeddingError, match="at entry 2"):
+        TaskEmbedding.load(tmp_path / "bad.safetensors")
+
+
+def test_a_newer_format_is_refused(embedding, tmp_path):
+    tensors, facts = embedding_parts(embedding)
+    save_file(tensors, tmp_path / "new.safetensors", metadata={"task2vec": json.dumps(facts | {"format_version": 99})})
+    with pytest.raises(EmbeddingError, match="format version 99"):
+        TaskEmbedding.load(tmp_path / "new.safetensors")
+
+
+def test_embeddings_of_different_probes_have_no_distance(embedding):
+    other = embed(random_task(), small_probe(seed=1))
+    with pytest.raises(ProbeMismatchError, match="embed both with the same probe"):
+        distance(embedding, other)
+
+
+def test_a_task_is_nearer_to_itself_than_to_another(embedding):
+    other = embed(random_task(num_classes=2, seed=5), small_probe())
+    assert distance(embedding, embedding) == pytest.approx(0, abs=1e-6)
+    assert distance(embedding, other) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "guess"}, "no estimator 'guess'; choose from empirical, exact, montecarlo"),
+        ({"draws": 0}, "draws=0"),
+        ({"l2": 0}, "l2=0"),
+        ({"max_samples": 2}, "cannot show the 3 classes"),
+    ],
+)
+def test_impossible_settings_are_refused_with_their_value(settings, message):
+    with pytest.raises(Task2VecError, match=message):
+        embed(random_task(), small_probe(), **settings)
+
+
+def test_unreadable_images_are_left_out_and_named_on_the_embedding(tmp_path):
+    from tests.task2vec.test_task import damage, make_folder
+
+    folder = make_folder(tmp_path / "pets", per_class=10)
+    damage(folder / "cat" / "3.png")
+    from task2vec import Task
+
+    found = embed(Task.from_folder(folder), small_probe())
+    assert found.num_samples == 19
+    assert "cat/3.png" in found.unreadable[0]
