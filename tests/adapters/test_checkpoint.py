@@ -1,0 +1,65 @@
+import json
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+import adapters
+from adapters import AdapterConfig, CheckpointError
+
+BACKBONE = "task2vec_vit_patch4_32"
+
+
+def fresh(seed=0):
+    torch.manual_seed(seed)
+    return timm.create_model(BACKBONE)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    adapters.save(adapters.attach(fresh(), AdapterConfig("ssf"), 3), tmp_path / "saved", class_names=("a", "b", "c"))
+    return tmp_path / "saved"
+
+
+def test_only_what_was_tuned_is_written(saved):
+    tensors = load_file(saved / "adapter.safetensors")
+    assert all(name.startswith(("adapter.", "head.")) for name in tensors)
+    metadata = adapters.read_metadata(saved)
+    assert metadata["class_names"] == ["a", "b", "c"]
+    assert metadata["backbone"] == BACKBONE
+
+
+def test_a_checkpoint_of_another_backbone_is_refused(saved):
+    with pytest.raises(CheckpointError, match="was tuned on task2vec_vit_patch4_32 with weights"):
+        adapters.load(fresh(seed=1), saved)
+    with pytest.raises(CheckpointError, match="not on this resnet18"):
+        adapters.load(timm.create_model("resnet18"), saved)
+
+
+def test_missing_and_misshapen_tensors_are_named(saved):
+    tensors = load_file(saved / "adapter.safetensors")
+    name = "adapter.sites.blocks/0/attn/qkv.scale"
+    for changed in ({name: tensors[name][:5].clone()}, {name: None}):
+        kept = {k: v for k, v in (tensors | changed).items() if v is not None}
+        save_file(kept, saved / "adapter.safetensors")
+        with pytest.raises(CheckpointError, match="does not fit the model at adapter.sites.blocks/0/attn/qkv.scale"):
+            adapters.load(fresh(), saved)
+
+
+def test_damaged_and_absent_files_are_named(saved, tmp_path):
+    with pytest.raises(CheckpointError, match="no adapter is saved in"):
+        adapters.load(fresh(), tmp_path / "nowhere")
+    (saved / "adapter.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match=r"cannot read .*adapter\.safetensors"):
+        adapters.load(fresh(), saved)
+    (saved / "adapter.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"adapter\.json is damaged"):
+        adapters.load(fresh(), saved)
+
+
+def test_a_newer_format_is_refused(saved):
+    metadata = json.loads((saved / "adapter.json").read_text())
+    (saved / "adapter.json").write_text(json.dumps(metadata | {"format_version": 99}))
+    with pytest.raises(CheckpointError, match="format version 99"):
+        adapters.load(fresh(), saved)

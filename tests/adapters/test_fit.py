@@ -1,0 +1,203 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+import adapters
+from adapters import AdapterConfig, CheckpointError, TrainingError
+from adapters.data import Batches
+
+BACKBONE = "task2vec_vit_patch4_32"
+
+
+def stripes(count, seed=0):
+    """Tensors with horizontal, vertical or no stripes under noise: quick to learn, not for free."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    wave = torch.sin(torch.arange(32.0))
+    pattern = torch.stack(
+        [wave.view(1, 32, 1).expand(3, 32, 32), wave.view(1, 1, 32).expand(3, 32, 32), torch.zeros(3, 32, 32)]
+    )
+    pixels = pattern[labels] + torch.randn(count, 3, 32, 32, generator=generator)
+    return [(image, int(label)) for image, label in zip(pixels, labels, strict=True)]
+
+
+def model_for(config, num_classes=3):
+    torch.manual_seed(0)
+    return adapters.attach(timm.create_model(BACKBONE), config, num_classes, seed=0)
+
+
+CONFIG = AdapterConfig("lora", rank=4, epochs=4)
+
+
+@pytest.mark.parametrize("method", ["linear", "ssf", "lora", "adaptformer"])
+def test_every_method_learns_and_its_best_epoch_is_kept(method):
+    train, val = stripes(96), stripes(48, seed=1)
+    model = model_for(AdapterConfig(method, epochs=6))
+    result = adapters.fit(model, train, val, batch_size=16, progress=False)
+    accuracies = [record["accuracy"] for record in result.history]
+    assert len(accuracies) == 6
+    assert result.best_accuracy == max(accuracies) == accuracies[result.best_epoch - 1]
+    assert adapters.evaluate(model, val) == pytest.approx(result.best_accuracy)
+    assert result.best_accuracy > 0.5
+    assert result.history[-1]["loss"] < result.history[0]["loss"]
+
+
+def test_the_backbone_stays_as_it_was_batch_norm_included():
+    model = adapters.attach(timm.create_model("resnet10t"), AdapterConfig("ssf", epochs=1), 3, seed=0)
+    before = {n: t.clone() for n, t in model.state_dict().items() if not n.startswith(("adapter.", "fc."))}
+    adapters.fit(model, stripes(16), batch_size=8, progress=False)
+    after = model.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_a_linear_probe_on_cached_features_equals_one_through_the_whole_network():
+    train, val = stripes(64), stripes(32, seed=1)
+    config = AdapterConfig("linear", epochs=3)
+    cached, whole = model_for(config), model_for(config)
+    adapters.fit(cached, train, val, progress=False)
+    images = torch.stack([image for image, _ in train])
+    optimiser_sees = Batches(train, lambda image: image)
+    optimiser_sees.kept = None  # not kept in memory: no features are cached
+    adapters.fit(whole, optimiser_sees, val, progress=False)
+    with torch.no_grad():
+        torch.testing.assert_close(cached(images), whole(images), atol=1e-4, rtol=1e-4)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_at(monkeypatch, epoch):
+    """Die in the middle of an epoch, after its first steps."""
+    original = adapters.fit.__globals__["_Run"].epoch
+
+    def dying(self, number, training, validation, forward, advance):
+        if number == epoch:
+            raise Interrupted
+        return original(self, number, training, validation, forward, advance)
+
+    monkeypatch.setattr(adapters.fit.__globals__["_Run"], "epoch", dying)
+
+
+@pytest.mark.parametrize(
+    "config", [CONFIG, AdapterConfig("adaptformer", bottleneck=4, epochs=4), AdapterConfig("linear", epochs=4)]
+)
+def test_a_resumed_training_ends_with_the_very_weights_of_an_uninterrupted_one(config, tmp_path, monkeypatch):
+    train, val = stripes(48), stripes(24, seed=1)
+    whole = model_for(config)
+    expected = adapters.fit(whole, train, val, batch_size=16, progress=False)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        interrupt_at(patch, 2)
+        adapters.fit(model_for(config), train, val, batch_size=16, out=tmp_path, progress=False)
+    resumed = model_for(config)
+    found = adapters.fit(resumed, train, val, batch_size=16, out=tmp_path, progress=False)
+    assert [r["loss"] for r in found.history] == [r["loss"] for r in expected.history]
+    for name, parameter in adapters.tuned_parameters(whole).items():
+        torch.testing.assert_close(adapters.tuned_parameters(resumed)[name], parameter, atol=0, rtol=0)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
+
+
+def test_a_killed_process_resumes_where_it_stopped(tmp_path):
+    code = f"""
+import adapters
+from tests.adapters.test_fit import *
+model = model_for(AdapterConfig("lora", rank=4, epochs=500))
+adapters.fit(model, stripes(48), stripes(24, seed=1), batch_size=16, out={str(tmp_path)!r}, progress=False)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": os.getcwd()})
+    deadline = time.time() + 120
+    while not (tmp_path / "metrics.jsonl").exists() or len((tmp_path / "metrics.jsonl").read_text().splitlines()) < 2:
+        assert process.poll() is None
+        assert time.time() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = len((tmp_path / "metrics.jsonl").read_text().splitlines())
+    state = torch.load(tmp_path / "training.pt", weights_only=True)
+    assert len(state["history"]) in (done, done + 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"train": stripes(51)},
+        {"config": AdapterConfig("lora", rank=4, epochs=4, learning_rate=1e-3)},
+        {"seed": 1},
+    ],
+)
+def test_a_directory_of_another_training_is_not_resumed(change, tmp_path):
+    adapters.fit(model_for(CONFIG), stripes(48), out=tmp_path, progress=False)
+    settings = {"config": CONFIG, "train": stripes(48), "seed": 0} | change
+    with pytest.raises(CheckpointError, match="other images, backbone or settings"):
+        adapters.fit(
+            model_for(settings["config"]), settings["train"], out=tmp_path, seed=settings["seed"], progress=False
+        )
+
+
+def test_a_damaged_state_is_named(tmp_path):
+    (tmp_path / "training.pt").write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match=r"cannot resume from .*training\.pt"):
+        adapters.fit(model_for(CONFIG), stripes(12), out=tmp_path, progress=False)
+
+
+def test_a_malicious_state_is_not_executed(tmp_path):
+    import pickle
+
+    class Malice:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "owned"),))
+
+    (tmp_path / "training.pt").write_bytes(pickle.dumps(Malice()))
+    with pytest.raises(CheckpointError):
+        adapters.fit(model_for(CONFIG), stripes(12), out=tmp_path, progress=False)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_loss_that_is_not_a_number_stops_training_and_keeps_the_best_epoch():
+    images = stripes(48)
+    model = model_for(AdapterConfig("lora", rank=4, epochs=3))
+    original = adapters.fit.__globals__["_Run"].epoch
+
+    def poison(self, number, training, *rest):
+        if number == 1:
+            training.kept[0][-1] = float("nan")
+        return original(self, number, training, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adapters.fit.__globals__["_Run"], "epoch", poison)
+        with pytest.raises(TrainingError, match=r"the loss became nan at step \d+ \(epoch 2\)"):
+            adapters.fit(model, images, batch_size=48, progress=False)
+    assert all(torch.isfinite(p).all() for p in adapters.tuned_parameters(model).values())
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "message"),
+    [
+        ([], None, "holds no images"),
+        ([(torch.zeros(3, 32, 32), 0.5)] * 4, None, "label 0.5 of image 0"),
+        ([(torch.zeros(3, 32, 32), 3)] * 4, None, "training label 3 exceeds the classifier's 3 classes"),
+        ([(torch.zeros(3, 32, 32), 0)] * 4, [(torch.zeros(3, 32, 32), 1)], "class 1 is in the validation images"),
+    ],
+)
+def test_data_that_cannot_be_learned_is_refused_with_the_value(train, val, message):
+    with pytest.raises(TrainingError, match=message):
+        adapters.fit(model_for(CONFIG), train, val, progress=False)
+
+
+def test_pil_images_go_through_the_backbones_own_preprocessing():
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)
+    model = model_for(CONFIG)
+    image, _ = Batches([(Image.fromarray(pixels), 0)], adapters.fit.__globals__["transform_of"](model))[0]
+    expected = (torch.from_numpy(pixels).permute(2, 0, 1) / 255 - 0.5) / 0.25
+    torch.testing.assert_close(image, expected)
