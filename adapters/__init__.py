@@ -27,9 +27,9 @@ from adapters.errors import (
     TrainingError,
 )
 from adapters.fingerprint import backbone_fingerprint, backbone_name
-from adapters.fit import FitResult, evaluate, fit
 from adapters.merge import merge
 from adapters.methods import METHODS
+from adapters.training import FitResult, evaluate, fit
 
 __all__ = [
     "DEFAULT_BACKBONE",

@@ -43,7 +43,9 @@ def test_missing_and_misshapen_tensors_are_named(saved):
     for changed in ({name: tensors[name][:5].clone()}, {name: None}):
         kept = {k: v for k, v in (tensors | changed).items() if v is not None}
         save_file(kept, saved / "adapter.safetensors")
-        with pytest.raises(CheckpointError, match="does not fit the model at adapter.sites.blocks/0/attn/qkv.scale"):
+        with pytest.raises(
+            CheckpointError, match=r"does not fit the model at adapter\.sites\.blocks/0/attn/qkv\.scale"
+        ):
             adapters.load(fresh(), saved)
 
 

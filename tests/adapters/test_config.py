@@ -68,5 +68,5 @@ def test_settings_that_do_not_fit_the_backbone_are_refused_and_leave_it_alone(co
 
 
 def test_a_model_without_an_adapter_is_told_to_attach_one():
-    with pytest.raises(ConfigError, match="call adapters.attach"):
+    with pytest.raises(ConfigError, match=r"call adapters\.attach"):
         adapters.merge(timm.create_model("resnet18"))

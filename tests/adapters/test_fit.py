@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 import adapters
 from adapters import AdapterConfig, CheckpointError, TrainingError
-from adapters.data import Batches
+from adapters.data import Batches, transform_of
 
 BACKBONE = "task2vec_vit_patch4_32"
 
@@ -71,34 +72,36 @@ def test_a_linear_probe_on_cached_features_equals_one_through_the_whole_network(
         torch.testing.assert_close(cached(images), whole(images), atol=1e-4, rtol=1e-4)
 
 
-class Interrupted(Exception):
-    pass
+class Interrupting(list):
+    """A dataset that fails once it has been read so many times."""
 
+    def __init__(self, items, reads):
+        super().__init__(items)
+        self.reads = reads
 
-def interrupt_at(monkeypatch, epoch):
-    """Die in the middle of an epoch, after its first steps."""
-    original = adapters.fit.__globals__["_Run"].epoch
-
-    def dying(self, number, training, validation, forward, advance):
-        if number == epoch:
-            raise Interrupted
-        return original(self, number, training, validation, forward, advance)
-
-    monkeypatch.setattr(adapters.fit.__globals__["_Run"], "epoch", dying)
+    def __getitem__(self, index):
+        self.reads -= 1
+        if self.reads < 0:
+            raise KeyboardInterrupt
+        return super().__getitem__(index)
 
 
 @pytest.mark.parametrize(
     "config", [CONFIG, AdapterConfig("adaptformer", bottleneck=4, epochs=4), AdapterConfig("linear", epochs=4)]
 )
-def test_a_resumed_training_ends_with_the_very_weights_of_an_uninterrupted_one(config, tmp_path, monkeypatch):
+def test_a_training_interrupted_in_mid_epoch_ends_with_the_very_weights_of_an_uninterrupted_one(
+    config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("adapters.data.KEEP_BYTES", 0)  # read the images again in every epoch
     train, val = stripes(48), stripes(24, seed=1)
+    settings = {"val": val, "batch_size": 16, "progress": False}
     whole = model_for(config)
-    expected = adapters.fit(whole, train, val, batch_size=16, progress=False)
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        interrupt_at(patch, 2)
-        adapters.fit(model_for(config), train, val, batch_size=16, out=tmp_path, progress=False)
+    expected = adapters.fit(whole, train, **settings)
+    with pytest.raises(KeyboardInterrupt):
+        adapters.fit(model_for(config), Interrupting(train, 4 * 48), out=tmp_path, **settings)
+    assert 1 <= len((tmp_path / "metrics.jsonl").read_text().splitlines()) < 4
     resumed = model_for(config)
-    found = adapters.fit(resumed, train, val, batch_size=16, out=tmp_path, progress=False)
+    found = adapters.fit(resumed, train, out=tmp_path, **settings)
     assert [r["loss"] for r in found.history] == [r["loss"] for r in expected.history]
     for name, parameter in adapters.tuned_parameters(whole).items():
         torch.testing.assert_close(adapters.tuned_parameters(resumed)[name], parameter, atol=0, rtol=0)
@@ -113,7 +116,7 @@ from tests.adapters.test_fit import *
 model = model_for(AdapterConfig("lora", rank=4, epochs=500))
 adapters.fit(model, stripes(48), stripes(24, seed=1), batch_size=16, out={str(tmp_path)!r}, progress=False)
 """
-    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": os.getcwd()})
+    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(Path.cwd())})
     deadline = time.time() + 120
     while not (tmp_path / "metrics.jsonl").exists() or len((tmp_path / "metrics.jsonl").read_text().splitlines()) < 2:
         assert process.poll() is None
@@ -162,21 +165,24 @@ def test_a_malicious_state_is_not_executed(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
-def test_a_loss_that_is_not_a_number_stops_training_and_keeps_the_best_epoch():
-    images = stripes(48)
+class Poisoning(Interrupting):
+    """A dataset whose images turn into NaN once it has been read so many times."""
+
+    def __getitem__(self, index):
+        self.reads -= 1
+        image, label = list.__getitem__(self, index)
+        return (image if self.reads >= 0 else image * float("nan")), label
+
+
+def test_a_loss_that_is_not_a_number_stops_training_and_keeps_the_best_epoch(tmp_path, monkeypatch):
+    monkeypatch.setattr("adapters.data.KEEP_BYTES", 0)
     model = model_for(AdapterConfig("lora", rank=4, epochs=3))
-    original = adapters.fit.__globals__["_Run"].epoch
-
-    def poison(self, number, training, *rest):
-        if number == 1:
-            training.kept[0][-1] = float("nan")
-        return original(self, number, training, *rest)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adapters.fit.__globals__["_Run"], "epoch", poison)
-        with pytest.raises(TrainingError, match=r"the loss became nan at step \d+ \(epoch 2\)"):
-            adapters.fit(model, images, batch_size=48, progress=False)
-    assert all(torch.isfinite(p).all() for p in adapters.tuned_parameters(model).values())
+    images = Poisoning(stripes(48), 3 * 48)
+    with pytest.raises(TrainingError, match=r"the loss became nan at step \d+ \(epoch 2\)"):
+        adapters.fit(model, images, stripes(24, seed=1), batch_size=16, out=tmp_path, progress=False)
+    best = torch.load(tmp_path / "training.pt", weights_only=True)["best"]
+    for name, parameter in adapters.tuned_parameters(model).items():
+        torch.testing.assert_close(parameter, best[name], atol=0, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -198,6 +204,6 @@ def test_pil_images_go_through_the_backbones_own_preprocessing():
 
     pixels = np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)
     model = model_for(CONFIG)
-    image, _ = Batches([(Image.fromarray(pixels), 0)], adapters.fit.__globals__["transform_of"](model))[0]
+    image, _ = Batches([(Image.fromarray(pixels), 0)], transform_of(model))[0]
     expected = (torch.from_numpy(pixels).permute(2, 0, 1) / 255 - 0.5) / 0.25
     torch.testing.assert_close(image, expected)

@@ -1,0 +1,153 @@
+"""The command line as a person and a program use it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+import adapters
+from task2vec import TaskEmbedding
+
+COMMAND = [sys.executable, "-c", "from selection.cli import main; main()"]
+
+
+def run(*arguments, cwd=None, ok=True):
+    done = subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
+    assert (done.returncode == 0) == ok, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def as_json(*arguments, cwd=None):
+    return json.loads(run(*arguments, "--json", cwd=cwd).stdout)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two classes of noise, one brighter than the other."""
+    root = tmp_path_factory.mktemp("data") / "spots"
+    generator = np.random.default_rng(0)
+    for label, name in enumerate(("dark", "light")):
+        (root / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = generator.integers(0, 160, (24, 20, 3)) + 80 * label
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def saved(folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "spots.safetensors"
+    run("embed", folder, "-o", path)
+    return path
+
+
+def test_embed_saves_an_embedding_and_says_what_it_is(folder, tmp_path):
+    facts = as_json("embed", folder, cwd=tmp_path)
+    loaded = TaskEmbedding.load(tmp_path / "spots.safetensors")
+    assert facts["task"] == loaded.task == "spots"
+    assert facts["images"] == 40
+    assert facts["norm"] == pytest.approx(loaded.norm)
+
+
+def test_distance_prints_a_matrix_and_draws_it(saved, tmp_path):
+    found = as_json("distance", saved, saved, "--distance", "cosine", "--plot", tmp_path / "d.png")
+    np.testing.assert_allclose(found["matrix"], np.zeros((2, 2)), atol=1e-6)
+    assert (tmp_path / "d.png").exists()
+    assert "cosine distance" in run("distance", saved, saved, "--distance", "cosine").stdout
+
+
+def test_nearest_and_recommend_take_a_folder_or_an_embedding(folder, saved):
+    assert as_json("nearest", folder) == as_json("nearest", saved)
+    assert len(as_json("nearest", saved, "-k", "3")["nearest"]) == 3
+    recommendation = as_json("recommend", saved)
+    assert recommendation["config"] == recommendation["ranking"][0]["config"]
+    table = run("recommend", saved).stdout
+    assert "Recommended configurations" in table
+    assert "Because of these stored tasks" in table
+
+
+def test_a_given_method_is_tuned_saved_and_merged(folder, tmp_path):
+    facts = as_json("tune", folder, "-o", tmp_path / "out", "--method", "lora", "--rank", "2", "--epochs", "1")
+    assert facts["config"]["method"] == "lora"
+    written = {p.name for p in (tmp_path / "out").iterdir()}
+    assert written == {"adapter.safetensors", "adapter.json", "metrics.jsonl", "merged.safetensors", "training.pt"}
+    merged = as_json("merge", tmp_path / "out", "-o", tmp_path / "again.safetensors")
+    assert merged["num_classes"] == 2
+    one, other = load_file(tmp_path / "again.safetensors"), load_file(tmp_path / "out" / "merged.safetensors")
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_allclose(one[name], other[name], atol=1e-6)
+
+
+def test_the_recommendation_is_tuned_where_no_method_is_given(folder, tmp_path):
+    facts = as_json("tune", folder, "-o", tmp_path / "out", "--max-params", "20000")
+    assert facts["config"] == facts["recommendation"]["config"]
+    assert facts["parameters"] <= 20_000
+    assert adapters.read_metadata(tmp_path / "out")["class_names"] == ["dark", "light"]
+
+
+def test_a_store_is_made_filled_listed_and_emptied(saved, tmp_path):
+    db = tmp_path / "my.db"
+    assert as_json("store", "create", db)["tasks"] >= 22
+    as_json("store", "add", db, saved, "--name", "my spots")
+    assert "my spots" in [task["task"] for task in as_json("store", "list", "--store", db)]
+    assert as_json("store", "show", "my spots", "--store", db)["images"] == 40
+    assert as_json("nearest", saved, "--store", db)["nearest"][0]["task"] == "my spots"
+    assert as_json("store", "remove", db, "my spots")["removed"] == "my spots"
+    assert "has no task 'my spots'" in run("store", "show", "my spots", "--store", db, ok=False).stderr
+
+
+def test_trials_from_a_file_are_stored_and_bad_lines_are_named(saved, tmp_path):
+    from tests.selection.test_store import trial
+
+    run("store", "create", tmp_path / "my.db", "--empty")
+    (tmp_path / "trials.jsonl").write_text(trial(0.75).to_line("x"))
+    run("store", "add", tmp_path / "my.db", saved, "--trials", tmp_path / "trials.jsonl")
+    assert as_json("store", "show", "spots", "--store", tmp_path / "my.db")["trials"][0]["score"] == 0.75
+    (tmp_path / "trials.jsonl").write_text(trial(0.75).to_line("x") + "{}\n")
+    failed = run("store", "add", tmp_path / "my.db", saved, "--trials", tmp_path / "trials.jsonl", ok=False)
+    assert "line 2 of" in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["embed", "nowhere"], "there is no folder or zip at nowhere"),
+        (["embed", "empty"], "no images under empty"),
+        (["nearest", "text.safetensors"], "is not a task embedding"),
+        (["nearest", "SAVED", "--store", "nowhere.db"], "there is no task store at nowhere.db"),
+        (["nearest", "SAVED", "--store", "text.safetensors"], "cannot be opened as a task store"),
+        (["nearest", "SAVED", "--distance", "euclid"], "there is no distance 'euclid'"),
+        (["recommend", "SAVED", "--backbone", "nonsense"], "timm knows no model 'nonsense'"),
+        (["recommend", "SAVED", "--max-params", "-1"], "no configuration keeps to max_params=-1"),
+        (["merge", "empty", "-o", "x"], "no adapter is saved in empty"),
+        (["tune", "FOLDER", "-o", "x", "--rank", "3"], "belong to a method"),
+        (["tune", "FOLDER", "-o", "x", "--method", "magic"], "there is no method 'magic'"),
+        (["store", "create", "text.safetensors"], "is there already"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_status_2(arguments, message, folder, saved, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.safetensors").write_text("hello")
+    places = {"SAVED": saved, "FOLDER": folder}
+    done = run(*(places.get(a, a) for a in arguments), cwd=tmp_path, ok=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("task2vec: ")
+    assert done.stdout == ""
+
+
+@pytest.mark.slow
+def test_the_demo_finds_mnist_and_beats_the_linear_probe(tmp_path):
+    facts = as_json("demo", cwd=tmp_path)
+    assert facts["nearest"][0]["task"] == "mnist"
+    assert facts["accuracy"] > facts["linear_probe_accuracy"]
+    if facts["largest_merge_difference"] is not None:
+        assert facts["largest_merge_difference"] < 1e-4
+    assert (tmp_path / "task2vec-demo" / "map.png").exists()
+    assert (tmp_path / "task2vec-demo" / "adapter" / "adapter.safetensors").exists()
