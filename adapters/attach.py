@@ -31,6 +31,10 @@ class Adapter(nn.Module):
         # Names of modules must not contain dots.
         self.sites = nn.ModuleDict({site.name.replace(".", "/"): module for site, module in parts})
 
+    def forward(self, output: Tensor) -> Tensor:
+        """Passes on what it gets: in a backbone that is an `nn.Sequential`, this is the last step."""
+        return output
+
     def items(self) -> list[tuple[str, SiteAdapter]]:
         """The site's name and its adapter, for each site."""
         return [(key.replace("/", "."), module) for key, module in self.sites.items()]  # type: ignore[misc]

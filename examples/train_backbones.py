@@ -78,7 +78,7 @@ RECIPES = {
     ),
     "vit": Recipe(
         model=adapters.DEFAULT_BACKBONE,
-        phases=(Phase(30, 1.5e-3, warmup_epochs=2, sharpness=ANY_SHARPNESS),),
+        phases=(Phase(16, 1.5e-3, warmup_epochs=2, sharpness=ANY_SHARPNESS),),
         optimiser="adamw",
         weight_decay=0.05,
         teacher=task2vec.DEFAULT_PROBE,

@@ -31,10 +31,11 @@ NUM_CLASSES = 4
 def backbone(name, dtype=torch.float32):
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=NUM_CLASSES, **BACKBONES[name])
-    for module in model.modules():  # statistics that a merge has to respect
+    for module in model.modules():  # statistics and scales as after training
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2)
+            module.weight.data.uniform_(0.5, 1)
     return model.to(dtype).eval()
 
 
