@@ -91,9 +91,10 @@ def fit(
         bar = bars.add_task(f"Tuning {adapter_of(model).config.label}", total=epochs * steps)
         bars.update(bar, completed=len(run.history) * steps)
         run.prepare(steps)
-        for epoch in range(len(run.history), epochs):
-            record = run.epoch(epoch, training, validation, forward, lambda: bars.advance(bar))
-            bars.update(bar, description=f"Tuning {adapter_of(model).config.label}, val {record['accuracy']:.1%}")
+        with torch.random.fork_rng():  # the caller's generator is none of our business
+            for epoch in range(len(run.history), epochs):
+                record = run.epoch(epoch, training, validation, forward, lambda: bars.advance(bar))
+                bars.update(bar, description=f"Tuning {adapter_of(model).config.label}, val {record['accuracy']:.1%}")
     return run.finish()
 
 

@@ -7,11 +7,13 @@ task is its score over the task's mean score m_i, so that easy tasks do not make
 
     predicted_c = sum_i w_i m_i + sum_i w_i (y_ic - m_i)
 
-The spread is the weighted standard deviation of m_i + (y_ic - m_i) over the neighbours.
+The second sum runs over the neighbours on which c was tried, with their weights scaled up to sum to 1. The spread is
+the standard deviation of y_ic over the same neighbours with the same weights.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
@@ -131,38 +133,17 @@ def recommend(
     """
     neighbours, trials, note = _neighbours_with_trials(embedding, store, backbone, k, distance, exclude)
     weights = shepard_weights(np.array([n.distance for n in neighbours]))
-    configs = {config for scores in trials for config in scores}
-    means = np.array([np.mean([t.score for ts in scores.values() for t in ts]) for scores in trials])
-    ranking = []
-    for config in configs:
-        tried = np.array([config in scores for scores in trials])
-        scores = np.array(
-            [np.mean([t.score for t in by_config[config]]) for by_config in trials if config in by_config]
-        )
-        share = weights[tried] / weights[tried].sum()
-        predicted = float(weights @ means + share @ (scores - means[tried]))
-        spread = float(np.sqrt(share @ (scores - share @ scores) ** 2))
-        runs = [t for by_config in trials for t in by_config.get(config, ())]
-        seconds = float(np.mean([t.seconds / t.num_images for t in runs])) * embedding.num_samples
-        ranking.append(Candidate(config, predicted, spread, runs[0].parameters, seconds))
-    ranking.sort(key=lambda candidate: (-candidate.predicted, candidate.parameters, candidate.config.label))
-    within = [
-        candidate
-        for candidate in ranking
-        if (max_params is None or candidate.parameters <= max_params)
-        and (max_seconds is None or candidate.seconds <= max_seconds)
+    candidates = [
+        _candidate(config, trials, weights, embedding.num_samples)
+        for config in {config for by_config in trials for config in by_config}
     ]
-    if not within:
-        smallest, quickest = min(c.parameters for c in ranking), min(c.seconds for c in ranking)
-        raise RecommendationError(
-            f"no configuration keeps to max_params={max_params} and max_seconds={max_seconds}; the smallest has "
-            f"{smallest} parameters and the quickest takes about {quickest:.0f} s"
-        )
+    candidates.sort(key=lambda candidate: (-candidate.predicted, candidate.parameters, candidate.config.label))
+    ranking = _within(candidates, max_params, max_seconds)
     evidence = tuple(
-        _evidence(neighbour, weight, by_config, within[0].config)
+        _evidence(neighbour, weight, by_config, ranking[0].config)
         for neighbour, weight, by_config in zip(neighbours, weights, trials, strict=True)
     )
-    return Recommendation(tuple(within), evidence, _warm_start(store, neighbours, within[0].config, backbone), note)
+    return Recommendation(ranking, evidence, _warm_start(store, neighbours, ranking[0].config, backbone), note)
 
 
 def shepard_weights(distances: np.ndarray) -> np.ndarray:
@@ -173,6 +154,39 @@ def shepard_weights(distances: np.ndarray) -> np.ndarray:
 
 
 TrialsByConfig = dict[AdapterConfig, list[Trial]]
+
+
+def _candidate(config: AdapterConfig, trials: list[TrialsByConfig], weights: np.ndarray, num_images: int) -> Candidate:
+    """What the neighbours' trials, one mapping for each, say of a configuration."""
+    means = np.array([np.mean([t.score for runs in by_config.values() for t in runs]) for by_config in trials])
+    tried = np.array([config in by_config for by_config in trials])
+    scores = np.array([np.mean([t.score for t in by_config[config]]) for by_config in trials if config in by_config])
+    share = weights[tried] / weights[tried].sum()
+    runs = [t for by_config in trials for t in by_config.get(config, ())]
+    return Candidate(
+        config,
+        predicted=float(weights @ means + share @ (scores - means[tried])),
+        std=float(np.sqrt(share @ (scores - share @ scores) ** 2)),
+        parameters=runs[0].parameters,
+        seconds=float(np.mean([t.seconds / t.num_images for t in runs])) * num_images,
+    )
+
+
+def _within(candidates: list[Candidate], max_params: int | None, max_seconds: float | None) -> tuple[Candidate, ...]:
+    """The candidates that keep to the limits, in the same order."""
+    within = tuple(
+        candidate
+        for candidate in candidates
+        if (max_params is None or candidate.parameters <= max_params)
+        and (max_seconds is None or candidate.seconds <= max_seconds)
+    )
+    if not within:
+        smallest, quickest = min(c.parameters for c in candidates), min(c.seconds for c in candidates)
+        raise RecommendationError(
+            f"no configuration keeps to max_params={max_params} and max_seconds={max_seconds}; the smallest has "
+            f"{smallest} parameters and the quickest takes about {quickest:.0f} s"
+        )
+    return within
 
 
 def _neighbours_with_trials(
@@ -213,8 +227,11 @@ def _from_other_backbones(
     stored: dict[str, tuple[Trial, ...]], backbone: str | nn.Module, name: str
 ) -> tuple[dict[str, tuple[Trial, ...]], str]:
     """The trials whose configurations fit a backbone that has none of its own, with parameters counted on it."""
+    if isinstance(backbone, str) and not timm.is_model(backbone):
+        raise RecommendationError(f"timm knows no model {backbone!r}; timm.list_models() names those it has")
+    model: nn.Module = timm.create_model(backbone) if isinstance(backbone, str) else backbone
     configs = {t.config for trials in stored.values() for t in trials if t.config.blocks is None}
-    counts = {config: count for config in configs if (count := parameters_on(backbone, config)) is not None}
+    counts = {config: count for config in configs if (count := _parameters_on(model, config)) is not None}
     fitting = {
         task: tuple(dataclasses.replace(t, parameters=counts[t.config]) for t in trials if t.config in counts)
         for task, trials in stored.items()
@@ -226,25 +243,12 @@ def _from_other_backbones(
     )
 
 
-def parameters_on(backbone: str | nn.Module, config: AdapterConfig) -> int | None:
+def _parameters_on(model: nn.Module, config: AdapterConfig) -> int | None:
     """Trainable parameters of a configuration on a backbone, classifier not counted; None if it does not fit."""
-    model = _skeleton(backbone)
     try:
-        return adapters.num_adapter_parameters(adapters.attach(model, config))
+        return adapters.num_adapter_parameters(adapters.attach(copy.deepcopy(model), config))
     except adapters.AdapterError:
         return None
-
-
-def _skeleton(backbone: str | nn.Module) -> nn.Module:
-    """A copy of the backbone to try a configuration on."""
-    import copy
-
-    if isinstance(backbone, nn.Module):
-        return copy.deepcopy(backbone)
-    if not timm.is_model(backbone):
-        raise RecommendationError(f"timm knows no model {backbone!r}; timm.list_models() names those it has")
-    model: nn.Module = timm.create_model(backbone)
-    return model
 
 
 def _evidence(neighbour: Neighbour, weight: float, by_config: TrialsByConfig, recommended: AdapterConfig) -> Evidence:
