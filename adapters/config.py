@@ -33,7 +33,7 @@ class AdapterConfig:
     blocks: tuple[int, ...] | None = None
     learning_rate: float | None = None
     weight_decay: float | None = None
-    epochs: int = 10
+    epochs: int | None = None
 
     def __post_init__(self) -> None:
         """Check every setting and fill in the method's defaults."""
@@ -46,7 +46,7 @@ class AdapterConfig:
                 raise ConfigError(f"{self.method} takes no {name}; leave {name}={given} out")
             if given is None and name in defaults:
                 object.__setattr__(self, name, defaults[name])
-        for name in ("learning_rate", "weight_decay"):
+        for name in OPTIMISER:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, defaults[name])
         if self.blocks is not None:
@@ -63,8 +63,10 @@ class AdapterConfig:
 
     @property
     def label(self) -> str:
-        """A short name for tables, such as `lora rank=8`: the method and what sets its size."""
+        """A short name for tables, such as `lora rank=8`: the method, its size, and what is not the default."""
         sizes = [f"{n}={getattr(self, n)}" for n in ("bottleneck", "rank") if getattr(self, n) is not None]
+        defaults = METHODS[self.method].defaults
+        sizes += [f"{n}={getattr(self, n):g}" for n in ("scale", *OPTIMISER) if getattr(self, n) != defaults.get(n)]
         if self.blocks is not None:
             sizes.append(f"blocks={','.join(map(str, self.blocks))}")
         return " ".join([self.method, *sizes])
@@ -94,3 +96,4 @@ class AdapterConfig:
 
 
 SIZES = ("bottleneck", "rank", "scale")
+OPTIMISER = ("learning_rate", "weight_decay", "epochs")

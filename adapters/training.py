@@ -87,14 +87,14 @@ def fit(
             training, forward = _with_features(training, model), model.get_submodule(classifier_name(model))
             validation = validation and _with_features(validation, model)
         steps = math.ceil(len(training) / batch_size)
-        epochs = adapter_of(model).config.epochs
-        bar = bars.add_task(f"Tuning {adapter_of(model).config.label}", total=epochs * steps)
+        what = f"Tuning {run.config.label}"
+        bar = bars.add_task(what, total=run.epochs * steps)
         bars.update(bar, completed=len(run.history) * steps)
         run.prepare(steps)
         with torch.random.fork_rng():  # the caller's generator is none of our business
-            for epoch in range(len(run.history), epochs):
+            for epoch in range(len(run.history), run.epochs):
                 record = run.epoch(epoch, training, validation, forward, lambda: bars.advance(bar))
-                bars.update(bar, description=f"Tuning {adapter_of(model).config.label}, val {record['accuracy']:.1%}")
+                bars.update(bar, description=f"{what}, val {record['accuracy']:.1%}")
     return run.finish()
 
 
@@ -120,6 +120,8 @@ class _Run:
     ) -> None:
         self.model, self.seed, self.batch_size, self.label_smoothing = model, seed, batch_size, label_smoothing
         self.config = adapter_of(model).config
+        assert self.config.epochs is not None  # the config has filled it in
+        self.epochs = self.config.epochs
         self.device = next(model.parameters()).device
         self.out = None if out is None else Path(out)
         self.optimiser = create_optimizer_v2(
@@ -136,7 +138,7 @@ class _Run:
 
     def prepare(self, steps_per_epoch: int) -> None:
         """Lay out the learning rate over all steps."""
-        total = self.config.epochs * steps_per_epoch
+        total = self.epochs * steps_per_epoch
         warmup = max(1, round(WARMUP_SHARE * total))
         self.schedule = CosineLRScheduler(
             self.optimiser, t_initial=total, warmup_t=warmup, warmup_prefix=True, t_in_epochs=False

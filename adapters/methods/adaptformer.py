@@ -31,6 +31,7 @@ DROPOUT = 0.1  # between the two projections, as in the authors' code
     scale=0.1,
     learning_rate=5e-3,
     weight_decay=1e-4,
+    epochs=10,
 )
 def adaptformer(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteAdapter]]:
     """Parallel to the MLP of every transformer block."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     scale=1.0,
     learning_rate=5e-3,
     weight_decay=1e-4,
+    epochs=10,
 )
 def lora(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteAdapter]]:
     """At the queries and values of every attention, as in the paper; in a backbone without attention, at the

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 INITIAL_SPREAD = 0.02  # standard deviation around scale 1 and shift 0
 
 
-@register_method("ssf", needs="linear, convolution or normalisation layers", learning_rate=5e-3, weight_decay=1e-4)
+@register_method(
+    "ssf", needs="linear, convolution or normalisation layers", learning_rate=5e-3, weight_decay=1e-4, epochs=10
+)
 def ssf(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteAdapter]]:
     """After every linear layer, convolution and normalisation that has weights."""
     for site in sites:

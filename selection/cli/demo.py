@@ -51,7 +51,7 @@ def demo(
         print_recommendation(recommendation)
     console.print(f"3. Tuning the recommendation, {recommendation.config.label}, and a linear probe")
     tuned = _tune_afresh(train, recommendation.config, out / "adapter", seed)
-    probe = _tune_afresh(train, AdapterConfig("linear", epochs=30), out / "linear", seed)
+    probe = _tune_afresh(train, AdapterConfig("linear"), out / "linear", seed)
     scored = Batches(test, transform_of(tuned.model))
     facts = {
         "nearest": [{"task": n.name, "distance": n.distance} for n in neighbours],

@@ -27,7 +27,7 @@ def tune(
     ] = None,
     bottleneck: Annotated[int | None, typer.Option(help="Width of a bottleneck adapter, with --method.")] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of LoRA, with --method.")] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the images, with --method.")] = 10,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the images, with --method.")] = None,
     store: o.Store = None,
     max_params: MaxParams = None,
     max_seconds: MaxSeconds = None,
@@ -40,8 +40,8 @@ def tune(
     model = selection.tuning.load_backbone(backbone, checkpoint)
     recommendation = None
     if method is None:
-        if bottleneck is not None or rank is not None:
-            raise adapters.ConfigError("bottleneck and rank belong to a method; give --method too")
+        if (bottleneck, rank, epochs) != (None, None, None):
+            raise adapters.ConfigError("bottleneck, rank and epochs belong to a method; give --method too")
         tuned: selection.Tuned = selection.auto_tune(
             task, model, o.open_store(store), max_params=max_params, max_seconds=max_seconds, out=out, seed=seed
         )
