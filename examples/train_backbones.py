@@ -159,7 +159,7 @@ def augment(pixels: Tensor, padding: int, generator: torch.Generator) -> Tensor:
 def phase_at(phases: tuple[Phase, ...], epoch: float) -> tuple[Phase, float]:
     """The phase that a (fractional) epoch lies in, and its learning rate there."""
     for phase in phases:
-        if epoch < phase.epochs:
+        if epoch <= phase.epochs:
             break
         epoch -= phase.epochs
     if epoch < phase.warmup_epochs:
@@ -204,6 +204,7 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 def train(recipe: Recipe, images: Images, held_out: Images, out: Path, device: torch.device) -> nn.Module:
     """Train to the end of the recipe, resuming from the last finished epoch in `out`."""
+    out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     num_classes = int(images.labels.max()) + 1
     # Separate matrix products train small attention maps on a CPU twice as fast as the fused kernel.
@@ -284,7 +285,6 @@ def main(
 ) -> None:
     """Train one bundled backbone and write its weights and model card."""
     recipe = RECIPES[which]
-    out.mkdir(parents=True, exist_ok=True)
     training, held_out = hold_out(read_split(archive, "train", out), HELD_OUT_PER_CLASS, recipe.seed)
     test = read_split(archive, "test", out)
     model = train(recipe, training, held_out, out, torch.device(device))
