@@ -1,8 +1,14 @@
 """The command line as a person and a program use it."""
 
+import io
 import json
+import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -10,16 +16,25 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import adapters
+from selection.cli import main
 from task2vec import TaskEmbedding
-
-COMMAND = [sys.executable, "-c", "from selection.cli import main; main()"]
 
 
 def run(*arguments, cwd=None, ok=True):
-    done = subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
-    assert (done.returncode == 0) == ok, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+    """Run the command in this process, which saves loading torch each time; gives status and what was printed."""
+    out, err, before = io.StringIO(), io.StringIO(), Path.cwd()
+    os.chdir(cwd or before)
+    try:
+        with redirect_stdout(out), redirect_stderr(err), patch.object(sys, "argv", ["task2vec", *map(str, arguments)]):
+            try:
+                main()
+                status = 0
+            except SystemExit as stop:
+                status = stop.code or 0
+    finally:
+        os.chdir(before)
+    assert (status == 0) == ok, err.getvalue()
+    return SimpleNamespace(returncode=status, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 def as_json(*arguments, cwd=None):
@@ -140,6 +155,14 @@ def test_bad_input_is_one_sentence_and_exit_status_2(arguments, message, folder,
     assert message in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("task2vec: ")
     assert done.stdout == ""
+
+
+def test_the_installed_command_answers_bad_input_without_a_traceback(tmp_path):
+    code = "from selection.cli import main; main()"
+    command = [sys.executable, "-c", code, "embed", "nowhere"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "task2vec: there is no folder or zip at nowhere; check the path\n"
 
 
 @pytest.mark.slow
