@@ -29,7 +29,7 @@ DROPOUT = 0.1  # between the two projections, as in the authors' code
     cannot_merge="its ReLU lies between the two projections",
     bottleneck=64,
     scale=0.1,
-    learning_rate=5e-3,
+    learning_rate=1e-2,
     weight_decay=1e-4,
     epochs=10,
 )

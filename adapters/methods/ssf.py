@@ -21,7 +21,7 @@ INITIAL_SPREAD = 0.02  # standard deviation around scale 1 and shift 0
 
 
 @register_method(
-    "ssf", needs="linear, convolution or normalisation layers", learning_rate=5e-3, weight_decay=1e-4, epochs=10
+    "ssf", needs="linear, convolution or normalisation layers", learning_rate=1e-2, weight_decay=1e-4, epochs=10
 )
 def ssf(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteAdapter]]:
     """After every linear layer, convolution and normalisation that has weights."""
