@@ -78,7 +78,7 @@ class Task:
         if not path.exists():
             raise TaskError(f"there is no folder or zip at {path}; check the path")
         files, read = _open_folder(path) if path.is_dir() else _open_zip(path)
-        images = sorted(f for f in files if PurePosixPath(f).suffix.lower() in EXTENSIONS and "__MACOSX" not in f)
+        images = sorted(f for f in files if _is_image(f))
         if not images:
             raise TaskError(f"no images under {path}; expected files such as CLASS/001.jpg or CLASS/001.png")
         prefix, chosen = _choose_split(images, split, path)
@@ -257,6 +257,12 @@ class Task:
                 results = [future.result() for future in current]
                 failures = {i: str(r) for i, r in enumerate(results) if isinstance(r, UnreadableImageError)}
                 yield start, [r for r in results if not isinstance(r, UnreadableImageError)], failures
+
+
+def _is_image(file: str) -> bool:
+    """By its extension; hidden files and folders, which editors and archivers leave behind, do not count."""
+    path = PurePosixPath(file)
+    return path.suffix.lower() in EXTENSIONS and not any(p.startswith((".", "__MACOSX")) for p in path.parts)
 
 
 def _open_folder(path: Path) -> tuple[list[str], Callable[[str], bytes]]:

@@ -16,18 +16,19 @@ SHARED = Path(os.environ.get("TASK2VEC_SHARED", Path(__file__).parents[2] / "sha
 @pytest.fixture(scope="session")
 def datasets() -> Path:
     """The folder of real task zips, which users do not have."""
-    folder = SHARED / "datasets"
-    if not folder.exists():
-        pytest.skip(f"the task zips are not at {folder}; set TASK2VEC_SHARED")
-    return folder
+    return _shared("datasets")
 
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """The folder of reference numbers, which users do not have."""
-    folder = SHARED / "golden"
+    return _shared("golden")
+
+
+def _shared(name: str) -> Path:
+    folder = SHARED / name
     if not folder.exists():
-        pytest.skip(f"the reference numbers are not at {folder}; set TASK2VEC_SHARED")
+        pytest.skip(f"there is no {folder}; set TASK2VEC_SHARED to the folder that holds {name}/")
     return folder
 
 

@@ -88,6 +88,12 @@ def test_a_task_is_nearer_to_itself_than_to_another(embedding):
     assert distance(embedding, other) > 1e-4
 
 
+def test_a_class_with_one_image_is_embedded_like_any_other():
+    task = random_task().select([0, 1, 3, 4, 6, 7, 2])  # class 2 keeps one image
+    assert np.bincount(task.labels).tolist() == [3, 3, 1]
+    assert np.isfinite(embed(task, small_probe()).fisher).all()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

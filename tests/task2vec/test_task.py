@@ -71,6 +71,16 @@ def test_folders_that_are_no_task_are_refused_by_name(tmp_path, files, message):
         Task.from_folder(tmp_path / "data")
 
 
+def test_hidden_files_and_folders_are_passed_over(tmp_path):
+    folder = make_folder(tmp_path / "pets")
+    write_image(folder / ".checkpoints" / "cat.png")
+    write_image(folder / "__MACOSX" / "cat.png")
+    write_image(folder / "cat" / "._1.png")
+    task = Task.from_folder(folder)
+    assert task.class_names == ("cat", "dog")
+    assert len(task) == 6
+
+
 def test_a_missing_path_and_a_file_that_is_no_zip_are_refused_by_name(tmp_path):
     with pytest.raises(TaskError, match="no folder or zip at"):
         Task.from_folder(tmp_path / "nowhere")
