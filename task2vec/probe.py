@@ -19,6 +19,9 @@ from task2vec.errors import ProbeError
 
 Transform = Callable[[Image.Image], Tensor]
 
+# What of timm's data config goes into the fingerprint: named here, so that a new version's new settings leave it alone.
+DATA_SETTINGS = ("crop_mode", "crop_pct", "input_size", "interpolation", "mean", "std")
+
 MEASURED = (nn.Linear, nn.Conv2d)  # the layers whose weights have a per-filter Fisher
 
 
@@ -158,7 +161,7 @@ def load_probe(
         classifier if isinstance(classifier, str) else classifier[0],
         create_transform(**data, is_training=False),
         name=name,
-        preprocessing="; ".join(f"{k} {data[k]}" for k in sorted(data)),
+        preprocessing="; ".join(f"{name} {data[name]}" for name in DATA_SETTINGS),
     )
 
 
