@@ -47,11 +47,16 @@ def plot_map(
     names: Sequence[str] | None = None,
     highlight: Sequence[str] = (),
 ) -> Figure:
-    """The tasks as points whose distances on the page follow their distances as tasks (classical scaling)."""
+    """The tasks as points whose distances on the page follow their distances as tasks.
+
+    Metric scaling: classical scaling gives the start, and SMACOF then minimises the sum of squared differences.
+    """
     from matplotlib.figure import Figure
+    from sklearn.manifold import smacof
 
     labels = list(names if names is not None else [e.task for e in embeddings])
-    points = classical_scaling(_symmetric(distance_matrix(embeddings, distance)))
+    distances = _symmetric(distance_matrix(embeddings, distance))
+    points, _ = smacof(distances, init=classical_scaling(distances), n_init=1, normalized_stress=False)
     figure = Figure(figsize=(9, 7), layout="constrained")
     axes = figure.subplots()
     marked = np.array([label in highlight for label in labels])
@@ -60,6 +65,7 @@ def plot_map(
     for point, label, is_marked in zip(points, labels, marked, strict=True):
         axes.annotate(label, point, xytext=(5, 3), textcoords="offset points", weight="bold" if is_marked else "normal")
     axes.set_title(f"Tasks by {distance} distance")
+    axes.margins(x=0.12, y=0.05)  # room for the names
     axes.set_xticks([])
     axes.set_yticks([])
     return figure
