@@ -6,12 +6,14 @@ A checkpoint is a directory with `adapter.safetensors` (tensors) and `adapter.js
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from adapters.attach import Backbone, adapter_of, attach, tuned_parameters
@@ -43,7 +45,7 @@ def save(model: nn.Module, directory: str | Path, *, class_names: tuple[str, ...
         "num_classes": tuned_head(model).shape[0],
         "class_names": list(class_names),
     }
-    write_atomically(directory / TENSORS, lambda path: save_file(tensors, path))
+    write_atomically(directory / TENSORS, lambda path: path.write_bytes(to_bytes(tensors)))
     write_atomically(directory / METADATA, lambda path: path.write_text(json.dumps(metadata, indent=2) + "\n"))
 
 
@@ -111,7 +113,7 @@ def tuned_head(model: nn.Module) -> Tensor:
     return weight
 
 
-def write_atomically(path: Path, write: Any) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Have `write` fill a temporary file, then put it in place: a kill leaves the old file or the new one."""
     temporary = path.with_name(path.name + ".partial")
     write(temporary)

@@ -5,6 +5,7 @@ A run that is killed goes on where it stopped: trials that stand in the file are
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -64,7 +65,9 @@ def run_trial(
     name, fingerprint = adapters.backbone_name(model), adapters.backbone_fingerprint(model)
     num_classes = train.num_classes
     adapters.attach(model, config, num_classes, seed=seed)
+    start = time.perf_counter()
     result = adapters.fit(model, train, validation, seed=seed, progress=False)
+    seconds = time.perf_counter() - start
     return Trial(
         config=config,
         backbone=name,
@@ -72,7 +75,7 @@ def run_trial(
         score=adapters.evaluate(model, test),
         validation=result.best_accuracy,
         parameters=adapters.num_adapter_parameters(model),
-        seconds=result.seconds,
+        seconds=seconds,
         seed=seed,
         num_images=len(train),
     )

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sql
 from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
+from safetensors.numpy import load as from_bytes
+from safetensors.numpy import save as to_bytes
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 from sqlalchemy.pool import StaticPool
@@ -344,12 +344,12 @@ def _put_embedding(row: TaskRow, embedding: TaskEmbedding) -> None:
     if found is None:
         found = EmbeddingRow(probe=embedding.probe, method=embedding.method)
         row.embeddings.append(found)
-    found.tensors, found.facts = save_tensors(tensors), json.dumps(facts)
+    found.tensors, found.facts = to_bytes(tensors), json.dumps(facts)
 
 
 def _embedding(row: EmbeddingRow, name: str) -> TaskEmbedding:
     try:
-        embedding = embedding_from(load_tensors(row.tensors), json.loads(row.facts), f"the embedding of {name!r}")
+        embedding = embedding_from(from_bytes(row.tensors), json.loads(row.facts), f"the embedding of {name!r}")
     except (SafetensorError, ValueError, EmbeddingError) as error:
         raise StoreError(f"the stored embedding of {name!r} is damaged ({error}); embed the task again") from error
     return dataclasses.replace(embedding, task=name)

@@ -21,7 +21,7 @@ class Trial:
         score: Top-1 accuracy on images that played no part in the tuning, in [0, 1].
         validation: Top-1 accuracy on the images that chose the epoch.
         parameters: Trainable parameters beside the classifier's.
-        seconds: Time spent training.
+        seconds: Time it took to tune, on the machine that did it.
         seed: What fixed the order of the images and the initial weights.
         num_images: Training images.
     """

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import timm
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import nn
 
 import adapters
@@ -114,7 +114,7 @@ def tune(
 def save_merged(merged: nn.Module, path: Path) -> None:
     """Write a plain model's weights, under the names that timm gives them."""
     tensors = {name: tensor.contiguous() for name, tensor in merged.state_dict().items()}
-    adapters.write_atomically(path, lambda temporary: save_file(tensors, temporary))
+    adapters.write_atomically(path, lambda temporary: temporary.write_bytes(to_bytes(tensors)))
 
 
 def load_backbone(backbone: str | nn.Module, checkpoint: str | Path | None = None) -> nn.Module:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as to_bytes
 
 from task2vec.classifier import Classifier
 from task2vec.errors import EmbeddingError
@@ -82,7 +82,7 @@ class TaskEmbedding:
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors, metadata = embedding_parts(self)
         temporary = path.with_name(path.name + ".partial")
-        save_file(tensors, temporary, metadata={"task2vec": json.dumps(metadata)})
+        temporary.write_bytes(to_bytes(tensors, metadata={"task2vec": json.dumps(metadata)}))
         temporary.replace(path)
 
     @classmethod

@@ -53,12 +53,13 @@ def demo(
     tuned = _tune_afresh(train, recommendation.config, out / "adapter", seed)
     probe = _tune_afresh(train, AdapterConfig("linear"), out / "linear", seed)
     scored = Batches(test, transform_of(tuned.model))
+    merge = None if tuned.merged is None else _compare(tuned.model, tuned.merged, scored)
     facts = {
         "nearest": [{"task": n.name, "distance": n.distance} for n in neighbours],
         "recommendation": describe_recommendation(recommendation),
         "accuracy": adapters.evaluate(tuned.model, scored),
         "linear_probe_accuracy": adapters.evaluate(probe.model, scored),
-        "largest_merge_difference": None if tuned.merged is None else _difference(tuned.model, tuned.merged, scored),
+        "merge": merge,
         "map": str(out / "map.png"),
         "adapter": str(out / "adapter"),
         "merged": None if tuned.merged is None else str(out / "adapter" / MERGED),
@@ -76,12 +77,14 @@ def demo(
             ("linear probe", f"{facts['linear_probe_accuracy']:.1%}"),
         ),
     )
-    difference = facts["largest_merge_difference"]
-    if difference is None:
+    if merge is None:
         reason = adapters.METHODS[recommendation.config.method].cannot_merge
         typer.echo(f"{recommendation.config.method} cannot merge: {reason}.")
     else:
-        typer.echo(f"Merged into a plain timm model; largest difference between the outputs: {difference:.1e}")
+        typer.echo(
+            "Merged into a plain timm model; largest difference to the unmerged outputs: "
+            f"{merge['largest_difference']:.1e}, among outputs of up to {merge['largest_output']:.0f}."
+        )
     typer.echo(f"Written to {out}/: map.png, adapter/, linear/")
 
 
@@ -91,7 +94,8 @@ def _tune_afresh(task: Task, config: AdapterConfig, out: Path, seed: int) -> sel
 
 
 @torch.no_grad()
-def _difference(model: torch.nn.Module, merged: torch.nn.Module, images: Batches) -> float:
-    """Largest absolute difference between the outputs of two models."""
-    batches = images.batches(range(len(images)), 128)
-    return max(float((model(inputs) - merged(inputs)).abs().max()) for inputs, _ in batches)
+def _compare(model: torch.nn.Module, merged: torch.nn.Module, images: Batches) -> dict[str, float]:
+    """Largest absolute difference between the outputs of two models, and the largest output."""
+    batches = [inputs for inputs, _ in images.batches(range(len(images)), 128)]
+    outputs, plain = torch.cat([model(b) for b in batches]), torch.cat([merged(b) for b in batches])
+    return {"largest_difference": float((outputs - plain).abs().max()), "largest_output": float(outputs.abs().max())}

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as to_bytes
 
 from selection.store import TaskStore
 from selection.trials import Trial
@@ -56,7 +56,7 @@ def write_embeddings(embeddings: list[TaskEmbedding], path: Path) -> None:
     for embedding in embeddings:
         parts, facts[embedding.task] = embedding_parts(embedding)
         tensors |= {f"{embedding.task}/{part}": tensor for part, tensor in parts.items()}
-    save_file(tensors, path, metadata={"task2vec": json.dumps(facts)})
+    path.write_bytes(to_bytes(tensors, metadata={"task2vec": json.dumps(facts)}))
 
 
 def read_trials(path: Path) -> dict[str, list[Trial]]:
