@@ -90,7 +90,7 @@ class Task:
         class_names = tuple(sorted(set(classes)))
         number = {c: i for i, c in enumerate(class_names)}
         return cls(
-            name=name or (path.parent.name if path.name in SPLITS else path.stem),
+            name=name or _task_name(path.resolve()),
             labels=np.array([number[c] for c in classes], np.int64),
             class_names=class_names,
             images=lambda index: open_image(lambda: read(inside[index]), str(path / inside[index])),
@@ -277,6 +277,13 @@ def _open_zip(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
     except (zipfile.BadZipFile, OSError) as error:
         raise TaskError(f"{path} is neither a folder nor a zip of one ({error})") from error
     return [i.filename for i in archive.infolist() if not i.is_dir()], archive.read
+
+
+def _task_name(path: Path) -> str:
+    """The folder's or archive's name; for the folder of a split, that of the folder around it."""
+    if path.is_dir():
+        return path.parent.name if path.name in SPLITS else path.name
+    return path.stem
 
 
 def _choose_split(files: list[str], split: str | None, path: Path) -> tuple[str, str | None]:

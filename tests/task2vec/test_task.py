@@ -71,6 +71,13 @@ def test_folders_that_are_no_task_are_refused_by_name(tmp_path, files, message):
         Task.from_folder(tmp_path / "data")
 
 
+def test_a_task_is_called_after_its_folder_however_the_folder_is_named(tmp_path, monkeypatch):
+    folder = make_folder(tmp_path / "pets.v2" / "train")
+    monkeypatch.chdir(folder)
+    for path in (folder, folder.parent, ".", "..", "../train"):
+        assert Task.from_folder(path).name == "pets.v2"
+
+
 def test_hidden_files_and_folders_are_passed_over(tmp_path):
     folder = make_folder(tmp_path / "pets")
     write_image(folder / ".checkpoints" / "cat.png")
