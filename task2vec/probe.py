@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from task2vec.backbones import DEFAULT_PROBE
 from task2vec.errors import ProbeError
@@ -23,6 +24,8 @@ Transform = Callable[[Image.Image], Tensor]
 DATA_SETTINGS = ("crop_mode", "crop_pct", "input_size", "interpolation", "mean", "std")
 
 MEASURED = (nn.Linear, nn.Conv2d)  # the layers whose weights have a per-filter Fisher
+# torch.nn.MultiheadAttention uses this layer's weight without calling the layer, so that it cannot be measured.
+NEVER_CALLED = NonDynamicallyQuantizableLinear
 
 
 class Probe:
@@ -63,7 +66,9 @@ class Probe:
         self.preprocessing = preprocessing or re.sub(r" at 0x[0-9a-f]+", "", repr(transform))
         inside_classifier = {id(m) for m in modules[classifier].modules()}
         self.layers: dict[str, nn.Linear | nn.Conv2d] = {
-            n: m for n, m in modules.items() if isinstance(m, MEASURED) and id(m) not in inside_classifier
+            n: m
+            for n, m in modules.items()
+            if isinstance(m, MEASURED) and not isinstance(m, NEVER_CALLED) and id(m) not in inside_classifier
         }
         if not self.layers:
             raise ProbeError(f"{self.name} has no convolution or linear layer before its classifier {classifier!r}")

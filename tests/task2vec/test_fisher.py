@@ -162,7 +162,9 @@ def test_weights_that_cannot_be_measured_are_listed():
     attention = nn.Sequential(
         nn.Conv2d(3, 8, 8, stride=8), nn.Flatten(2), nn.TransformerEncoderLayer(16, 2, 8), nn.Linear(16, 2)
     )
-    assert any("in_proj_weight" in name for name in plain_probe(attention, "3").unmeasured)
+    probe = plain_probe(attention, "3")
+    assert {"2.self_attn.in_proj_weight", "2.self_attn.out_proj.weight"} <= set(probe.unmeasured)
+    assert set(probe.layers) == {"0", "2.linear1", "2.linear2"}
 
 
 def test_sampled_labels_follow_the_model():
