@@ -16,6 +16,7 @@ import datetime
 import json
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -108,7 +109,9 @@ def read_split(archive: Path, split: str, cache: Path) -> Images:
         for i in track(range(len(task)), f"Reading {split}"):
             pixels[i] = np.asarray(task[i][0].resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR))
         labels = torch.from_numpy(task.labels)
-        write_tensors({"pixels": torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), "labels": labels}, cached)
+        tensors = {"pixels": torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), "labels": labels}
+        cache.mkdir(parents=True, exist_ok=True)
+        adapters.write_atomically(cached, partial(save_file, tensors))
     tensors = load_file(cached)
     return Images(tensors["pixels"], tensors["labels"])
 
@@ -194,14 +197,6 @@ def accuracy(model: nn.Module, images: Images, config: dict[str, Any], device: t
     return correct / len(images)
 
 
-def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write under a temporary name first, so that a kill leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".partial")
-    save_file(tensors, temporary)
-    temporary.replace(path)
-
-
 def train(recipe: Recipe, images: Images, held_out: Images, out: Path, device: torch.device) -> nn.Module:
     """Train to the end of the recipe, resuming from the last finished epoch in `out`."""
     out.mkdir(parents=True, exist_ok=True)
@@ -260,11 +255,8 @@ def train(recipe: Recipe, images: Images, held_out: Images, out: Path, device: t
                 optimiser.step()
                 total_loss += loss.item()
                 progress.advance(bar)
-            temporary = checkpoint.with_suffix(".partial")
-            torch.save(
-                {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "epoch": epoch + 1}, temporary
-            )
-            temporary.replace(checkpoint)
+            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "epoch": epoch + 1}
+            adapters.write_atomically(checkpoint, partial(torch.save, state))
             record = {
                 "epoch": epoch + 1,
                 "loss": total_loss / steps_per_epoch,
@@ -291,7 +283,8 @@ def main(
     # Half precision halves the package; the card's accuracy is that of the rounded weights.
     half = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in half.items()})
-    write_tensors({k: v.contiguous() for k, v in half.items()}, out / f"{recipe.model}.safetensors")
+    weights = {k: v.contiguous() for k, v in half.items()}
+    adapters.write_atomically(out / f"{recipe.model}.safetensors", partial(save_file, weights))
     history = [json.loads(line) for line in (out / f"{recipe.model}.metrics.jsonl").read_text().splitlines()]
     card = {
         "model": recipe.model,

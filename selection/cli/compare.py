@@ -9,7 +9,7 @@ import typer
 
 import task2vec
 from selection.cli import options as o
-from selection.cli.output import print_json, print_table, print_unreadable
+from selection.cli.output import print_json, print_table
 from task2vec import TaskEmbedding
 
 
@@ -45,9 +45,8 @@ def nearest(
 ) -> None:
     """List the stored tasks that are nearest to a task."""
     opened = o.open_store(store)
-    embedding = o.embedding_of(source, probe, probe_weights, split, seed, progress=True)
+    embedding = o.embedding_of(source, probe, probe_weights, split, seed)
     found = opened.nearest(embedding, k, distance=name)
-    print_unreadable(embedding)
     if as_json:
         print_json({"task": embedding.task, "nearest": [{"task": n.name, "distance": n.distance} for n in found]})
         return

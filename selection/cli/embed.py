@@ -29,7 +29,7 @@ def embed(
 ) -> None:
     """Embed a labelled image folder and save the embedding."""
     task = Task.from_folder(images, split=split, name=name)
-    network = o.load_probe(probe, probe_weights)
+    network = task2vec.load_probe(probe, checkpoint=probe_weights)
     embedding = task2vec.embed(task, network, method, max_samples=max_samples, seed=seed, progress=True)
     path = out or Path(f"{embedding.task}.safetensors")
     embedding.save(path)

@@ -9,10 +9,11 @@ import typer
 
 import task2vec
 from adapters import DEFAULT_BACKBONE
+from selection.cli.output import print_unreadable
 from selection.errors import StoreError
 from selection.library import load_library
 from selection.store import TaskStore
-from task2vec import DEFAULT_PROBE, Probe, Task, TaskEmbedding
+from task2vec import DEFAULT_PROBE, Task, TaskEmbedding
 
 Source = Annotated[Path, typer.Argument(help="Folder or zip of images in class folders, or a saved embedding.")]
 Images = Annotated[Path, typer.Argument(help="Folder or zip of images in class folders.")]
@@ -42,17 +43,12 @@ def open_store(path: Path | None) -> TaskStore:
     return TaskStore(path)
 
 
-def embedding_of(
-    source: Path, probe: str, weights: Path | None, split: str | None, seed: int, *, progress: bool
-) -> TaskEmbedding:
-    """The embedding saved at `source`, or that of the images there."""
+def embedding_of(source: Path, probe: str, weights: Path | None, split: str | None, seed: int) -> TaskEmbedding:
+    """The embedding saved at `source`, or that of the images there; says which images could not be read."""
     if source.is_file() and source.suffix == ".safetensors":
-        return TaskEmbedding.load(source)
-    return task2vec.embed(
-        Task.from_folder(source, split=split), load_probe(probe, weights), seed=seed, progress=progress
-    )
-
-
-def load_probe(name: str, weights: Path | None) -> Probe:
-    """The probe that the options name."""
-    return task2vec.load_probe(name, checkpoint=weights)
+        embedding = TaskEmbedding.load(source)
+    else:
+        task = Task.from_folder(source, split=split)
+        embedding = task2vec.embed(task, task2vec.load_probe(probe, checkpoint=weights), seed=seed, progress=True)
+    print_unreadable(embedding)
+    return embedding

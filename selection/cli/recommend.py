@@ -8,7 +8,7 @@ import typer
 
 import selection
 from selection.cli import options as o
-from selection.cli.output import describe_recommendation, print_json, print_recommendation, print_unreadable
+from selection.cli.output import describe_recommendation, print_json, print_recommendation
 
 MaxParams = Annotated[int | None, typer.Option(help="At most so many trainable parameters beside the classifier.")]
 MaxSeconds = Annotated[float | None, typer.Option(help="At most so long an expected training.")]
@@ -30,11 +30,10 @@ def recommend(
 ) -> None:
     """Recommend an adapter configuration for a task, with the evidence."""
     opened = o.open_store(store)
-    embedding = o.embedding_of(source, probe, probe_weights, split, seed, progress=True)
+    embedding = o.embedding_of(source, probe, probe_weights, split, seed)
     found = selection.recommend(
         embedding, opened, backbone, k=k, distance=name, max_params=max_params, max_seconds=max_seconds
     )
-    print_unreadable(embedding)
     if as_json:
         print_json({"task": embedding.task} | describe_recommendation(found))
     else:

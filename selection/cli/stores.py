@@ -13,7 +13,6 @@ from selection.errors import StoreError
 from selection.library import load_library
 from selection.store import TaskStore
 from selection.trials import Trial
-from task2vec import TaskEmbedding
 
 app = typer.Typer(help="Make, fill and look into task stores.", no_args_is_help=True)
 Path_ = Annotated[Path, typer.Argument(help="The store's file.")]
@@ -101,7 +100,7 @@ def add(
     """Add a task to a store: its embedding, and what was tuned on it."""
     opened = o.open_store(path)
     read = [] if trials is None else _read_trials(trials)
-    embedding: TaskEmbedding = o.embedding_of(source, probe, probe_weights, split, seed, progress=True)
+    embedding = o.embedding_of(source, probe, probe_weights, split, seed)
     opened.add(embedding, name=name, trials=read, adapter=adapter)
     _say(describe_embedding(embedding) | {"task": name or embedding.task, "trials": len(read)}, as_json)
 

@@ -9,11 +9,11 @@ import typer
 
 import adapters
 import selection
-import selection.tuning
 from adapters import AdapterConfig
 from selection.cli import options as o
 from selection.cli.output import describe_recommendation, print_json, print_recommendation, print_table
 from selection.cli.recommend import MaxParams, MaxSeconds
+from selection.tuning import MERGED, load_backbone, save_merged
 from task2vec import Task
 
 
@@ -37,7 +37,7 @@ def tune(
 ) -> None:
     """Tune the recommended configuration (or the one given) on a task; a killed run resumes where it stopped."""
     task = Task.from_folder(images, split=split)
-    model = selection.tuning.load_backbone(backbone, checkpoint)
+    model = load_backbone(backbone, checkpoint)
     recommendation = None
     if method is None:
         if (bottleneck, rank, epochs) != (None, None, None):
@@ -56,7 +56,7 @@ def tune(
         "best_epoch": tuned.fit.best_epoch,
         "seconds": tuned.fit.seconds,
         "parameters": adapters.num_adapter_parameters(tuned.model),
-        "merged": None if tuned.merged is None else str(out / selection.tuning.MERGED),
+        "merged": None if tuned.merged is None else str(out / MERGED),
         "saved": str(out),
     }
     if as_json:
@@ -76,11 +76,12 @@ def merge(
     as_json: o.Json = False,
 ) -> None:
     """Fold a tuned adapter into its backbone and write the plain timm model's weights."""
-    name = adapters.read_metadata(adapter)["backbone"]
-    model = adapters.load(selection.tuning.load_backbone(name, checkpoint), adapter)
+    metadata = adapters.read_metadata(adapter)
+    name = metadata["backbone"]
+    model = adapters.load(load_backbone(name, checkpoint), adapter)
     merged = adapters.merge(model)
-    selection.tuning.save_merged(merged, out)
-    facts = {"backbone": name, "num_classes": adapters.read_metadata(adapter)["num_classes"], "saved": str(out)}
+    save_merged(merged, out)
+    facts = {"backbone": name, "num_classes": metadata["num_classes"], "saved": str(out)}
     if as_json:
         print_json(facts)
     else:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from task2vec.classifier import Classifier
@@ -40,10 +39,6 @@ def diagonal_fisher(
             # A factor of sqrt(weight) on each sample's loss is a factor of weight on its squared gradients.
             loss = (F.cross_entropy(logits, labels[k], reduction="none") * weights[k].sqrt()).sum()
             for name, squares in recorder.of(loss, keep_graph=k + 1 < len(labels)).items():
-                totals[name] += _sum(squares)
+                totals[name] += squares.sum(dim=0, dtype=torch.float64).cpu()
         report("Measuring the Fisher", window.stop, len(task))
     return torch.cat(list(totals.values())).numpy() / len(task)
-
-
-def _sum(squares: Tensor) -> Tensor:
-    return squares.sum(dim=0, dtype=torch.float64).cpu()
