@@ -29,7 +29,7 @@ from task2vec.errors import (
     TaskError,
     UnreadableImageError,
 )
-from task2vec.fisher import ESTIMATORS
+from task2vec.fisher import ESTIMATORS, Convergence, VariationalConfig
 from task2vec.plots import plot_distances, plot_map
 from task2vec.probe import Probe, load_probe
 from task2vec.task import Task
@@ -39,6 +39,7 @@ __all__ = [
     "DISTANCES",
     "ESTIMATORS",
     "Classifier",
+    "Convergence",
     "DistanceError",
     "EmbeddingError",
     "Layer",
@@ -50,6 +51,7 @@ __all__ = [
     "TaskEmbedding",
     "TaskError",
     "UnreadableImageError",
+    "VariationalConfig",
     "distance",
     "distance_matrix",
     "embed",

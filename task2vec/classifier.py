@@ -28,7 +28,8 @@ class Classifier:
         weight: float32 `(C, d)`.
         bias: float32 `(C,)`.
         l2: The strength of the penalty it was fitted with.
-        accuracy: Share of the task's images that it puts into their class, those it was fitted on.
+        accuracy: Share of the task's images that it puts into their class, those it was fitted on; of images and
+            classes in a multi-label task.
     """
 
     weight: npt.NDArray[np.float32]
@@ -36,15 +37,9 @@ class Classifier:
     l2: float
     accuracy: float
 
-    def probabilities(self, features: Array) -> npt.NDArray[np.float64]:
-        """Class probabilities `(N, C)` of features `(N, d)`, in float64."""
-        logits = features.astype(np.float64) @ self.weight.T.astype(np.float64) + self.bias
-        unnormalised = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(unnormalised / unnormalised.sum(axis=1, keepdims=True), np.float64)
-
 
 def fit_classifier(features: Array, labels: npt.NDArray[np.int64], num_classes: int, *, l2: float) -> Classifier:
-    """Multinomial logistic regression on standardised features, by L-BFGS in float64.
+    """Multinomial logistic regression on standardised features, by L-BFGS in float64; one for each class if multi-label.
 
     Minimises `mean_n cross_entropy_n + l2 / 2 * |W|^2`, where W acts on features of zero mean and unit variance. A
     strong penalty keeps the classifier from saturating: a classifier that is sure of every image has gradients, and so
@@ -52,26 +47,54 @@ def fit_classifier(features: Array, labels: npt.NDArray[np.int64], num_classes: 
 
     Args:
         features: `(N, d)`.
-        labels: `(N,)` in `[0, num_classes)`.
+        labels: `(N,)` in `[0, num_classes)`, or `(N, num_classes)` of 0 and 1.
         num_classes: C. A class without images keeps a row of zeros and the smallest bias.
         l2: Strength of the penalty, above 0.
     """
     mean, scale = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
     scale[scale < 1e-12] = 1.0
     standardised = (features - mean) / scale
+    fit = _fit_one_of_many if labels.ndim == 1 else _fit_each
+    weight, bias = fit(standardised, labels, num_classes, l2)
+    logits = standardised @ weight.T + bias
+    right = (logits.argmax(axis=1) == labels) if labels.ndim == 1 else ((logits > 0) == labels)
+    weight /= scale
+    bias -= weight @ mean
+    return Classifier(weight.astype(np.float32), bias.astype(np.float32), l2, float(right.mean()))
+
+
+Fit = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
+
+def _fit_one_of_many(features: Array, labels: npt.NDArray[np.int64], num_classes: int, l2: float) -> Fit:
+    """Weight `(C, d)` and bias `(C,)` of a softmax over the classes."""
     present = np.unique(labels)
-    # scikit-learn's objective is C * sum_n loss_n + |W|^2 / 2. Its two-class model has one row w, which stands for the
-    # rows -w/2 and w/2 here: |W|^2 = |w|^2 / 2, hence the factor of two.
-    strength = 1 / (l2 * len(labels)) * (2 if len(present) == 2 else 1)
-    model = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS, tol=TOLERANCE)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(standardised, labels)
-    rows, offsets = model.coef_, model.intercept_
+    # Two classes have one row w, which stands for the rows -w/2 and w/2 here: |W|^2 = |w|^2 / 2.
+    rows, offsets = _logistic_regression(features, labels, l2 / 2 if len(present) == 2 else l2)
     if len(present) == 2:
         rows, offsets = np.concatenate([-rows, rows]) / 2, np.concatenate([-offsets, offsets]) / 2
     weight, bias = np.zeros((num_classes, features.shape[1])), np.full(num_classes, offsets.min())
-    weight[present] = rows / scale
-    bias[present] = offsets - weight[present] @ mean
-    accuracy = float((present[(standardised @ rows.T + offsets).argmax(axis=1)] == labels).mean())
-    return Classifier(weight.astype(np.float32), bias.astype(np.float32), l2, accuracy)
+    weight[present], bias[present] = rows, offsets
+    return weight, bias
+
+
+def _fit_each(features: Array, labels: npt.NDArray[np.int64], num_classes: int, l2: float) -> Fit:
+    """Weight `(C, d)` and bias `(C,)` of a sigmoid for each class by itself.
+
+    A class that all images have, or none, keeps a row of zeros and the log odds of one image more on either side.
+    """
+    counts = labels.sum(axis=0)
+    weight, bias = np.zeros((num_classes, features.shape[1])), np.log((counts + 1) / (len(labels) - counts + 1))
+    for c in np.flatnonzero((counts > 0) & (counts < len(labels))):
+        rows, offsets = _logistic_regression(features, labels[:, c], l2)
+        weight[c], bias[c] = rows[0], offsets[0]
+    return weight, bias
+
+
+def _logistic_regression(features: Array, labels: npt.NDArray[np.int64], l2: float) -> Fit:
+    """Coefficients of `mean_n cross_entropy_n + l2 / 2 * |W|^2`; scikit-learn's C is on the sum of the losses."""
+    model = LogisticRegression(C=1 / (l2 * len(labels)), max_iter=MAX_ITERATIONS, tol=TOLERANCE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(features, labels)
+    return model.coef_, model.intercept_

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from task2vec.classifier import fit_classifier
 from task2vec.embedding import Layer, TaskEmbedding
 from task2vec.errors import Task2VecError
-from task2vec.fisher import ESTIMATORS, diagonal_fisher
+from task2vec.fisher import ESTIMATORS, DiagonalFisher, Settings, VariationalConfig
+from task2vec.inputs import ProbeInputs, choose_batch_size
 from task2vec.probe import Probe
-from task2vec.progress import Report, reporting
+from task2vec.progress import reporting
 from task2vec.task import Task
 
 DEFAULT_L2 = 0.1
@@ -25,45 +27,61 @@ def embed(
     *,
     draws: int = 1,
     l2: float = DEFAULT_L2,
+    variational: VariationalConfig | None = None,
+    from_layer: str | None = None,
     max_samples: int | None = DEFAULT_MAX_SAMPLES,
-    batch_size: int = 64,
+    batch_size: int | Literal["auto"] = "auto",
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> TaskEmbedding:
     """Embed a task under a probe (Task2Vec, Achille et al. 2019, https://arxiv.org/abs/1902.03545).
 
     Args:
-        task: The labelled images.
-        probe: The frozen network, on the device to compute on.
+        task: The labelled images; with labels `(N, C)`, each class is present or absent by itself.
+        probe: The frozen network.
         method: Which labels the gradients are taken at: `montecarlo` draws them from the model, `exact` takes the
-            expectation over all classes, `empirical` takes the dataset's.
-        draws: Labels drawn for each image by `montecarlo`.
+            expectation over all of them, `empirical` takes the dataset's; `variational` finds the noise that the
+            weights bear, and measures under it.
+        draws: Labels drawn for each image by `montecarlo` and `variational`.
         l2: Strength of the classifier's penalty on standardised features, above 0.
+        variational: Settings of the method of this name; its defaults if not given.
+        from_layer: Measure only from this module of the probe on, such as `"layer3"`; what precedes it is computed
+            once. All layers if not given.
         max_samples: At most so many images, drawn evenly from the classes; None for all.
-        batch_size: Images that are computed at once; no result depends on it beyond rounding.
-        seed: Fixes the drawn images and labels.
+        batch_size: Images that are computed at once; `"auto"` keeps their activations within a gigabyte. No result
+            depends on it beyond rounding, but for `variational`, which draws noise for each batch.
+        device: Where to compute; where the probe lies if not given.
+        dtype: What to compute in; the probe's type if not given. With bfloat16 or float16, sums are still float32.
+        seed: Fixes the drawn images, labels and noise.
         progress: Show progress bars on standard error.
 
     Raises:
         UnreadableImageError: fewer than 90% of the images can be decoded.
+        ProbeError: there is no module `from_layer`, or it cannot be entered.
         Task2VecError: an unknown method or a setting out of range.
     """
     if method not in ESTIMATORS:
         raise Task2VecError(f"there is no estimator {method!r}; choose from {', '.join(sorted(ESTIMATORS))}")
-    if draws < 1 or batch_size < 1 or l2 <= 0:
+    if draws < 1 or l2 <= 0 or (batch_size != "auto" and batch_size < 1):
         raise Task2VecError(f"draws={draws}, batch_size={batch_size} and l2={l2} must all be above 0")
+    computed_in = dtype or probe.dtype
+    probe = probe.to(device, computed_in if computed_in in (torch.float32, torch.float64) else None)
     task = task.subsample(max_samples, seed=seed)
+    size = choose_batch_size(task, probe) if batch_size == "auto" else batch_size
+    settings = Settings(draws, np.random.default_rng(seed), variational or VariationalConfig())
     with reporting(progress) as report:
-        task, features = extract_features(task, probe, batch_size=batch_size, report=report)
+        inputs = ProbeInputs(task, probe, from_layer=from_layer, batch_size=size, report=report)
+        task = inputs.task
         report("Fitting the classifier", 0, 1)
-        classifier = fit_classifier(features, task.labels, task.num_classes, l2=l2)
+        classifier = fit_classifier(inputs.features, task.labels, task.num_classes, l2=l2)
         report("Fitting the classifier", 1, 1)
-        generator = np.random.default_rng(seed)
-        passes = ESTIMATORS[method](classifier.probabilities(features), task.labels, draws, generator)
-        fisher = diagonal_fisher(task, probe, classifier, passes, batch_size=batch_size, report=report)
+        fisher = DiagonalFisher(inputs, classifier, batch_size=size, dtype=computed_in, report=report)
+        estimate = ESTIMATORS[method](fisher, settings)
     return TaskEmbedding(
-        fisher=fisher.astype(np.float32),
-        layers=tuple(Layer(name, layer.weight.shape[0]) for name, layer in probe.layers.items()),
+        fisher=estimate.fisher.astype(np.float32),
+        layers=tuple(Layer(name, len(layer.weight)) for name, layer in inputs.layers.items()),
         probe=probe.fingerprint,
         probe_name=probe.name,
         method=method,
@@ -73,18 +91,6 @@ def embed(
         task=task.name,
         unmeasured=probe.unmeasured,
         unreadable=task.unreadable,
+        trivial=None if estimate.trivial is None else estimate.trivial.astype(np.float32),
+        convergence=estimate.convergence,
     )
-
-
-def extract_features(
-    task: Task, probe: Probe, *, batch_size: int, report: Report
-) -> tuple[Task, npt.NDArray[np.float32]]:
-    """The task without its unreadable images, and the features `(N, d)` of the others."""
-    rows: list[torch.Tensor] = []
-    bad: dict[int, str] = {}
-    for start, inputs, failures in task.batches(probe.transform, batch_size):
-        bad |= {start + offset: name for offset, name in failures.items()}
-        if len(inputs):
-            rows.append(probe.features(inputs).float().cpu())
-        report("Extracting features", min(start + batch_size, len(task)), len(task))
-    return task.without(bad), torch.cat(rows).numpy()

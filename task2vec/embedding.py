@@ -14,6 +14,7 @@ from safetensors.numpy import save as to_bytes
 
 from task2vec.classifier import Classifier
 from task2vec.errors import EmbeddingError
+from task2vec.fisher import Convergence
 
 FORMAT_VERSION = 1
 
@@ -41,6 +42,9 @@ class TaskEmbedding:
         task: The task's name.
         unmeasured: Weights of the probe that no estimator can measure.
         unreadable: Images that were left out because they could not be decoded.
+        trivial: float32 `(D,)`, what the estimator finds for the trivial task t0; None stands for ever smaller
+            constants.
+        convergence: What an iterative estimator reached; None for the others.
     """
 
     fisher: npt.NDArray[np.float32]
@@ -54,6 +58,8 @@ class TaskEmbedding:
     task: str = ""
     unmeasured: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
+    trivial: npt.NDArray[np.float32] | None = None
+    convergence: Convergence | None = None
 
     def __post_init__(self) -> None:
         """Refuse vectors that are no Fisher."""
@@ -107,8 +113,12 @@ def embedding_parts(embedding: TaskEmbedding) -> tuple[dict[str, npt.NDArray[np.
     """The tensors of an embedding and everything else as plain values for JSON; `embedding_from` reads them."""
     classifier = embedding.classifier
     tensors = {"fisher": embedding.fisher, "weight": classifier.weight, "bias": classifier.bias}
-    held = ("fisher", "classifier")
+    if embedding.trivial is not None:
+        tensors["trivial"] = embedding.trivial
+    held = ("fisher", "classifier", "trivial", "convergence")
     facts = {f.name: getattr(embedding, f.name) for f in dataclasses.fields(embedding) if f.name not in held}
+    if embedding.convergence is not None:
+        facts["convergence"] = dataclasses.asdict(embedding.convergence)
     facts |= {"l2": classifier.l2, "accuracy": classifier.accuracy, "format_version": FORMAT_VERSION}
     return tensors, facts
 
@@ -123,6 +133,9 @@ def embedding_from(tensors: dict[str, npt.NDArray[np.float32]], facts: dict[str,
         classifier = Classifier(tensors["weight"], tensors["bias"], facts.pop("l2"), facts.pop("accuracy"))
         layers = tuple(Layer(*layer) for layer in facts.pop("layers"))
         facts |= {name: tuple(facts[name]) for name in ("classes", "unmeasured", "unreadable")}
-        return TaskEmbedding(fisher=tensors["fisher"], layers=layers, classifier=classifier, **facts)
+        if "convergence" in facts:
+            facts["convergence"] = Convergence(**facts["convergence"])
+        parts = {name: tensors[name] for name in ("fisher", "trivial") if name in tensors}
+        return TaskEmbedding(**parts, layers=layers, classifier=classifier, **facts)
     except (KeyError, TypeError) as error:
         raise EmbeddingError(f"{where} lacks or adds a field ({error}); make it again with task2vec embed") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 from collections.abc import Callable, Iterator
@@ -110,6 +111,17 @@ class Probe:
                     digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
             self._fingerprint = digest.hexdigest()[:32]
         return self._fingerprint
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Probe:
+        """This probe on another device or of another type: a copy, with the same fingerprint, where that is a change."""
+        device = self.device if device is None else torch.device(device)
+        dtype = dtype or self.dtype
+        if (device, dtype) == (self.device, self.dtype):
+            return self
+        module = copy.deepcopy(self.module).to(device, dtype)
+        moved = Probe(module, self.classifier, self.transform, name=self.name, preprocessing=self.preprocessing)
+        moved._fingerprint = self.fingerprint
+        return moved
 
     @contextmanager
     def feature_tap(self) -> Iterator[Callable[[Tensor], Tensor]]:

@@ -40,7 +40,8 @@ class Task:
 
     Attributes:
         name: What the task is called in stores and tables.
-        labels: int64 `(N,)`, each in `[0, num_classes)`.
+        labels: int64 `(N,)`, each in `[0, num_classes)`; or, where an image may be of several classes or none,
+            int64 `(N, num_classes)` of 0 and 1.
         class_names: One name for each label.
         unreadable: Names of images that were left out because they could not be decoded.
         source: Where the images come from, for people to read.
@@ -57,6 +58,10 @@ class Task:
         """Refuse tasks that cannot be learned."""
         if not len(self.labels):
             raise TaskError(f"task {self.name!r} holds no images; put them in one folder per class")
+        if self.multi_label:
+            if not (self.labels != self.labels[0]).any():
+                raise TaskError(f"all images of task {self.name!r} have the same labels; there is nothing to tell apart")
+            return
         present = np.unique(self.labels)
         if len(present) < 2:
             only = self.class_names[int(present[0])]
@@ -111,7 +116,7 @@ class Task:
         if not len(dataset):
             raise TaskError(f"{type(dataset).__name__} is empty; give a dataset with images")
         image_key, label_key, class_names = _dataset_columns(dataset)
-        labels, class_names = _contiguous_labels(_dataset_labels(dataset, label_key), class_names)
+        labels, class_names = _labels_and_names(_dataset_labels(dataset, label_key), class_names)
         source = type(dataset).__name__
         return cls(
             name=name or source.lower(),
@@ -132,28 +137,40 @@ class Task:
     ) -> Task:
         """Images `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)`, uint8 or float in [0, 1], and N labels.
 
-        Labels may have gaps or be strings: each distinct value is one class.
+        Labels may have gaps or be strings: each distinct value is one class. Labels `(N, classes)` of 0 and 1 make a
+        multi-label task.
 
         Raises:
             TaskError: shapes differ, pixels are NaN, infinite or out of range, labels are fractional or negative.
         """
         pixels = arrays_to_uint8(images if isinstance(images, torch.Tensor) else np.asarray(images))
         values = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
-        if values.ndim != 1 or len(values) != len(pixels):
+        if values.ndim not in (1, 2) or len(values) != len(pixels):
             raise TaskError(f"{len(pixels)} images need {len(pixels)} labels in one row, not shape {values.shape}")
-        numbers, names = _contiguous_labels(values, tuple(class_names) if class_names is not None else None)
+        numbers, names = _labels_and_names(values, tuple(class_names) if class_names is not None else None)
         return cls(name, numbers, names, lambda index: Image.fromarray(pixels[index]), source="arrays")
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return self.images(index), int(self.labels[index])
+    def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
+        return self.images(index), self.labels[index] if self.multi_label else int(self.labels[index])
 
     @property
     def num_classes(self) -> int:
         """How many classes there are."""
         return len(self.class_names)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may be of several classes or none."""
+        return self.labels.ndim == 2
+
+    def _strata(self) -> list[npt.NDArray[np.int64]]:
+        """The images of each class; all together where they may be of several."""
+        if self.multi_label:
+            return [np.arange(len(self))]
+        return [np.flatnonzero(self.labels == label) for label in range(self.num_classes)]
 
     def select(self, indices: npt.ArrayLike, *, name: str | None = None) -> Task:
         """The task of these images only, with the same classes."""
@@ -170,13 +187,13 @@ class Task:
         """
         generator = np.random.default_rng(seed)
         second = []
-        for label in range(self.num_classes):
-            members = generator.permutation(np.flatnonzero(self.labels == label))
+        for stratum in self._strata():
+            members = generator.permutation(stratum)
             count = min(max(1, round(share * len(members))), len(members) - 1)
             second.append(members[: max(0, count)])
         held = np.zeros(len(self), bool)
         held[np.concatenate(second)] = True
-        if len(np.unique(self.labels[held])) < 2:
+        if len(np.unique(self.labels[held], axis=0)) < 2:
             raise TaskError(f"task {self.name!r} has too few images to set {share:.0%} aside; add images")
         return self.select(np.flatnonzero(~held)), self.select(np.flatnonzero(held))
 
@@ -184,14 +201,14 @@ class Task:
         """At most `count` images, taken evenly from the classes (stratified, without replacement)."""
         if count is None or count >= len(self):
             return self
-        if count < self.num_classes:
+        if count < len(self._strata()):
             raise TaskError(f"{count} images cannot show the {self.num_classes} classes of {self.name!r}; take more")
-        order = np.random.default_rng(seed).permutation(len(self))
+        rank = np.random.default_rng(seed).permutation(len(self)).argsort()
         # The r-th image of a class of n stands at (r + 1/2) / n of its class: the first `count` by that place are
         # spread over the classes in proportion to their sizes, and every class keeps its first image.
         place = np.empty(len(self))
-        for label in range(self.num_classes):
-            members = order[self.labels[order] == label]
+        for stratum in self._strata():
+            members = stratum[rank[stratum].argsort()]
             place[members] = (np.arange(len(members)) + 0.5) / max(1, len(members))
             place[members[:1]] = -1.0
         return self.select(np.sort(np.argsort(place, kind="stable")[:count]))
@@ -305,6 +322,22 @@ def _choose_split(files: list[str], split: str | None, path: Path) -> tuple[str,
         prefix += f"{tops.pop()}/"
 
 
+def _labels_and_names(
+    values: npt.NDArray[Any], class_names: tuple[str, ...] | None
+) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    """Labels as a task holds them, of one class an image or of several, and the classes' names."""
+    if values.ndim == 1:
+        return _contiguous_labels(values, class_names)
+    wrong = ~np.isin(values, (0, 1))
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        raise TaskError(f"label {row} has {values[row, column]} for class {column}; labels in rows must be 0 or 1")
+    names = class_names or tuple(str(c) for c in range(values.shape[1]))
+    if len(names) != values.shape[1]:
+        raise TaskError(f"labels are of {values.shape[1]} classes, but {len(names)} class names are given")
+    return values.astype(np.int64), names
+
+
 def _contiguous_labels(
     values: npt.NDArray[Any], class_names: tuple[str, ...] | None
 ) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
@@ -357,7 +390,7 @@ def _dataset_labels(dataset: Any, label_key: Any) -> npt.NDArray[Any]:
 
 
 def _plain_label(label: Any) -> Any:
-    return label.item() if isinstance(label, (torch.Tensor, np.generic)) else label
+    return np.asarray(label)[()] if isinstance(label, (torch.Tensor, np.generic)) else label
 
 
 def _item_image(dataset: Any, index: int, image_key: Any) -> Image.Image:

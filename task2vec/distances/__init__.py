@@ -1,7 +1,18 @@
-"""Distances between task embeddings, one file each."""
+"""Distances between task embeddings, one idea each file."""
 
-from task2vec.distances import asymmetric, cosine, log_cosine
+from task2vec.distances import asymmetric, cosine, entropy, jensen_shannon, kl, log_cosine, of_variances
 from task2vec.distances.matrix import distance, distance_matrix
 from task2vec.distances.registry import DISTANCES
 
-__all__ = ["DISTANCES", "asymmetric", "cosine", "distance", "distance_matrix", "log_cosine"]
+__all__ = [
+    "DISTANCES",
+    "asymmetric",
+    "cosine",
+    "distance",
+    "distance_matrix",
+    "entropy",
+    "jensen_shannon",
+    "kl",
+    "log_cosine",
+    "of_variances",
+]

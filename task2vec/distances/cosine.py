@@ -1,33 +1,31 @@
-"""The paper's symmetric distance d_sym: the cosine distance of relative Fishers.
-
-Indices: i row of a, j row of b, d entry of the embedding.
-"""
+"""The paper's symmetric distance d_sym: the cosine distance of relative Fishers."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from task2vec.distances.pairs import over_pairs
 from task2vec.distances.registry import Matrix, Options, register_distance
 
 # Added to every denominator a + b, as the public reference implementation does: it keeps filters that are dead for
 # both tasks from dividing zero by zero.
 STABILISER = 1e-8
 
-_BLOCK = 4 * 2**20  # entries of the largest temporary
-
 
 @register_distance("cosine")
 def cosine(a: Matrix, b: Matrix, options: Options) -> Matrix:
     """d_sym(a, b) = 1 - cos(a / (a + b), b / (a + b)), elementwise quotients (Achille et al. 2019, section 3.2)."""
-    distances = np.empty((len(a), len(b)))
-    rows = max(1, _BLOCK // max(1, b.size))
-    for start in range(0, len(a), rows):
-        block = a[start : start + rows, None, :]
-        total = block + b[None] + STABILISER
-        left, right = block / total, b[None] / total
-        product = np.einsum("ijd,ijd->ij", left, right)
-        norms = np.einsum("ijd,ijd->ij", left, left) * np.einsum("ijd,ijd->ij", right, right)
-        distances[start : start + rows] = 1 - np.divide(
-            product, np.sqrt(norms), out=np.zeros_like(product), where=norms > 0
-        )
-    return distances.clip(0, 1)
+    return over_pairs(_relative_cosine, a, b).clip(0, 1)
+
+
+def paired_cosine(a: Matrix, b: Matrix) -> Matrix:
+    """d_sym of each row of a and the same row of b, `(n,)`."""
+    return np.asarray(_relative_cosine(a, b).clip(0, 1))
+
+
+def _relative_cosine(a: Matrix, b: Matrix) -> Matrix:
+    total = a + b + STABILISER
+    left, right = a / total, b / total
+    product = np.einsum("...d,...d->...", left, right)
+    norms = np.einsum("...d,...d->...", left, left) * np.einsum("...d,...d->...", right, right)
+    return np.asarray(1 - np.divide(product, np.sqrt(norms), out=np.zeros_like(product), where=norms > 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from task2vec.distances.of_variances import angular
 from task2vec.distances.registry import Matrix, Options, register_distance
 from task2vec.errors import DistanceError
 
@@ -26,17 +27,9 @@ def log_cosine(a: Matrix, b: Matrix, options: Options) -> Matrix:
             "log_cosine needs the mean log embedding of many tasks under the same probe; "
             "pass reference=task2vec.mean_log_embedding(embeddings)"
         )
-    left, right = centred_logs(a, options.reference), centred_logs(b, options.reference)
-    return np.asarray((1 - left @ right.T).clip(0, 2))
+    return angular(logs(a) - options.reference, logs(b) - options.reference)
 
 
 def logs(a: Matrix) -> Matrix:
     """Log a, with dead filters at the floor, `(n, D)`."""
     return np.asarray(np.log(np.maximum(a, FLOOR * a.mean(axis=1, keepdims=True))))
-
-
-def centred_logs(a: Matrix, reference: Matrix) -> Matrix:
-    """Unit vectors `(n, D)` whose dot products are the cosines: logs minus the reference, normalised."""
-    centred = logs(a) - reference
-    norms = np.linalg.norm(centred, axis=1, keepdims=True)
-    return np.asarray(np.divide(centred, norms, out=np.zeros_like(centred), where=norms > 0))

@@ -24,10 +24,11 @@ def distance(
     *,
     alpha: float = 0.15,
     reference: npt.ArrayLike | None = None,
+    trivial: npt.ArrayLike | None = None,
 ) -> float:
     """Distance from `a` to `b`; see `distance_matrix`."""
     rows = [[v] if isinstance(v, TaskEmbedding) else np.asarray(v)[None] for v in (a, b)]
-    return float(distance_matrix(rows[0], name, rows[1], alpha=alpha, reference=reference)[0, 0])
+    return float(distance_matrix(rows[0], name, rows[1], alpha=alpha, reference=reference, trivial=trivial)[0, 0])
 
 
 def distance_matrix(
@@ -37,16 +38,20 @@ def distance_matrix(
     *,
     alpha: float = 0.15,
     reference: npt.ArrayLike | None = None,
+    trivial: npt.ArrayLike | None = None,
 ) -> Matrix:
     """Distances from each of `embeddings` to each of `others` (or of themselves), float64 `(n, m)`.
 
     Args:
         embeddings: The sources; embeddings of one probe, or an array `(n, D)`.
-        name: `cosine` (the paper's d_sym), `asymmetric` (its d_asym, from row to column) or `log_cosine`.
+        name: `cosine` (the paper's d_sym), `asymmetric` (its d_asym, from row to column), `log_cosine`, or another of
+            `task2vec.DISTANCES`, each explained in its own file.
         others: The targets; the sources themselves if not given.
         alpha: How much `asymmetric` prefers complex sources; the paper's value is the default.
         reference: `(D,)`, what `log_cosine` subtracts; shipped with the bundled probe, for others see
             `mean_log_embedding`.
+        trivial: `(D,)`, or `(n, D)` without `others`: for arrays, what their estimator finds for the trivial task, the
+            precision of its prior. Embeddings know their own.
 
     Raises:
         DistanceError: the name is unknown, or `log_cosine` has no reference.
@@ -60,16 +65,30 @@ def distance_matrix(
     a = as_matrix(embeddings)
     b = a if others is None else as_matrix(others)
     if a.shape[1] != b.shape[1]:
-        raise EmbeddingError(f"vectors of length {a.shape[1]} and {b.shape[1]} have no distance; use one probe")
+        raise EmbeddingError(f"vectors of length {a.shape[1]} and {b.shape[1]} have no distance; measure the same layers")
     if reference is None and name == "log_cosine" and probe is not None:
         reference = shipped_reference(probe)
-    centre = None if reference is None else np.asarray(reference, np.float64)
-    return DISTANCES[name](a, b, Options(alpha, centre))
+    given = None if trivial is None else np.asarray(trivial, np.float64)
+    options = Options(
+        alpha,
+        reference=None if reference is None else np.asarray(reference, np.float64),
+        trivial_a=_trivial(embeddings, a, given),
+        trivial_b=_trivial(embeddings if others is None else others, b, given),
+    )
+    return DISTANCES[name](a, b, options)
 
 
 def mean_log_embedding(embeddings: Embeddings) -> Matrix:
     """The reference for `log_cosine`: mean log embedding of many tasks under one probe, float64 `(D,)`."""
     return np.asarray(logs(as_matrix(embeddings)).mean(axis=0))
+
+
+def _trivial(embeddings: Embeddings, values: Matrix, given: Matrix | None) -> Matrix | None:
+    """The trivial task as the estimator of each row sees it, `(n, D)`; None if ever smaller constants stand for it."""
+    if given is not None:
+        return np.broadcast_to(given, values.shape)
+    own = [e.trivial for e in embeddings if isinstance(e, TaskEmbedding) and e.trivial is not None]  # type: ignore[union-attr]
+    return np.asarray(own, np.float64) if own and len(own) == len(values) else None
 
 
 def common_probe(embeddings: Sequence[TaskEmbedding]) -> str | None:
@@ -95,6 +114,9 @@ def as_matrix(embeddings: Embeddings) -> Matrix:
         EmbeddingError: not `(n, D)`, or not all finite and at least 0.
     """
     rows = [e.fisher if isinstance(e, TaskEmbedding) else e for e in embeddings]  # type: ignore[union-attr]
+    lengths = sorted({len(row) for row in rows if isinstance(row, np.ndarray) and row.ndim == 1})
+    if len(lengths) > 1:
+        raise EmbeddingError(f"vectors of length {lengths[0]} and {lengths[1]} have no distance; measure the same layers")
     matrix = np.asarray(rows, np.float64)
     if matrix.ndim != 2:
         raise EmbeddingError(f"expected embeddings or an array (n, D), not shape {matrix.shape}")

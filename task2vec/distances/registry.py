@@ -18,10 +18,14 @@ class Options:
     Attributes:
         alpha: How much the asymmetric distance rewards a complex source.
         reference: `(D,)`, the mean log embedding that `log_cosine` subtracts.
+        trivial_a: `(n, D)`, what the rows' estimator finds for the trivial task; None for ever smaller constants.
+        trivial_b: `(m, D)`, the same for the columns.
     """
 
     alpha: float = 0.15
     reference: Matrix | None = None
+    trivial_a: Matrix | None = None
+    trivial_b: Matrix | None = None
 
 
 Distance = Callable[[Matrix, Matrix, Options], Matrix]

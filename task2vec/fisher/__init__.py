@@ -1,9 +1,19 @@
-"""The Fisher estimators: which labels the squared gradients are taken at, one file each."""
+"""The Fisher estimators: of which labels, and at which weights, gradients are taken and squared; one file each."""
 
-from task2vec.fisher.diagonal import diagonal_fisher
-from task2vec.fisher.empirical import empirical
-from task2vec.fisher.exact import exact
-from task2vec.fisher.montecarlo import montecarlo
-from task2vec.fisher.registry import ESTIMATORS, Estimator, LabelPasses
+from task2vec.fisher import empirical, exact, hutchinson, montecarlo, variational
+from task2vec.fisher.diagonal import DiagonalFisher
+from task2vec.fisher.registry import ESTIMATORS, Convergence, Estimate, Settings, VariationalConfig
 
-__all__ = ["ESTIMATORS", "Estimator", "LabelPasses", "diagonal_fisher", "empirical", "exact", "montecarlo"]
+__all__ = [
+    "ESTIMATORS",
+    "Convergence",
+    "DiagonalFisher",
+    "Estimate",
+    "Settings",
+    "VariationalConfig",
+    "empirical",
+    "exact",
+    "hutchinson",
+    "montecarlo",
+    "variational",
+]

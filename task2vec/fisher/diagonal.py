@@ -7,38 +7,102 @@ over the weights of every convolution and linear layer before the classifier.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from task2vec.classifier import Classifier
+from task2vec.fisher.likelihood import Likelihood, likelihood_of
 from task2vec.fisher.per_sample import SquaredGradients
-from task2vec.fisher.registry import LabelPasses
-from task2vec.probe import Probe
+from task2vec.inputs import ProbeInputs
 from task2vec.progress import Report
-from task2vec.task import Task
+
+Scores = Callable[[Tensor, Tensor], Iterator[Tensor]]
+"""From probabilities `(B, C)` and the numbers of the images `(B,)` to gradients of the loss by the logits `(B, C)`, one
+backward pass for each, in float64."""
 
 
-def diagonal_fisher(
-    task: Task, probe: Probe, classifier: Classifier, passes: LabelPasses, *, batch_size: int, report: Report
-) -> npt.NDArray[np.float64]:
-    """Mean over the images of the weighted squared gradients at the labels of `passes`, `(D,)`, in float64."""
-    device, dtype = probe.device, probe.dtype
-    weight = torch.as_tensor(classifier.weight, device=device, dtype=dtype)
-    bias = torch.as_tensor(classifier.bias, device=device, dtype=dtype)
-    totals = {name: torch.zeros(layer.weight.shape[0], dtype=torch.float64) for name, layer in probe.layers.items()}
-    for start, inputs, _ in task.batches(probe.transform, batch_size):
-        window = slice(start, start + len(inputs))
-        labels = torch.as_tensor(passes.labels[:, window], device=device)
-        weights = torch.as_tensor(passes.weights[:, window], device=device, dtype=dtype)
-        recorder = SquaredGradients(probe.layers, len(inputs))
-        with torch.enable_grad(), probe.feature_tap() as features, recorder.recording():
-            logits = F.linear(features(inputs.to(device, dtype)), weight, bias)
-        for k in range(len(labels)):
-            # A factor of sqrt(weight) on each sample's loss is a factor of weight on its squared gradients.
-            loss = (F.cross_entropy(logits, labels[k], reduction="none") * weights[k].sqrt()).sum()
-            for name, squares in recorder.of(loss, keep_graph=k + 1 < len(labels)).items():
-                totals[name] += squares.sum(dim=0, dtype=torch.float64).cpu()
-        report("Measuring the Fisher", window.stop, len(task))
-    return torch.cat(list(totals.values())).numpy() / len(task)
+class DiagonalFisher:
+    """Measures mean squared gradients of one task under one probe.
+
+    Args:
+        inputs: The task's images on their way into the probe.
+        classifier: The head on the probe's features.
+        batch_size: Images at once.
+        dtype: What to compute in; where it is a half precision, sums are still taken in float32.
+        report: Told how far it is.
+    """
+
+    def __init__(
+        self, inputs: ProbeInputs, classifier: Classifier, *, batch_size: int, dtype: torch.dtype, report: Report
+    ) -> None:
+        self.inputs = inputs
+        self.batch_size = batch_size
+        self.report = report
+        self.layers = inputs.layers
+        self.labels = torch.from_numpy(inputs.task.labels)
+        self.likelihood: Likelihood = likelihood_of(self.labels)
+        self._device, self._dtype = inputs.probe.device, dtype
+        exact_type = torch.promote_types(dtype, torch.float32)
+        self._weight = torch.as_tensor(classifier.weight, device=self._device, dtype=exact_type)
+        self._bias = torch.as_tensor(classifier.bias, device=self._device, dtype=exact_type)
+
+    @property
+    def num_images(self) -> int:
+        """How many images the task has."""
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the task has."""
+        return len(self._bias)
+
+    def mean_squares(
+        self,
+        scores: Scores,
+        images: npt.NDArray[np.int64] | None = None,
+        around_batch: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> npt.NDArray[np.float64]:
+        """Mean over the images of the summed squares of what each score pulls back to the weights, `(D,)`.
+
+        Args:
+            scores: Which gradients to take.
+            images: Numbers of the images; all of them if not given.
+            around_batch: A context to compute each batch in.
+        """
+        images = np.arange(self.num_images) if images is None else images
+        totals = {n: torch.zeros(len(m.weight), dtype=torch.float64) for n, m in self.layers.items()}
+        done = 0
+        with self.inputs.feature_tap() as features:
+            for numbers, inputs in self.inputs.batches(images, self.batch_size):
+                recorder = SquaredGradients(self.layers, len(inputs))
+                with around_batch():
+                    with torch.enable_grad(), recorder.recording(), self._precision():
+                        taken = features(inputs)
+                    logits = F.linear(taken.to(self._weight.dtype), self._weight, self._bias)
+                    probabilities = self.likelihood.probabilities(logits.detach().double().cpu())
+                    for score, is_last in _with_last(scores(probabilities, numbers)):
+                        squares = recorder.of(logits, score.to(logits), keep_graph=not is_last)
+                        for name, values in squares.items():
+                            totals[name] += values.sum(dim=0, dtype=torch.float64).cpu()
+                done += len(inputs)
+                self.report("Measuring the Fisher", done, len(images))
+        return torch.cat(list(totals.values())).numpy() / len(images)
+
+    def _precision(self) -> AbstractContextManager[object]:
+        reduced = self._dtype in (torch.bfloat16, torch.float16)
+        return torch.autocast(self._device.type, self._dtype) if reduced else nullcontext()
+
+
+def _with_last(values: Iterator[Tensor]) -> Iterator[tuple[Tensor, bool]]:
+    """Each value, and whether it is the last one."""
+    held = next(values)
+    for value in values:
+        yield held, False
+        held = value
+    yield held, True

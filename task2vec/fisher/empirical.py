@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
-
-from task2vec.fisher.registry import LabelPasses, register_estimator
+from task2vec.fisher.diagonal import DiagonalFisher
+from task2vec.fisher.registry import Estimate, Settings, register_estimator
 
 
-@register_estimator
-def empirical(
-    probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], draws: int, generator: np.random.Generator
-) -> LabelPasses:
+@register_estimator("empirical")
+def empirical(fisher: DiagonalFisher, settings: Settings) -> Estimate:
     """The dataset's label for every image. Not an estimate of the Fisher: it vanishes where the model fits the labels
     (Kunstner et al. 2019, "Limitations of the empirical Fisher approximation", https://arxiv.org/abs/1905.12558).
     """
-    return LabelPasses(labels[None], np.ones((1, len(labels))))
+    return Estimate(
+        fisher.mean_squares(lambda p, images: iter([fisher.likelihood.score(p, fisher.labels[images])])),
+    )

@@ -1,17 +1,12 @@
-"""Exact Fisher: the expectation over all classes."""
+"""Exact Fisher: the expectation over all labels."""
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
-
-from task2vec.fisher.registry import LabelPasses, register_estimator
+from task2vec.fisher.diagonal import DiagonalFisher
+from task2vec.fisher.registry import Estimate, Settings, register_estimator
 
 
-@register_estimator
-def exact(
-    probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], draws: int, generator: np.random.Generator
-) -> LabelPasses:
-    """Every class for every image, counting its probability p(y|x): one backward pass for each class."""
-    num_images, num_classes = probabilities.shape
-    return LabelPasses(np.tile(np.arange(num_classes)[:, None], (1, num_images)), probabilities.T)
+@register_estimator("exact")
+def exact(fisher: DiagonalFisher, settings: Settings) -> Estimate:
+    """The expectation over the labels without drawing any: C - 1 backward passes for C classes, C for multi-label."""
+    return Estimate(fisher.mean_squares(lambda probabilities, _: fisher.likelihood.factors(probabilities)))

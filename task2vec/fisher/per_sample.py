@@ -46,11 +46,16 @@ def linear_squares(inputs: Tensor, gradients: Tensor) -> Tensor:
 
 def _gram_squares(inputs: Tensor, gradients: Tensor) -> Tensor:
     gram = inputs @ inputs.mT  # ntu
-    return (gradients * (gram @ gradients)).sum(dim=1).clamp_(min=0) / inputs.shape[2]
+    return _sum(gradients * (gram @ gradients), dim=1).clamp_(min=0) / inputs.shape[2]
 
 
 def _direct_squares(inputs: Tensor, gradients: Tensor) -> Tensor:
-    return (gradients.mT @ inputs).square_().mean(dim=2)
+    return _sum((gradients.mT @ inputs).square_(), dim=2) / inputs.shape[2]
+
+
+def _sum(values: Tensor, dim: int) -> Tensor:
+    """The sum, in float32 even of half precision."""
+    return values.sum(dim=dim, dtype=torch.promote_types(values.dtype, torch.float32))
 
 
 def conv_squares(layer: nn.Conv2d, calls: list[tuple[Tensor, Tensor]], num_samples: int) -> Tensor:
@@ -66,9 +71,10 @@ def conv_squares(layer: nn.Conv2d, calls: list[tuple[Tensor, Tensor]], num_sampl
         `(N, C_out)`.
     """
     out_channels, per_group, *kernel = layer.weight.shape
+    fan_in = per_group * kernel[0] * kernel[1]
     if layer.groups == 1 and len(calls) == 1 and len(calls[0][0]) == num_samples:
         inputs, gradients = calls[0]
-        positions, fan_in = gradients.shape[2] * gradients.shape[3], per_group * kernel[0] * kernel[1]
+        positions = gradients.shape[2] * gradients.shape[3]
         if kernel == [1, 1] and layer.padding in ((0, 0), "valid"):
             pixels = inputs[:, :, :: layer.stride[0], :: layer.stride[1]]
             return linear_squares(pixels.flatten(2).mT, gradients.flatten(2).mT)
@@ -78,7 +84,7 @@ def conv_squares(layer: nn.Conv2d, calls: list[tuple[Tensor, Tensor]], num_sampl
     weight_gradients = [
         torch.stack([_conv_weight_gradient(layer, a[n], g[n]) for a, g in split]).sum(dim=0) for n in range(num_samples)
     ]
-    return torch.stack([gradient.square().flatten(1).mean(dim=1) for gradient in weight_gradients])
+    return torch.stack([_sum(gradient.square().flatten(1), dim=1) for gradient in weight_gradients]) / fan_in
 
 
 def _unfold(layer: nn.Conv2d, inputs: Tensor) -> Tensor:
@@ -156,10 +162,10 @@ class SquaredGradients:
             for handle in handles:
                 handle.remove()
 
-    def of(self, loss: Tensor, *, keep_graph: bool = False) -> dict[str, Tensor]:
-        """Squares `(N, filters)` of the gradients of `loss`, a sum over the samples, for each layer it depends on."""
+    def of(self, outputs: Tensor, gradient: Tensor, *, keep_graph: bool = False) -> dict[str, Tensor]:
+        """Squares `(N, filters)` of what the samples' gradients by `outputs` pull back to each layer they depend on."""
         self._squares, self._pending = {}, {}
-        loss.backward(retain_graph=keep_graph)
+        outputs.backward(gradient, retain_graph=keep_graph)
         for name, calls in self._pending.items():  # layers some of whose uses the loss does not depend on
             self._squares[name] = _squares(self.layers[name], calls, self.num_samples)
         return self._squares
@@ -167,7 +173,7 @@ class SquaredGradients:
     def _after_forward(self, name: str, _: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         if not output.requires_grad:
             output = _StartGraph.apply(output, torch.zeros((), requires_grad=True))
-        inputs = args[0].detach()
+        inputs = args[0].detach().to(output.dtype)
         self._calls[name] = self._calls.get(name, 0) + 1
         output.register_hook(lambda gradient: self._meet(name, inputs, gradient.detach()))
         return output

@@ -15,6 +15,10 @@ def problem(num_classes, seed=0):
     return features, labels
 
 
+def probabilities(classifier, features):
+    return np.exp(log_softmax(features @ classifier.weight.T + classifier.bias, axis=1))
+
+
 @pytest.mark.parametrize("num_classes", [2, 3, 5])
 @pytest.mark.parametrize("l2", [0.01, 0.1, 1.0])
 def test_it_minimises_the_stated_objective(num_classes, l2):
@@ -31,7 +35,7 @@ def test_it_minimises_the_stated_objective(num_classes, l2):
         log_softmax(standardised @ best[:-num_classes].reshape(num_classes, 5).T + best[-num_classes:], axis=1)
     )
     found = fit_classifier(features, labels, num_classes, l2=l2)
-    np.testing.assert_allclose(found.probabilities(features), expected, atol=2e-4)
+    np.testing.assert_allclose(probabilities(found, features), expected, atol=2e-4)
     assert found.accuracy == pytest.approx((expected.argmax(1) == labels).mean())
 
 
@@ -39,10 +43,23 @@ def test_a_class_without_images_is_never_the_likeliest():
     features, labels = problem(2)
     found = fit_classifier(features, labels * 2, 3, l2=0.1)  # class 1 has none
     assert found.weight.shape == (3, 5)
-    assert (found.probabilities(features).argmax(axis=1) != 1).all()
+    assert (probabilities(found, features).argmax(axis=1) != 1).all()
 
 
 def test_a_constant_feature_does_no_harm():
     features, labels = problem(3)
     found = fit_classifier(np.hstack([features, np.ones((90, 1))]), labels, 3, l2=0.1)
     assert np.isfinite(found.weight).all()
+
+
+def test_multi_label_is_one_logistic_regression_for_each_class():
+    features, labels = problem(3)
+    several = np.stack([labels == 0, labels != 1, np.ones(90), np.zeros(90)], axis=1).astype(int)
+    found = fit_classifier(features, several, 4, l2=0.1)
+    logits = features @ found.weight.T + found.bias
+    for c in (0, 1):  # a sigmoid is a softmax over minus and plus half the logit, whose |W|^2 is half as large
+        pair = fit_classifier(features, several[:, c], 2, l2=0.2)
+        expected = probabilities(pair, features)[:, 1]
+        np.testing.assert_allclose(1 / (1 + np.exp(-logits[:, c])), expected, atol=1e-5)
+    assert (found.weight[2:] == 0).all()
+    np.testing.assert_allclose(found.bias[2:], [np.log(91), -np.log(91)], rtol=1e-6)

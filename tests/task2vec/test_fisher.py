@@ -1,13 +1,19 @@
 """The Fisher engine against per-sample gradients from autograd, one row for each kind of network."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import timm
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from torch import nn
 from torch.nn import functional as F
 
-from task2vec import ESTIMATORS, embed
+from task2vec import ESTIMATORS, ProbeError, Task, VariationalConfig, embed
+from task2vec.fisher.likelihood import Bernoulli, Categorical
 from tests.conftest import plain_probe, random_task
 
 
@@ -57,46 +63,79 @@ NETWORKS = {
 }
 
 
-def brute_force(task, probe, embedding, passes):
-    """Mean of the weighted squared gradients, one image and one label at a time, averaged inside each filter."""
-    weights = [layer.weight.requires_grad_(True) for layer in probe.layers.values()]
-    dtype = weights[0].dtype
-    weight, bias = (torch.tensor(v, dtype=dtype) for v in (embedding.classifier.weight, embedding.classifier.bias))
-    totals = [torch.zeros(len(w), dtype=torch.float64) for w in weights]
+def logits_of(task, probe, classifier, index):
+    dtype = next(iter(probe.layers.values())).weight.dtype
+    weight, bias = (torch.tensor(v, dtype=dtype) for v in (classifier.weight, classifier.bias))
     with probe.feature_tap() as features:
-        for n in range(len(task)):
-            for labels, counts in zip(passes.labels, passes.weights, strict=True):
-                logits = F.linear(features(probe.transform(task[n][0])[None].to(dtype)), weight, bias)
-                loss = F.cross_entropy(logits, torch.tensor(labels[n : n + 1]))
-                for total, gradient in zip(totals, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
-                    if gradient is not None:
-                        total += counts[n] * gradient.double().square().flatten(1).mean(1) / len(task)
+        return F.linear(features(probe.transform(task[index][0])[None].to(dtype)), weight, bias)
+
+
+def loss_of(logits, label):
+    if np.ndim(label):
+        return F.binary_cross_entropy_with_logits(logits[0], torch.tensor(label, dtype=logits.dtype), reduction="sum")
+    return F.cross_entropy(logits, torch.tensor([label]))
+
+
+def brute_force(task, probe, classifier, weighted_labels):
+    """Mean of the weighted squared gradients, one image and one label at a time, averaged inside each filter.
+
+    `weighted_labels(n, logits)` gives the labels of image n, each with what its squared gradient counts for.
+    """
+    weights = [layer.weight.requires_grad_(True) for layer in probe.layers.values()]
+    totals = [torch.zeros(len(w), dtype=torch.float64) for w in weights]
+    for n in range(len(task)):
+        logits = logits_of(task, probe, classifier, n)
+        for label, count in weighted_labels(n, logits[0].detach().double()):
+            gradients = torch.autograd.grad(loss_of(logits, label), weights, allow_unused=True, retain_graph=True)
+            for total, gradient in zip(totals, gradients, strict=True):
+                if gradient is not None:
+                    total += count * gradient.double().square().flatten(1).mean(1) / len(task)
     for w in weights:
         w.requires_grad_(False)
     return torch.cat(totals).numpy()
+
+
+def all_labels(n, logits):
+    return [(c, float(p)) for c, p in enumerate(logits.softmax(0))]
+
+
+def all_label_sets(n, logits):
+    p = logits.sigmoid().numpy()
+    return [(np.array(y), float(np.prod(np.where(y, p, 1 - p)))) for y in product((0, 1), repeat=len(p))]
+
+
+def drawn_labels(task, draws, seed=0):
+    """Systematic sampling, written anew: the uniform numbers that the estimator draws, read off the cumulative sum."""
+    start = np.random.default_rng(seed).random(len(task))
+
+    def weighted(n, logits):
+        cumulative = np.cumsum(logits.softmax(0).numpy())
+        return [(int(np.searchsorted(cumulative, (start[n] + k / draws) % 1)), 1 / draws) for k in range(draws)]
+
+    return weighted
 
 
 def relative_error(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
-def probe_and_passes(build, task, method, dtype=torch.float32, draws=1):
+def probe_for(build, task, dtype=torch.float32):
     torch.manual_seed(0)
     module, classifier = build()
-    size = task[0][0].size[0]
-    probe = plain_probe(module.to(dtype), classifier, size)
-    embedding = embed(task, probe, method, draws=draws, batch_size=4)
-    inputs = torch.stack([probe.transform(task[i][0]) for i in range(len(task))]).to(dtype)
-    probabilities = embedding.classifier.probabilities(probe.features(inputs).float().numpy())
-    passes = ESTIMATORS[method](probabilities, task.labels, draws, np.random.default_rng(0))
-    return probe, embedding, passes
+    return plain_probe(module.to(dtype), classifier, task[0][0].size[0])
+
+
+def multi_label_task(num_images=6):
+    images = np.stack([np.asarray(random_task(num_images)[i][0]) for i in range(num_images)])
+    return Task.from_arrays(images, np.random.default_rng(1).integers(2, size=(num_images, 3)))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_montecarlo_equals_per_sample_autograd_on_the_same_labels(name):
     task = random_task(6, size=64 if name in ("swin", "mixer") else 32)
-    probe, embedding, passes = probe_and_passes(NETWORKS[name], task, "montecarlo")
-    expected = brute_force(task, probe, embedding, passes)
+    probe = probe_for(NETWORKS[name], task)
+    embedding = embed(task, probe, "montecarlo", batch_size=4)
+    expected = brute_force(task, probe, embedding.classifier, drawn_labels(task, 1))
     assert relative_error(embedding.fisher, expected) < 1e-4
     offset = 0
     for layer in embedding.layers:  # no layer hides behind a larger one
@@ -108,50 +147,153 @@ def test_montecarlo_equals_per_sample_autograd_on_the_same_labels(name):
 
 
 @pytest.mark.parametrize("name", ["resnet basic", "vit", "called twice"])
-@pytest.mark.parametrize(("method", "draws"), [("montecarlo", 3), ("exact", 1), ("empirical", 1)])
-def test_every_estimator_equals_brute_force(name, method, draws):
+@pytest.mark.parametrize("method", ["montecarlo", "exact", "empirical"])
+def test_every_estimator_equals_brute_force(name, method):
     task = random_task(6)
-    probe, embedding, passes = probe_and_passes(NETWORKS[name], task, method, draws=draws)
-    assert relative_error(embedding.fisher, brute_force(task, probe, embedding, passes)) < 1e-4
+    probe = probe_for(NETWORKS[name], task)
+    embedding = embed(task, probe, method, draws=3)
+    labels = {
+        "montecarlo": drawn_labels(task, 3),
+        "exact": all_labels,
+        "empirical": lambda n, logits: [(int(task.labels[n]), 1.0)],
+    }
+    assert relative_error(embedding.fisher, brute_force(task, probe, embedding.classifier, labels[method])) < 1e-4
+
+
+def test_multi_label_exact_is_the_mean_over_all_sets_of_labels():
+    task = multi_label_task()
+    probe = probe_for(NETWORKS["resnet basic"], task)
+    embedding = embed(task, probe, "exact")
+    assert relative_error(embedding.fisher, brute_force(task, probe, embedding.classifier, all_label_sets)) < 1e-4
+    own = embed(task, probe, "empirical")
+    expected = brute_force(task, probe, own.classifier, lambda n, logits: [(task.labels[n], 1.0)])
+    assert relative_error(own.fisher, expected) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["resnet basic", "vit"])
 def test_in_double_precision_only_the_stored_float32_is_rounded(name):
     task = random_task(6)
-    probe, embedding, passes = probe_and_passes(NETWORKS[name], task, "exact", torch.float64)
-    assert relative_error(embedding.fisher, brute_force(task, probe, embedding, passes)) < 1e-7
+    probe = probe_for(NETWORKS[name], task, torch.float64)
+    embedding = embed(task, probe, "exact")
+    assert relative_error(embedding.fisher, brute_force(task, probe, embedding.classifier, all_labels)) < 1e-7
+    asked = embed(task, probe_for(NETWORKS[name], task), "exact", dtype=torch.float64)
+    assert relative_error(asked.fisher, embedding.fisher) < 1e-7
 
 
-def test_montecarlo_converges_to_exact_and_the_squared_mean_gradient_does_not():
-    task = random_task(8)
-    probe, exact, _ = probe_and_passes(NETWORKS["called twice"], task, "exact")
-    errors = [relative_error(embed(task, probe, draws=draws).fisher, exact.fisher) for draws in (1, 1000)]
+@pytest.mark.parametrize("make_task", [random_task, multi_label_task])
+@pytest.mark.parametrize("method", ["montecarlo", "hutchinson"])
+def test_the_unbiased_estimators_converge_to_exact(method, make_task):
+    task = make_task(8)
+    probe = probe_for(NETWORKS["called twice"], task)
+    exact = embed(task, probe, "exact")
+    errors = [relative_error(embed(task, probe, method, draws=draws).fisher, exact.fisher) for draws in (1, 300)]
     assert errors[1] < 0.1
     assert errors[1] < errors[0]
 
 
-def test_the_result_does_not_depend_on_the_batch_size():
+def test_two_classes_need_no_draw_for_hutchinson_to_be_exact():
+    task = random_task(8, num_classes=2)
+    probe = probe_for(NETWORKS["called twice"], task)
+    assert relative_error(embed(task, probe, "hutchinson").fisher, embed(task, probe, "exact").fisher) < 1e-5
+
+
+@given(logits=arrays(np.float64, (3, 4), elements=st.floats(-30, 30)))
+@pytest.mark.parametrize("likelihood", [Categorical(), Bernoulli()])
+def test_the_factors_multiply_to_the_covariance_of_the_score(likelihood, logits):
+    p = likelihood.probabilities(torch.from_numpy(logits))
+    found = sum(v[:, :, None] * v[:, None, :] for v in likelihood.factors(p))
+    independent = isinstance(likelihood, Bernoulli)
+    expected = torch.diag_embed(p * (1 - p) if independent else p) - (0 if independent else p[:, :, None] * p[:, None])
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", sorted(set(ESTIMATORS) - {"variational"}))
+def test_the_result_does_not_depend_on_the_batch_size(method):
     task = random_task(9)
-    probe, whole, _ = probe_and_passes(NETWORKS["bundled resnet"], task, "montecarlo")
+    probe = probe_for(NETWORKS["bundled resnet"], task)
+    whole = embed(task, probe, method)
     for batch_size in (1, 4, 64):
-        assert relative_error(embed(task, probe, batch_size=batch_size).fisher, whole.fisher) < 1e-3
+        assert relative_error(embed(task, probe, method, batch_size=batch_size).fisher, whole.fisher) < 1e-3
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_seed_other_labels():
-    task = random_task(60)
-    probe, first, _ = probe_and_passes(NETWORKS["bundled resnet"], task, "montecarlo")
-    np.testing.assert_array_equal(first.fisher, embed(task, probe, batch_size=4, seed=0).fisher)
-    assert (first.fisher != embed(task, probe, batch_size=4, seed=1).fisher).any()
+@pytest.mark.parametrize("method", sorted(ESTIMATORS))
+def test_the_same_seed_gives_the_same_bits(method):
+    task = random_task(30)
+    probe = probe_for(NETWORKS["bundled resnet"], task)
+    first = embed(task, probe, method, seed=3)
+    np.testing.assert_array_equal(first.fisher, embed(task, probe, method, seed=3).fisher)
+    if method not in ("exact", "empirical"):
+        assert (first.fisher != embed(task, probe, method, seed=4).fisher).any()
 
 
 def test_exact_does_not_change_when_classes_are_renumbered():
-    from task2vec import Task
-
     task = random_task(9)
     images = np.stack([np.asarray(task[i][0]) for i in range(len(task))])
     renumbered = Task.from_arrays(images, 2 - task.labels)
-    probe, exact, _ = probe_and_passes(NETWORKS["bundled resnet"], task, "exact")
+    probe = probe_for(NETWORKS["bundled resnet"], task)
+    exact = embed(task, probe, "exact")
     assert relative_error(embed(renumbered, probe, "exact").fisher, exact.fisher) < 1e-3
+
+
+def test_bfloat16_comes_near_to_float32():
+    task = random_task(30)
+    for name in ("vit", "resnet basic"):
+        probe = probe_for(NETWORKS[name], task)
+        expected = embed(task, probe, "exact").fisher
+        assert 0 < relative_error(embed(task, probe, "exact", dtype=torch.bfloat16).fisher, expected) < 0.1
+
+
+@pytest.mark.parametrize(("name", "entry"), [("resnet basic", "layer3"), ("vit", "blocks.1"), ("swin", "layers.1")])
+@pytest.mark.parametrize("keep_bytes", [2**30, 0])
+def test_from_a_later_layer_the_rest_is_as_from_the_first(name, entry, keep_bytes, monkeypatch):
+    monkeypatch.setattr("task2vec.inputs.KEEP_BYTES", keep_bytes)
+    task = random_task(6, size=64 if name == "swin" else 32)
+    probe = probe_for(NETWORKS[name], task)
+    whole, part = embed(task, probe), embed(task, probe, from_layer=entry)
+    assert all(layer.name.startswith(("layer3", "layer4", "blocks.1", "layers.1")) for layer in part.layers)
+    assert part.layers == whole.layers[-len(part.layers) :]
+    assert relative_error(part.fisher, whole.fisher[-len(part.fisher) :]) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "message"),
+    [
+        ("vit", "blocks.1.mlp", "used after it"),
+        ("vit", "blocks.7", "no module 'blocks.7'"),
+        ("called twice", "conv", "called 2 times"),
+        ("vit", "fc_norm", "nothing from 'fc_norm' on"),
+    ],
+)
+def test_an_entry_that_cannot_be_is_refused(name, entry, message):
+    task = random_task(6)
+    with pytest.raises(ProbeError, match=message):
+        embed(task, probe_for(NETWORKS[name], task), from_layer=entry)
+
+
+def test_variational_forgets_its_start_and_reports_what_it_reached():
+    task = random_task(60)
+    probe = probe_for(NETWORKS["bundled resnet"], task)
+    weights = [layer.weight.clone() for layer in probe.layers.values()]
+    found = [
+        embed(task, probe, "variational", seed=seed, variational=VariationalConfig(start=start))
+        for seed, start in enumerate((1e-3, 10.0))
+    ]
+    for embedding in found:
+        assert embedding.convergence.converged
+        assert embedding.convergence.error <= VariationalConfig().tolerance
+        assert (embedding.fisher >= embedding.trivial).all()
+    assert np.sqrt(np.mean(np.log(found[0].fisher / found[1].fisher) ** 2)) < 0.2
+    for layer, weight in zip(probe.layers.values(), weights, strict=True):
+        np.testing.assert_array_equal(layer.weight, weight)
+
+
+def test_variational_with_next_to_no_noise_is_the_fisher_above_the_prior():
+    task = random_task(30)
+    probe = probe_for(NETWORKS["bundled resnet"], task)
+    config = VariationalConfig(prior_scale=1e-4, noise=1e-6)
+    found = embed(task, probe, "variational", draws=8, variational=config)
+    expected = embed(task, probe, "exact").fisher
+    assert relative_error(found.fisher - found.trivial, expected) < 0.1
 
 
 def test_weights_that_cannot_be_measured_are_listed():
@@ -167,7 +309,9 @@ def test_weights_that_cannot_be_measured_are_listed():
     assert set(probe.layers) == {"0", "2.linear1", "2.linear2"}
 
 
-def test_sampled_labels_follow_the_model():
-    probabilities = np.tile([0.7, 0.0, 0.3], (20_000, 1))
-    labels = ESTIMATORS["montecarlo"](probabilities, np.zeros(20_000, int), 1, np.random.default_rng(0)).labels[0]
-    np.testing.assert_allclose(np.bincount(labels, minlength=3) / 20_000, [0.7, 0, 0.3], atol=0.015)
+@pytest.mark.parametrize("draws", [1, 4])
+def test_sampled_labels_follow_the_model(draws):
+    p = torch.tensor([0.7, 0.0, 0.3], dtype=torch.float64).expand(20_000, 3)
+    start = torch.from_numpy(np.random.default_rng(0).random(20_000))
+    labels = torch.cat([Categorical().sample(p, (start + k / draws) % 1) for k in range(draws)])
+    np.testing.assert_allclose(np.bincount(labels, minlength=3) / len(labels), [0.7, 0, 0.3], atol=0.015)
