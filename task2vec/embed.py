@@ -51,7 +51,7 @@ def embed(
             once. All layers if not given.
         max_samples: At most so many images, drawn evenly from the classes; None for all.
         batch_size: Images that are computed at once; `"auto"` keeps their activations within a gigabyte. No result
-            depends on it beyond rounding, but for `variational`, which draws noise for each batch.
+            depends on it beyond rounding, but for `variational` when it is below 16, the images that share one draw.
         device: Where to compute; where the probe lies if not given.
         dtype: What to compute in; the probe's type if not given. With bfloat16 or float16, sums are still float32.
         seed: Fixes the drawn images, labels and noise.

@@ -67,6 +67,7 @@ class DiagonalFisher:
         scores: Scores,
         images: npt.NDArray[np.int64] | None = None,
         around_batch: Callable[[], AbstractContextManager[object]] = nullcontext,
+        largest_batch: int | None = None,
     ) -> npt.NDArray[np.float64]:
         """Mean over the images of the summed squares of what each score pulls back to the weights, `(D,)`.
 
@@ -74,12 +75,14 @@ class DiagonalFisher:
             scores: Which gradients to take.
             images: Numbers of the images; all of them if not given.
             around_batch: A context to compute each batch in.
+            largest_batch: At most so many images at once, where that is fewer than otherwise.
         """
+        batch_size = min(self.batch_size, largest_batch or self.batch_size)
         images = np.arange(self.num_images) if images is None else images
         totals = {n: torch.zeros(len(m.weight), dtype=torch.float64) for n, m in self.layers.items()}
         done = 0
         with self.inputs.feature_tap() as features:
-            for numbers, inputs in self.inputs.batches(images, self.batch_size):
+            for numbers, inputs in self.inputs.batches(images, batch_size):
                 recorder = SquaredGradients(self.layers, len(inputs))
                 with around_batch():
                     with torch.enable_grad(), recorder.recording(), self._precision():

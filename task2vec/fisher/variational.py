@@ -28,6 +28,7 @@ from task2vec.fisher.hutchinson import signed_scores
 from task2vec.fisher.registry import Convergence, Estimate, Settings, register_estimator
 
 BURN_IN = 2  # passes that only serve to forget the start
+IMAGES_PER_DRAW = 16  # images that share one draw of the weights
 MIN_PASSES = BURN_IN + 3  # the spread of fewer averaged passes says little
 
 Vector = npt.NDArray[np.float64]
@@ -51,7 +52,8 @@ def variational(fisher: DiagonalFisher, settings: Settings) -> Estimate:
     while True:
         images = np.sort(settings.generator.permutation(everything)[: config.images_per_pass])
         noise = WeightNoise(fisher.layers, variances, int(settings.generator.integers(2**62)))
-        measured.append(fisher.mean_squares(signed_scores(fisher, settings), images, noise.drawn))
+        scores = signed_scores(fisher, settings)
+        measured.append(fisher.mean_squares(scores, images, noise.drawn, largest_batch=IMAGES_PER_DRAW))
         averaged = measured[BURN_IN:] or measured[-1:]
         variances = stationary(np.mean(averaged, axis=0), beta, prior)
         error = standard_error(np.stack(averaged), variances, beta)
@@ -82,7 +84,7 @@ def prior_variances(layers: dict[str, nn.Linear | nn.Conv2d], scale: float) -> V
 
 
 class WeightNoise:
-    """Gaussian noise on the weights of layers, drawn anew for each batch.
+    """Gaussian noise on the weights of layers, drawn anew each time.
 
     Args:
         layers: The layers.

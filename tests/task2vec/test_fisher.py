@@ -275,14 +275,16 @@ def test_variational_forgets_its_start_and_reports_what_it_reached():
     probe = probe_for(NETWORKS["bundled resnet"], task)
     weights = [layer.weight.clone() for layer in probe.layers.values()]
     found = [
-        embed(task, probe, "variational", seed=seed, variational=VariationalConfig(start=start))
+        embed(task, probe, "variational", draws=2, seed=seed, variational=VariationalConfig(start=start, tolerance=0.15))
         for seed, start in enumerate((1e-3, 10.0))
     ]
     for embedding in found:
         assert embedding.convergence.converged
-        assert embedding.convergence.error <= VariationalConfig().tolerance
+        assert embedding.convergence.error <= 0.15
         assert (embedding.fisher >= embedding.trivial).all()
-    assert np.sqrt(np.mean(np.log(found[0].fisher / found[1].fisher) ** 2)) < 0.2
+    assert np.sqrt(np.mean(np.log(found[0].fisher / found[1].fisher) ** 2)) < 2 * 0.15
+    few = embed(task, probe, "variational", variational=VariationalConfig(max_passes=5, tolerance=1e-6)).convergence
+    assert (few.passes, few.converged) == (5, False)
     for layer, weight in zip(probe.layers.values(), weights, strict=True):
         np.testing.assert_array_equal(layer.weight, weight)
 
