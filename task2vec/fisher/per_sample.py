@@ -10,20 +10,26 @@ For a layer with inputs a_nti and output gradients g_nto, sample n's gradient of
 
     direct  mean_i (sum_t g_nto a_nti)^2                          costs T * d_in * d_out
     Gram    sum_tu g_nto (sum_i a_nti a_nui) g_nuo / d_in         costs T^2 * (d_in + d_out)
+
+For a convolution i runs over the pixels and channels of a patch, and the Gram matrix of overlapping patches is a sum of
+shifted Gram matrices of pixels, one shift for each pixel of the kernel: patches need not be laid out, and each product
+of two pixels is taken once instead of once for each pixel of the kernel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MEMORY_BUDGET = 256 * 2**20  # bytes that a contraction may use for its temporaries
+# Bytes of a contraction's temporaries, beyond which it takes fewer samples at once: on a CPU they stay in the cache.
+CPU_CHUNK, GPU_CHUNK = 4 * 2**20, 256 * 2**20
 
 
 def linear_squares(inputs: Tensor, gradients: Tensor) -> Tensor:
@@ -39,18 +45,30 @@ def linear_squares(inputs: Tensor, gradients: Tensor) -> Tensor:
     positions, d_in, d_out = inputs.shape[1], inputs.shape[2], gradients.shape[2]
     use_gram = positions * (d_in + d_out) <= d_in * d_out
     per_sample = positions * (positions + d_out) if use_gram else d_in * d_out
-    chunk = max(1, MEMORY_BUDGET // (per_sample * inputs.element_size()))
-    contract = _gram_squares if use_gram else _direct_squares
+    contract = _gram_sums if use_gram else _direct_sums
+    return _in_chunks(contract, inputs, gradients, per_sample) / d_in
+
+
+def _gram_sums(inputs: Tensor, gradients: Tensor) -> Tensor:
+    return _quadratic_form(inputs @ inputs.mT, gradients)
+
+
+def _direct_sums(inputs: Tensor, gradients: Tensor) -> Tensor:
+    return _sum((gradients.mT @ inputs).square_(), dim=2)
+
+
+def _quadratic_form(gram: Tensor, gradients: Tensor) -> Tensor:
+    """`sum_tu g_nto G_ntu g_nuo`, `(N, d_out)`."""
+    return _sum(gradients * (gram @ gradients), dim=1).clamp_(min=0)
+
+
+def _in_chunks(
+    contract: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, gradients: Tensor, per_sample: int
+) -> Tensor:
+    """The contraction, of as many samples at once as temporaries of `per_sample` elements allow."""
+    budget = CPU_CHUNK if inputs.device.type == "cpu" else GPU_CHUNK
+    chunk = max(1, budget // (per_sample * inputs.element_size()))
     return torch.cat([contract(a, g) for a, g in zip(inputs.split(chunk), gradients.split(chunk), strict=True)])
-
-
-def _gram_squares(inputs: Tensor, gradients: Tensor) -> Tensor:
-    gram = inputs @ inputs.mT  # ntu
-    return _sum(gradients * (gram @ gradients), dim=1).clamp_(min=0) / inputs.shape[2]
-
-
-def _direct_squares(inputs: Tensor, gradients: Tensor) -> Tensor:
-    return _sum((gradients.mT @ inputs).square_(), dim=2) / inputs.shape[2]
 
 
 def _sum(values: Tensor, dim: int) -> Tensor:
@@ -74,12 +92,21 @@ def conv_squares(layer: nn.Conv2d, calls: list[tuple[Tensor, Tensor]], num_sampl
     fan_in = per_group * kernel[0] * kernel[1]
     if layer.groups == 1 and len(calls) == 1 and len(calls[0][0]) == num_samples:
         inputs, gradients = calls[0]
-        positions = gradients.shape[2] * gradients.shape[3]
         if kernel == [1, 1] and layer.padding in ((0, 0), "valid"):
             pixels = inputs[:, :, :: layer.stride[0], :: layer.stride[1]]
             return linear_squares(pixels.flatten(2).mT, gradients.flatten(2).mT)
-        if positions * (fan_in + out_channels) <= fan_in * out_channels:
-            return linear_squares(_unfold(layer, inputs).mT, gradients.flatten(2).mT)
+        positions, pixels_in = gradients[0, 0].numel(), _padded_pixels(layer, inputs)
+        direct = positions * fan_in * out_channels
+        by_patches = positions**2 * (fan_in + out_channels)
+        # A shifted sum moves two numbers for each that it adds, where a matrix product reuses those it has.
+        same_class = pixels_in**2 // (layer.stride[0] * layer.stride[1])
+        by_pixels = same_class * per_group + positions**2 * (out_channels + 8 * kernel[0] * kernel[1])
+        if by_pixels < min(direct, by_patches):
+            contract = partial(_pixel_gram_sums, layer)
+            return _in_chunks(contract, inputs, gradients, pixels_in**2 + positions**2) / fan_in
+        if by_patches < direct:
+            contract = partial(_patch_gram_sums, layer)
+            return _in_chunks(contract, inputs, gradients, positions * (positions + fan_in)) / fan_in
     split = [(a.tensor_split(num_samples), g.tensor_split(num_samples)) for a, g in calls]
     weight_gradients = [
         torch.stack([_conv_weight_gradient(layer, a[n], g[n]) for a, g in split]).sum(dim=0) for n in range(num_samples)
@@ -87,10 +114,38 @@ def conv_squares(layer: nn.Conv2d, calls: list[tuple[Tensor, Tensor]], num_sampl
     return torch.stack([_sum(gradient.square().flatten(1), dim=1) for gradient in weight_gradients]) / fan_in
 
 
-def _unfold(layer: nn.Conv2d, inputs: Tensor) -> Tensor:
-    """Patches under the kernel, `(N, C_in * k * k, T)`."""
+def _patch_gram_sums(layer: nn.Conv2d, inputs: Tensor, gradients: Tensor) -> Tensor:
     padded, padding = _explicit_padding(layer, inputs)
-    return F.unfold(padded, layer.kernel_size, layer.dilation, padding, layer.stride)
+    patches = F.unfold(padded, layer.kernel_size, layer.dilation, padding, layer.stride)  # nit
+    return _quadratic_form(patches.mT @ patches, gradients.flatten(2).mT)
+
+
+def _pixel_gram_sums(layer: nn.Conv2d, inputs: Tensor, gradients: Tensor) -> Tensor:
+    """By pixels: the pixels that one place of the kernel meets lie a stride apart, so they fall into classes."""
+    padded, (rows, columns) = _explicit_padding(layer, inputs)
+    padded = F.pad(padded, (columns, columns, rows, rows))
+    num_samples, _, height, width = gradients.shape
+    (stride_h, stride_w), (dilation_h, dilation_w) = layer.stride, layer.dilation
+    classes: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for h, w in product(range(layer.kernel_size[0]), range(layer.kernel_size[1])):
+        (skip_h, class_h), (skip_w, class_w) = divmod(h * dilation_h, stride_h), divmod(w * dilation_w, stride_w)
+        classes.setdefault((class_h, class_w), []).append((skip_h, skip_w))
+    summed = inputs.new_zeros(num_samples, height, width, height, width)
+    for (class_h, class_w), skips in classes.items():
+        grid = padded[:, :, class_h::stride_h, class_w::stride_w]
+        pixels = grid.flatten(2)
+        gram = (pixels.mT @ pixels).view(num_samples, *grid.shape[2:], *grid.shape[2:])
+        for skip_h, skip_w in skips:
+            h, w = slice(skip_h, skip_h + height), slice(skip_w, skip_w + width)
+            summed += gram[:, h, w, h, w]
+    positions = height * width
+    return _quadratic_form(summed.view(num_samples, positions, positions), gradients.flatten(2).mT)
+
+
+def _padded_pixels(layer: nn.Conv2d, inputs: Tensor) -> int:
+    """How many pixels an input has with its padding."""
+    columns, rows = sum(layer._reversed_padding_repeated_twice[:2]), sum(layer._reversed_padding_repeated_twice[2:])
+    return (inputs.shape[2] + rows) * (inputs.shape[3] + columns)
 
 
 def _conv_weight_gradient(layer: nn.Conv2d, inputs: Tensor, gradients: Tensor) -> Tensor:

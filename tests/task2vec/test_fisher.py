@@ -59,6 +59,15 @@ NETWORKS = {
     "padded to same": lambda: (convolutions(nn.Conv2d(3, 8, 4, padding="same")), "3"),
     "padded by reflection": lambda: (convolutions(nn.Conv2d(3, 8, 3, padding=(1, 2), padding_mode="reflect")), "3"),
     "uneven stride": lambda: (convolutions(nn.Conv2d(3, 8, (1, 1), stride=(2, 3))), "3"),
+    "few positions, stride": lambda: (convolutions(nn.Conv2d(3, 32, 3, stride=4), nn.Conv2d(32, 32, 3, stride=2)), "4"),
+    "few positions, dilation": lambda: (
+        convolutions(nn.Conv2d(3, 32, 3, stride=5), nn.Conv2d(32, 32, 3, stride=2, dilation=(1, 3), padding=(0, 3))),
+        "4",
+    ),
+    "few positions, reflection": lambda: (
+        convolutions(nn.Conv2d(3, 32, 3, stride=5), nn.Conv2d(32, 32, 3, padding=1, padding_mode="reflect")),
+        "4",
+    ),
     "few positions": lambda: (convolutions(nn.Conv2d(3, 16, 16, stride=8), nn.Conv2d(16, 8, 2)), "4"),
 }
 
