@@ -102,10 +102,10 @@ def conv_squares(layer: nn.Conv2d, calls: list[tuple[Tensor, Tensor]], num_sampl
         same_class = pixels_in**2 // (layer.stride[0] * layer.stride[1])
         by_pixels = same_class * per_group + positions**2 * (out_channels + 8 * kernel[0] * kernel[1])
         if by_pixels < min(direct, by_patches):
-            contract = partial(_pixel_gram_sums, layer)
+            contract = partial(pixel_gram_sums, layer)
             return _in_chunks(contract, inputs, gradients, pixels_in**2 + positions**2) / fan_in
         if by_patches < direct:
-            contract = partial(_patch_gram_sums, layer)
+            contract = partial(patch_gram_sums, layer)
             return _in_chunks(contract, inputs, gradients, positions * (positions + fan_in)) / fan_in
     split = [(a.tensor_split(num_samples), g.tensor_split(num_samples)) for a, g in calls]
     weight_gradients = [
@@ -114,14 +114,19 @@ def conv_squares(layer: nn.Conv2d, calls: list[tuple[Tensor, Tensor]], num_sampl
     return torch.stack([_sum(gradient.square().flatten(1), dim=1) for gradient in weight_gradients]) / fan_in
 
 
-def _patch_gram_sums(layer: nn.Conv2d, inputs: Tensor, gradients: Tensor) -> Tensor:
+def patch_gram_sums(layer: nn.Conv2d, inputs: Tensor, gradients: Tensor) -> Tensor:
+    """Sums `(N, C_out)` of squared weight gradients, from Gram matrices of patches laid out."""
     padded, padding = _explicit_padding(layer, inputs)
     patches = F.unfold(padded, layer.kernel_size, layer.dilation, padding, layer.stride)  # nit
     return _quadratic_form(patches.mT @ patches, gradients.flatten(2).mT)
 
 
-def _pixel_gram_sums(layer: nn.Conv2d, inputs: Tensor, gradients: Tensor) -> Tensor:
-    """By pixels: the pixels that one place of the kernel meets lie a stride apart, so they fall into classes."""
+def pixel_gram_sums(layer: nn.Conv2d, inputs: Tensor, gradients: Tensor) -> Tensor:
+    """Sums `(N, C_out)` of squared weight gradients, from Gram matrices of pixels.
+
+    The pixels that one place of the kernel meets lie a stride apart, so they fall into classes: only pixels of one class
+    are ever multiplied with each other.
+    """
     padded, (rows, columns) = _explicit_padding(layer, inputs)
     padded = F.pad(padded, (columns, columns, rows, rows))
     num_samples, _, height, width = gradients.shape

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from task2vec import ESTIMATORS, ProbeError, Task, VariationalConfig, embed
 from task2vec.fisher.likelihood import Bernoulli, Categorical
+from task2vec.fisher.per_sample import patch_gram_sums, pixel_gram_sums
 from tests.conftest import plain_probe, random_task
 
 
@@ -59,15 +60,6 @@ NETWORKS = {
     "padded to same": lambda: (convolutions(nn.Conv2d(3, 8, 4, padding="same")), "3"),
     "padded by reflection": lambda: (convolutions(nn.Conv2d(3, 8, 3, padding=(1, 2), padding_mode="reflect")), "3"),
     "uneven stride": lambda: (convolutions(nn.Conv2d(3, 8, (1, 1), stride=(2, 3))), "3"),
-    "few positions, stride": lambda: (convolutions(nn.Conv2d(3, 32, 3, stride=4), nn.Conv2d(32, 32, 3, stride=2)), "4"),
-    "few positions, dilation": lambda: (
-        convolutions(nn.Conv2d(3, 32, 3, stride=5), nn.Conv2d(32, 32, 3, stride=2, dilation=(1, 3), padding=(0, 3))),
-        "4",
-    ),
-    "few positions, reflection": lambda: (
-        convolutions(nn.Conv2d(3, 32, 3, stride=5), nn.Conv2d(32, 32, 3, padding=1, padding_mode="reflect")),
-        "4",
-    ),
     "few positions": lambda: (convolutions(nn.Conv2d(3, 16, 16, stride=8), nn.Conv2d(16, 8, 2)), "4"),
 }
 
@@ -167,6 +159,34 @@ def test_every_estimator_equals_brute_force(name, method):
         "empirical": lambda n, logits: [(int(task.labels[n]), 1.0)],
     }
     assert relative_error(embedding.fisher, brute_force(task, probe, embedding.classifier, labels[method])) < 1e-4
+
+
+GEOMETRIES = {
+    "plain": {},
+    "padded": {"padding": (1, 2)},
+    "strided": {"stride": 2, "padding": 1},
+    "uneven stride": {"stride": (3, 1)},
+    "stride beyond the kernel": {"stride": 4},
+    "dilated": {"dilation": (2, 3), "padding": 3},
+    "strided and dilated": {"stride": (2, 3), "dilation": (3, 2)},
+    "reflected": {"padding": 1, "padding_mode": "reflect"},
+    "same": {"padding": "same", "dilation": 2},
+}
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (2, 5)])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("way", [pixel_gram_sums, patch_gram_sums])
+def test_both_gram_ways_of_a_convolution_equal_autograd(way, geometry, kernel):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 4, kernel, **GEOMETRIES[geometry]).double()
+    inputs = torch.randn(2, 3, 11, 13, dtype=torch.float64)
+    outputs = layer(inputs)
+    gradients = torch.randn_like(outputs)
+    for n in range(2):
+        expected = torch.autograd.grad(outputs[n], layer.weight, gradients[n], retain_graph=True)[0]
+        found = way(layer, inputs[n : n + 1], gradients[n : n + 1])[0]
+        torch.testing.assert_close(found, expected.square().sum((1, 2, 3)))
 
 
 def test_multi_label_exact_is_the_mean_over_all_sets_of_labels():
