@@ -16,7 +16,7 @@ from task2vec.probe import Probe
 from task2vec.progress import reporting
 from task2vec.task import Task
 
-DEFAULT_L2 = 0.1
+DEFAULT_L2 = 1.0
 DEFAULT_MAX_SAMPLES = 10_000
 
 

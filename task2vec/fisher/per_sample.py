@@ -18,6 +18,7 @@ of two pixels is taken once instead of once for each pixel of the kernel.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -29,23 +30,42 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 # Bytes of a contraction's temporaries, beyond which it takes fewer samples at once: on a CPU they stay in the cache.
-CPU_CHUNK, GPU_CHUNK = 4 * 2**20, 256 * 2**20
+CPU_CHUNK, GPU_CHUNK = 16 * 2**20, 256 * 2**20
+# A convolution whose groups are samples gives their weight gradients in one call; with more groups, or with fewer
+# channels in each, libraries fall back to slow kernels, and a call for each sample is faster.
+SAMPLES_PER_CALL, FEWEST_CHANNELS = 8, 8
 
 
-def linear_squares(inputs: Tensor, gradients: Tensor) -> Tensor:
+class Workspace:
+    """Memory that products are written to again and again: on a CPU, fresh pages cost nearly as much as the product."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0)
+
+    def empty(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """An uninitialised tensor, valid until the next one is asked for."""
+        size = math.prod(shape)
+        if (self._memory.dtype, self._memory.device) != (like.dtype, like.device) or len(self._memory) < size:
+            self._memory = like.new_empty(size)
+        return self._memory[:size].view(shape)
+
+
+def linear_squares(inputs: Tensor, gradients: Tensor, workspace: Workspace) -> Tensor:
     """Squared per-sample weight gradients of a linear layer, averaged inside each filter.
 
     Args:
         inputs: `(N, T, d_in)`.
         gradients: `(N, T, d_out)`, of the summed loss by the layer's output.
+        workspace: Where to put products.
 
     Returns:
         `(N, d_out)`.
     """
     positions, d_in, d_out = inputs.shape[1], inputs.shape[2], gradients.shape[2]
-    use_gram = positions * (d_in + d_out) <= d_in * d_out
+    # A quarter more for the Gram way, whose products are smaller and which passes over the gradients once more.
+    use_gram = 5 * positions * (d_in + d_out) <= 4 * d_in * d_out
     per_sample = positions * (positions + d_out) if use_gram else d_in * d_out
-    contract = _gram_sums if use_gram else _direct_sums
+    contract = _gram_sums if use_gram else partial(_direct_sums, workspace)
     return _in_chunks(contract, inputs, gradients, per_sample) / d_in
 
 
@@ -53,8 +73,12 @@ def _gram_sums(inputs: Tensor, gradients: Tensor) -> Tensor:
     return _quadratic_form(inputs @ inputs.mT, gradients)
 
 
-def _direct_sums(inputs: Tensor, gradients: Tensor) -> Tensor:
-    return _sum((gradients.mT @ inputs).square_(), dim=2)
+def _direct_sums(workspace: Workspace, inputs: Tensor, gradients: Tensor) -> Tensor:
+    product = workspace.empty((len(inputs), gradients.shape[2], inputs.shape[2]), inputs)
+    torch.bmm(gradients.mT, inputs, out=product)
+    if product.dtype in (torch.float32, torch.float64):
+        return torch.linalg.vecdot(product, product, dim=2)  # reads the product once
+    return _sum(product.square_(), dim=2)
 
 
 def _quadratic_form(gram: Tensor, gradients: Tensor) -> Tensor:
@@ -76,7 +100,9 @@ def _sum(values: Tensor, dim: int) -> Tensor:
     return values.sum(dim=dim, dtype=torch.promote_types(values.dtype, torch.float32))
 
 
-def conv_squares(layer: nn.Conv2d, calls: list[tuple[Tensor, Tensor]], num_samples: int) -> Tensor:
+def conv_squares(
+    layer: nn.Conv2d, calls: list[tuple[Tensor, Tensor]], num_samples: int, workspace: Workspace
+) -> Tensor:
     """Squared per-sample weight gradients of a convolution, averaged inside each filter.
 
     Args:
@@ -84,6 +110,7 @@ def conv_squares(layer: nn.Conv2d, calls: list[tuple[Tensor, Tensor]], num_sampl
         calls: For each time the layer was used, its inputs `(N * k, C_in, H, W)` and output gradients
             `(N * k, C_out, H', W')`, the k rows of one sample following each other.
         num_samples: N.
+        workspace: Where to put products.
 
     Returns:
         `(N, C_out)`.
@@ -94,7 +121,7 @@ def conv_squares(layer: nn.Conv2d, calls: list[tuple[Tensor, Tensor]], num_sampl
         inputs, gradients = calls[0]
         if kernel == [1, 1] and layer.padding in ((0, 0), "valid"):
             pixels = inputs[:, :, :: layer.stride[0], :: layer.stride[1]]
-            return linear_squares(pixels.flatten(2).mT, gradients.flatten(2).mT)
+            return linear_squares(pixels.flatten(2).mT, gradients.flatten(2).mT, workspace)
         positions, pixels_in = gradients[0, 0].numel(), _padded_pixels(layer, inputs)
         direct = positions * fan_in * out_channels
         by_patches = positions**2 * (fan_in + out_channels)
@@ -107,11 +134,25 @@ def conv_squares(layer: nn.Conv2d, calls: list[tuple[Tensor, Tensor]], num_sampl
         if by_patches < direct:
             contract = partial(patch_gram_sums, layer)
             return _in_chunks(contract, inputs, gradients, positions * (positions + fan_in)) / fan_in
+        if per_group >= FEWEST_CHANNELS:
+            contract = partial(_grouped_sums, layer)
+            pairs = zip(inputs.split(SAMPLES_PER_CALL), gradients.split(SAMPLES_PER_CALL), strict=True)
+            return torch.cat([contract(a, g) for a, g in pairs]) / fan_in
     split = [(a.tensor_split(num_samples), g.tensor_split(num_samples)) for a, g in calls]
     weight_gradients = [
-        torch.stack([_conv_weight_gradient(layer, a[n], g[n]) for a, g in split]).sum(dim=0) for n in range(num_samples)
+        torch.stack([_weight_gradient(layer, a[n], g[n], layer.weight, layer.groups) for a, g in split]).sum(dim=0)
+        for n in range(num_samples)
     ]
     return torch.stack([_sum(gradient.square().flatten(1), dim=1) for gradient in weight_gradients]) / fan_in
+
+
+def _grouped_sums(layer: nn.Conv2d, inputs: Tensor, gradients: Tensor) -> Tensor:
+    """Sums `(N, C_out)` of squared weight gradients, from one convolution in which each sample is a group."""
+    num_samples, out_channels = len(inputs), len(layer.weight)
+    as_groups = [t.reshape(1, -1, *t.shape[2:]) for t in (inputs, gradients)]
+    weight = layer.weight.new_empty(num_samples * out_channels, *layer.weight.shape[1:])
+    gradient = _weight_gradient(layer, *as_groups, weight, num_samples)
+    return _sum(gradient.square_().view(num_samples, out_channels, -1), dim=2)
 
 
 def patch_gram_sums(layer: nn.Conv2d, inputs: Tensor, gradients: Tensor) -> Tensor:
@@ -153,20 +194,12 @@ def _padded_pixels(layer: nn.Conv2d, inputs: Tensor) -> int:
     return (inputs.shape[2] + rows) * (inputs.shape[3] + columns)
 
 
-def _conv_weight_gradient(layer: nn.Conv2d, inputs: Tensor, gradients: Tensor) -> Tensor:
+def _weight_gradient(layer: nn.Conv2d, inputs: Tensor, gradients: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """The gradient of a weight of the layer's geometry, of whose values only the shape matters."""
     padded, padding = _explicit_padding(layer, inputs)
+    stride, dilation = layer.stride, layer.dilation
     _, gradient, _ = torch.ops.aten.convolution_backward(
-        gradients,
-        padded,
-        layer.weight,
-        None,
-        layer.stride,
-        padding,
-        layer.dilation,
-        False,
-        [0, 0],
-        layer.groups,
-        [False, True, False],
+        gradients, padded, weight, None, stride, padding, dilation, False, [0, 0], groups, [False, True, False]
     )
     return gradient
 
@@ -206,6 +239,7 @@ class SquaredGradients:
     def __init__(self, layers: Mapping[str, nn.Module], num_samples: int) -> None:
         self.layers = layers
         self.num_samples = num_samples
+        self._workspace = Workspace()
         self._calls: dict[str, int] = {}
         self._pending: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self._squares: dict[str, Tensor] = {}
@@ -227,7 +261,7 @@ class SquaredGradients:
         self._squares, self._pending = {}, {}
         outputs.backward(gradient, retain_graph=keep_graph)
         for name, calls in self._pending.items():  # layers some of whose uses the loss does not depend on
-            self._squares[name] = _squares(self.layers[name], calls, self.num_samples)
+            self._squares[name] = self._contract(self.layers[name], calls)
         return self._squares
 
     def _after_forward(self, name: str, _: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -243,14 +277,11 @@ class SquaredGradients:
         calls = self._pending.setdefault(name, [])
         calls.append((inputs, gradient))
         if len(calls) == self._calls[name]:
-            self._squares[name] = _squares(self.layers[name], self._pending.pop(name), self.num_samples)
+            self._squares[name] = self._contract(self.layers[name], self._pending.pop(name))
 
-
-def _squares(layer: nn.Module, calls: list[tuple[Tensor, Tensor]], num_samples: int) -> Tensor:
-    if isinstance(layer, nn.Conv2d):
-        return conv_squares(layer, calls, num_samples)
-    inputs, gradients = (
-        torch.cat([call[side].reshape(num_samples, -1, call[side].shape[-1]) for call in calls], dim=1)
-        for side in (0, 1)
-    )
-    return linear_squares(inputs, gradients)
+    def _contract(self, layer: nn.Module, calls: list[tuple[Tensor, Tensor]]) -> Tensor:
+        if isinstance(layer, nn.Conv2d):
+            return conv_squares(layer, calls, self.num_samples, self._workspace)
+        sides = ([call[side].reshape(self.num_samples, -1, call[side].shape[-1]) for call in calls] for side in (0, 1))
+        inputs, gradients = (side[0] if len(side) == 1 else torch.cat(side, dim=1) for side in sides)
+        return linear_squares(inputs, gradients, self._workspace)
