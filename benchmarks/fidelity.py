@@ -36,6 +36,7 @@ GOAL = 0.05
 # batch's mean gradient squared.
 EPOCHS, LEARNING_RATE, WEIGHT_DECAY = 10, 4e-4, 1e-4
 BATCH, RESAMPLED = 64, 10_000
+CONTINUED = 6 * RESAMPLED  # run on beyond its own end, to see when it gets there
 
 Array = np.ndarray
 
@@ -87,7 +88,7 @@ def reference(task: Task, probe: Probe, classifier: Classifier | None) -> Iterat
         weight, bias = torch.from_numpy(classifier.weight), torch.from_numpy(classifier.bias)
         counts = np.bincount(inputs.task.labels)
         balance = torch.from_numpy(1 / counts[inputs.task.labels])
-        order = torch.multinomial(balance, RESAMPLED, replacement=True, generator=generator).numpy()
+        order = torch.multinomial(balance, CONTINUED, replacement=True, generator=generator).numpy()
     for w in weights:
         w.requires_grad_(True)
     total, batches = np.zeros(probe.dimension), 0
@@ -145,10 +146,14 @@ def direction_error(found: Array, expected: Array) -> float:
     return error(found * (found @ expected) / (found @ found), expected)
 
 
-def curve(stream: Iterator[tuple[float, Array, Classifier]], expected: Array, passes: int) -> Array:
-    """Rows of seconds, error, and error of the direction."""
-    taken = itertools.islice(stream, passes)
-    return np.array([(seconds, error(f, expected), direction_error(f, expected)) for seconds, f, _ in taken])
+def curve(stream: Iterator[tuple[float, Array, Classifier]], expected: Array, steps: int) -> Array:
+    """Rows of seconds, error, and error of the direction: of `steps`, and of more until the direction is right."""
+    rows: list[tuple[float, float, float]] = []
+    for seconds, found, _ in stream:
+        rows.append((seconds, error(found, expected), direction_error(found, expected)))
+        if len(rows) >= steps and rows[-1][2] <= GOAL:
+            break
+    return np.array(rows)
 
 
 def main(archive: Annotated[Path, typer.Argument(help="a task's zip")]) -> None:
@@ -158,43 +163,55 @@ def main(archive: Annotated[Path, typer.Argument(help="a task's zip")]) -> None:
     ours_classifier = next(ours(task, probe, "hutchinson"))[2]
     their_classifier = next(reference(task, probe, None))[2]
     expected = exact(task, probe, ours_classifier)
+    their_expected = exact(task, probe, their_classifier)
+    batches = -(-RESAMPLED // BATCH)
     curves = {
-        "hutchinson": curve(ours(task, probe, "hutchinson"), expected, 12),
-        "montecarlo": curve(ours(task, probe, "montecarlo"), expected, 12),
-        "batch means, its own classifier": curve(
-            reference(task, probe, None), exact(task, probe, their_classifier), RESAMPLED
-        ),
-        "batch means, our classifier": curve(reference(task, probe, ours_classifier), expected, RESAMPLED),
+        "hutchinson": curve(ours(task, probe, "hutchinson"), expected, 6),
+        "montecarlo": curve(ours(task, probe, "montecarlo"), expected, 6),
+        "batch means, its own classifier": curve(reference(task, probe, None), their_expected, batches),
+        "batch means, our classifier": curve(reference(task, probe, ours_classifier), expected, batches),
     }
     _plot(curves)
-    rows = [[name, *_reached(values)] for name, values in curves.items()]
-    head = ["", f"seconds to {GOAL:.0%}", "seconds in all", "error at the end", "of the direction"]
-    fastest = _seconds(curves["hutchinson"])
-    whole = curves["batch means, its own classifier"][-1, 0]
-    body = f"""The embedding of {len(task)} images of `{task.name}` under the bundled probe: relative error against the exact Fisher
-under the same classifier, and against the seconds it took, decoding and classifier included. "Batch means" is the public
-implementation's procedure, written from its description: a classifier by {EPOCHS} epochs of Adam, {RESAMPLED:,}
-class-balanced resampled images in batches of {BATCH}, each batch's mean gradient squared. Its error of the direction
-leaves its size out: a batch's mean gradient is about {BATCH} times smaller when squared.
+    rows = [[name, *_reached(values, batches)] for name, values in curves.items()]
+    head = ["", "error", "error of the direction", "seconds", f"seconds to {GOAL:.0%}", f"to {GOAL:.0%} in direction"]
+    ours_seconds, theirs = curves["hutchinson"], curves["batch means, its own classifier"]
+    times = _seconds(theirs, 2) / _seconds(ours_seconds, 1)
+    comparison = (
+        f"{times:.0f} times" if np.isfinite(times) else f"more than {theirs[-1, 0] / ours_seconds[0, 0]:.0f} times"
+    )
+    body = f"""The embedding of {len(task)} images of `{task.name}` under the bundled probe: relative error against the
+exact Fisher under the same classifier, and the seconds it took, decoding and classifier included. Ours are means of
+passes, each with one sign or label an image. "Batch means" is the public implementation's procedure, written from its description: a
+classifier by {EPOCHS} epochs of Adam, {RESAMPLED:,} class-balanced resampled images in batches of {BATCH}, each batch's
+mean gradient squared. Here it is run on beyond its end, to at most {CONTINUED:,} images.
 
 {table(head, rows)}
 
-The procedure's {whole:.0f} s are {whole / fastest:.0f} times what `hutchinson` takes to come within {GOAL:.0%}, and it does
-not come there: the square of a batch's mean gradient converges to something else.
+The first three columns are at each procedure's end: six passes, and {RESAMPLED:,} images. The square of a batch's mean
+gradient converges to something else, 1/{BATCH} of the Fisher: gradients at labels drawn from the model cancel in the
+mean. Even when that factor is taken out, in the columns of the direction, a batch counts for no more than a single image, and
+the way to {GOAL:.0%} takes {comparison} as long as `hutchinson` does.
 
 ![Error against seconds](benchmarks-fidelity.png)"""
     write_section("fidelity", "The same fidelity for less", f"python benchmarks/fidelity.py {archive.name}", body)
 
 
-def _seconds(values: Array) -> float:
-    within = values[values[:, 1] <= GOAL]
-    return float(within[0, 0]) if len(within) else float("nan")
+def _seconds(values: Array, column: int) -> float:
+    """When the error of a column is within the goal and stays there; infinite if never."""
+    outside = np.flatnonzero(values[:, column] > GOAL)
+    first = 0 if not len(outside) else outside[-1] + 1
+    return float(values[first, 0]) if first < len(values) else float("inf")
 
 
-def _reached(values: Array) -> list[str]:
-    seconds = _seconds(values)
-    cells = ["never" if np.isnan(seconds) else f"{seconds:.1f}", f"{values[-1, 0]:.1f}"]
-    return [*cells, f"{values[-1, 1]:.1%}", f"{values[-1, 2]:.1%}"]
+def _reached(values: Array, batches: int) -> list[str]:
+    end = values[min(batches, len(values)) - 1] if len(values) > 6 else values[-1]
+    seconds = [_seconds(values, column) for column in (1, 2)]
+    return [
+        f"{end[1]:.1%}",
+        f"{end[2]:.1%}",
+        f"{end[0]:.1f}",
+        *(f"{s:.1f}" if np.isfinite(s) else f"not in {values[-1, 0]:.0f}" for s in seconds),
+    ]
 
 
 def _plot(curves: dict[str, Array]) -> None:

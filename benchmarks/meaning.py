@@ -126,10 +126,10 @@ def write(cache: Cache) -> None:
     )
 
 
-INTRODUCTION = f"""Each of the 23 tasks is split into two halves, and both are embedded under the bundled probe. The nearest
-of the other 45 embeddings should be a half's twin: the tables count how often it is, in percent, for each estimator (one
-label or sign an image) and strength of the classifier's penalty. Means over two splits where the row says so, else one
-split. `exact` was measured on tasks with at most {MOST_CLASSES} classes.
+INTRODUCTION = f"""Each of the 23 tasks is split into two halves, and both are embedded under the bundled probe. The
+nearest of the other 45 embeddings should be a half's twin: the tables count how often it is, in percent, for each
+estimator (one label or sign an image) and strength of the classifier's penalty. Means over two splits where the row
+says so, else one split. `exact` was measured on tasks with at most {MOST_CLASSES} classes.
 
 Two cheap baselines need no Fisher: the distance of the tasks' mean features, and the optimal-transport distance between
 the sets of their classes' mean features."""
@@ -239,8 +239,8 @@ def _rank_table(cache: Path) -> str:
     head = ["", "WordNet, log_cosine", "WordNet, cosine", "norm and error"]
     return (
         "Spearman's rank correlation between the distance of two `tin_` tasks and the mean WordNet path between their "
-        f"classes ({len(pairs[0])} pairs), and between the norm of an embedding and the error of its linear probe on the "
-        f"test images ({len(loaded)} tasks).\n\n" + table(head, rows)
+        f"classes ({len(pairs[0])} pairs), and between the norm of an embedding and the error of its linear probe on "
+        f"the test images ({len(loaded)} tasks).\n\n" + table(head, rows)
     )
 
 
@@ -251,9 +251,7 @@ def wordnet_distance(classes: list[list[str]]) -> Array:
     def path(a: str, b: str) -> int:
         return min(ancestors[a][c] + ancestors[b][c] for c in ancestors[a].keys() & ancestors[b].keys())
 
-    return np.array(
-        [[np.mean([path(a, b) for a in left for b in right]) for right in classes] for left in classes]
-    )
+    return np.array([[np.mean([path(a, b) for a in left for b in right]) for right in classes] for left in classes])
 
 
 if __name__ == "__main__":

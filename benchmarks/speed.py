@@ -30,8 +30,8 @@ from task2vec.fisher.variational import WeightNoise, prior_variances
 
 ROUNDS = 9
 
-# Without these, glibc hands every large tensor's pages back to the system and faults them in again, which can double the
-# time of either side from one run to the next.
+# Without these, glibc hands every large tensor's pages back to the system and faults them in again, which can double
+# the time of either side from one run to the next.
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**33), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 NUM_CLASSES = 10
 
@@ -50,9 +50,7 @@ class Setup:
         self.inputs = torch.randn(batch, 3, size, size)
         self.labels = torch.randint(NUM_CLASSES, (batch,))
         head = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
-        self.layers = {
-            n: m for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d)) and n != head
-        }
+        self.layers = {n: m for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d)) and n != head}
         self.noise = WeightNoise(self.layers, 1e-6 * prior_variances(self.layers, 1.0), seed=0)
 
     def step(self) -> None:
@@ -201,7 +199,9 @@ def backpack() -> str:
         model.zero_grad()
 
     taken = times({"backpack": way, "fisher": setup.fisher})
-    rows = [["five convolutions and two linear layers, 16 images", f"{ratio(taken['backpack'], taken['fisher']):.1f} times"]]
+    rows = [
+        ["five convolutions and two linear layers, 16 images", f"{ratio(taken['backpack'], taken['fisher']):.1f} times"]
+    ]
     typer.echo(rows[-1])
     return table(["", "faster than BackPACK"], rows)
 
@@ -212,9 +212,10 @@ def everything(threads: Annotated[int, typer.Option(help="CPU threads")] = 2) ->
     if any(os.environ.get(name) != value for name, value in KEEP_MEMORY.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_MEMORY})
     torch.set_num_threads(threads)
-    body = f"""On {threads} CPU threads, torch {torch.__version__.split("+")[0]}, float32, images of 224 px; medians of rounds in which the
-ways take turns, with glibc told to keep freed memory. A training step is forward and backward without the optimiser. Memory is what a process takes at most
-for one pass, above what it had before.
+    version = torch.__version__.split("+")[0]
+    body = f"""On {threads} CPU threads, torch {version}, float32, images of 224 px; medians of rounds in which the ways take
+turns, with glibc told to keep freed memory. A training step is forward and backward without the optimiser. Memory is
+what a process takes at most for one pass, above what it had before.
 
 {step()}
 

@@ -8,6 +8,7 @@ result = selection.auto_tune(task, "task2vec_vit_patch4_32", store)
 from selection.errors import RecommendationError, SelectionError, StoreError
 from selection.grid import run_grid
 from selection.library import load_library
+from selection.model2vec import Model2Vec
 from selection.recommendation import Candidate, Evidence, Recommendation, recommend
 from selection.store import Neighbour, StoredTask, TaskStore
 from selection.trials import Trial
@@ -17,6 +18,7 @@ __all__ = [
     "AutoTuned",
     "Candidate",
     "Evidence",
+    "Model2Vec",
     "Neighbour",
     "Recommendation",
     "RecommendationError",

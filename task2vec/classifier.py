@@ -39,7 +39,7 @@ class Classifier:
 
 
 def fit_classifier(features: Array, labels: npt.NDArray[np.int64], num_classes: int, *, l2: float) -> Classifier:
-    """Multinomial logistic regression on standardised features, by L-BFGS in float64; one for each class if multi-label.
+    """Logistic regression on standardised features, by L-BFGS in float64: multinomial, or one for each class.
 
     Minimises `mean_n cross_entropy_n + l2 / 2 * |W|^2`, where W acts on features of zero mean and unit variance. A
     strong penalty keeps the classifier from saturating: a classifier that is sure of every image has gradients, and so

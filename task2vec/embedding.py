@@ -135,7 +135,7 @@ def embedding_from(tensors: dict[str, npt.NDArray[np.float32]], facts: dict[str,
         facts |= {name: tuple(facts[name]) for name in ("classes", "unmeasured", "unreadable")}
         if "convergence" in facts:
             facts["convergence"] = Convergence(**facts["convergence"])
-        parts = {name: tensors[name] for name in ("fisher", "trivial") if name in tensors}
-        return TaskEmbedding(**parts, layers=layers, classifier=classifier, **facts)
+        facts |= {"fisher": tensors["fisher"], "trivial": tensors.get("trivial")}
+        return TaskEmbedding(layers=layers, classifier=classifier, **facts)
     except (KeyError, TypeError) as error:
         raise EmbeddingError(f"{where} lacks or adds a field ({error}); make it again with task2vec embed") from error

@@ -73,7 +73,10 @@ class ProbeInputs:
         """The inputs of these images on the probe's device, a batch at a time, with the images' numbers."""
         if self._kept is None:
             for start, tensors, _ in self.task.select(images).batches(self.probe.transform, batch_size):
-                yield torch.from_numpy(images[start : start + batch_size]), tensors.to(self.probe.device, self.probe.dtype)
+                yield (
+                    torch.from_numpy(images[start : start + batch_size]),
+                    tensors.to(self.probe.device, self.probe.dtype),
+                )
             return
         for batch in torch.from_numpy(images).split(batch_size):
             yield batch, self._kept[batch].to(self.probe.device)

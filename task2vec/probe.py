@@ -113,7 +113,7 @@ class Probe:
         return self._fingerprint
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Probe:
-        """This probe on another device or of another type: a copy, with the same fingerprint, where that is a change."""
+        """This probe on another device or of another type: a copy of the same fingerprint, where that is a change."""
         device = self.device if device is None else torch.device(device)
         dtype = dtype or self.dtype
         if (device, dtype) == (self.device, self.dtype):

@@ -60,7 +60,9 @@ class Task:
             raise TaskError(f"task {self.name!r} holds no images; put them in one folder per class")
         if self.multi_label:
             if not (self.labels != self.labels[0]).any():
-                raise TaskError(f"all images of task {self.name!r} have the same labels; there is nothing to tell apart")
+                raise TaskError(
+                    f"all images of task {self.name!r} have the same labels; there is nothing to tell apart"
+                )
             return
         present = np.unique(self.labels)
         if len(present) < 2:

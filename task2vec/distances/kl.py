@@ -20,7 +20,7 @@ def asymmetric_kl(a: Matrix, b: Matrix, options: Options) -> Matrix:
 
 @register_distance("kl")
 def kl(a: Matrix, b: Matrix, options: Options) -> Matrix:
-    """sum_d max(KL(1 / a_d || 1 / b_d), KL(1 / b_d || 1 / a_d)), the public reference implementation's symmetric one."""
+    """sum_d max(KL(1 / a_d || 1 / b_d), KL(1 / b_d || 1 / a_d)), the public implementation's symmetric one."""
     return over_pairs(
         lambda u, v: np.maximum(divergence(u, v), divergence(v, u)).sum(axis=-1), variances(a), variances(b)
     )

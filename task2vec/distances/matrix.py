@@ -65,7 +65,9 @@ def distance_matrix(
     a = as_matrix(embeddings)
     b = a if others is None else as_matrix(others)
     if a.shape[1] != b.shape[1]:
-        raise EmbeddingError(f"vectors of length {a.shape[1]} and {b.shape[1]} have no distance; measure the same layers")
+        raise EmbeddingError(
+            f"vectors of length {a.shape[1]} and {b.shape[1]} have no distance; measure the same layers"
+        )
     if reference is None and name == "log_cosine" and probe is not None:
         reference = shipped_reference(probe)
     given = None if trivial is None else np.asarray(trivial, np.float64)
@@ -116,7 +118,9 @@ def as_matrix(embeddings: Embeddings) -> Matrix:
     rows = [e.fisher if isinstance(e, TaskEmbedding) else e for e in embeddings]  # type: ignore[union-attr]
     lengths = sorted({len(row) for row in rows if isinstance(row, np.ndarray) and row.ndim == 1})
     if len(lengths) > 1:
-        raise EmbeddingError(f"vectors of length {lengths[0]} and {lengths[1]} have no distance; measure the same layers")
+        raise EmbeddingError(
+            f"vectors of length {lengths[0]} and {lengths[1]} have no distance; measure the same layers"
+        )
     matrix = np.asarray(rows, np.float64)
     if matrix.ndim != 2:
         raise EmbeddingError(f"expected embeddings or an array (n, D), not shape {matrix.shape}")

@@ -15,9 +15,9 @@ from task2vec.fisher.registry import Estimate, Settings, register_estimator
 def hutchinson(fisher: DiagonalFisher, settings: Settings) -> Estimate:
     """`draws` backward passes, each of a random combination of all labels: an unbiased estimate of the Fisher.
 
-    The Fisher by the logits is `sum_k v_k v_k'` over its factors. With signs r_k of mean zero, `sum_k r_k v_k` pulls back
-    to a gradient whose square has the Fisher for its mean (Hutchinson 1989). Where the model is sure of an image, a
-    label drawn by chance is nearly always the same, and once in a while another one with a huge gradient; signs weigh
+    The Fisher by the logits is `sum_k v_k v_k'` over its factors. With signs r_k of mean zero, `sum_k r_k v_k` pulls
+    back to a gradient whose square has the Fisher for its mean (Hutchinson 1989). Where the model is sure of an image,
+    a label drawn by chance is nearly always the same, and once in a while another one with a huge gradient; signs weigh
     all labels every time, and so spread much less.
     """
     return Estimate(fisher.mean_squares(signed_scores(fisher, settings)))

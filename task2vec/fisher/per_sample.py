@@ -149,9 +149,9 @@ def conv_squares(
 def _grouped_sums(layer: nn.Conv2d, inputs: Tensor, gradients: Tensor) -> Tensor:
     """Sums `(N, C_out)` of squared weight gradients, from one convolution in which each sample is a group."""
     num_samples, out_channels = len(inputs), len(layer.weight)
-    as_groups = [t.reshape(1, -1, *t.shape[2:]) for t in (inputs, gradients)]
+    inputs, gradients = (t.reshape(1, -1, *t.shape[2:]) for t in (inputs, gradients))
     weight = layer.weight.new_empty(num_samples * out_channels, *layer.weight.shape[1:])
-    gradient = _weight_gradient(layer, *as_groups, weight, num_samples)
+    gradient = _weight_gradient(layer, inputs, gradients, weight, num_samples)
     return _sum(gradient.square_().view(num_samples, out_channels, -1), dim=2)
 
 
@@ -165,11 +165,11 @@ def patch_gram_sums(layer: nn.Conv2d, inputs: Tensor, gradients: Tensor) -> Tens
 def pixel_gram_sums(layer: nn.Conv2d, inputs: Tensor, gradients: Tensor) -> Tensor:
     """Sums `(N, C_out)` of squared weight gradients, from Gram matrices of pixels.
 
-    The pixels that one place of the kernel meets lie a stride apart, so they fall into classes: only pixels of one class
-    are ever multiplied with each other.
+    The pixels that one place of the kernel meets lie a stride apart, so they fall into classes: only pixels of one
+    class are ever multiplied with each other.
     """
-    padded, (rows, columns) = _explicit_padding(layer, inputs)
-    padded = F.pad(padded, (columns, columns, rows, rows))
+    padded, (above, beside) = _explicit_padding(layer, inputs)
+    padded = F.pad(padded, (beside, beside, above, above))
     num_samples, _, height, width = gradients.shape
     (stride_h, stride_w), (dilation_h, dilation_w) = layer.stride, layer.dilation
     classes: dict[tuple[int, int], list[tuple[int, int]]] = {}
@@ -182,8 +182,8 @@ def pixel_gram_sums(layer: nn.Conv2d, inputs: Tensor, gradients: Tensor) -> Tens
         pixels = grid.flatten(2)
         gram = (pixels.mT @ pixels).view(num_samples, *grid.shape[2:], *grid.shape[2:])
         for skip_h, skip_w in skips:
-            h, w = slice(skip_h, skip_h + height), slice(skip_w, skip_w + width)
-            summed += gram[:, h, w, h, w]
+            rows, columns = slice(skip_h, skip_h + height), slice(skip_w, skip_w + width)
+            summed += gram[:, rows, columns, rows, columns]
     positions = height * width
     return _quadratic_form(summed.view(num_samples, positions, positions), gradients.flatten(2).mT)
 

@@ -2,14 +2,17 @@
 
 Indices: f filter, w weight, W number of weights. v_f is the variance of the noise on every weight of filter f.
 
-The paper's objective (Achille et al. 2019, section 2.1) over one variance for each filter, w0 being the probe's weights,
+The paper's objective (Achille et al. 2019, section 2.1) over one variance for each filter, w0 being the weights of the
+probe,
 
     L(v) = E_{w ~ N(w0, v)} [cross-entropy] + beta KL(N(0, v) || N(0, lambda^2)),
 
-is stationary where 1 / v_f = F_f / beta + 1 / lambda^2, F_f being the mean Fisher of filter f under that noise. This is
-its own algorithm (variational online Newton): draw weights at the current variances, measure their Fisher, set the
-variances, repeat. The first passes forget where they started; from then on the Fisher is averaged over passes, whose
-spread says how far the average can be trusted.
+is stationary where 1 / v_f = F_f / beta + 1 / lambda^2, F_f being the mean Fisher of filter f under that noise, if the
+cross-entropy is against the predictions of the model without noise: like the Fisher's, its expectation over labels is
+under the model. (Against the dataset's labels, a classifier that does not fit them all adds curvature of either sign.)
+This is its own algorithm (variational online Newton): draw weights at the current variances, measure their Fisher, set
+the variances, repeat. The first passes forget where they started; from then on the Fisher is averaged over passes,
+whose spread says how far the average can be trusted.
 """
 
 from __future__ import annotations

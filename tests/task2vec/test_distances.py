@@ -69,7 +69,7 @@ def test_log_cosine_without_a_reference_says_how_to_make_one():
 
 
 SYMMETRIC = sorted(set(DISTANCES) - {"asymmetric", "asymmetric_kl"})
-# What scaling both tasks alike leaves alone; the others compare with a reference or a prior, which does not scale along.
+# What scaling both tasks alike leaves alone; log_cosine compares with a reference, which does not scale along.
 SCALE_FREE = sorted(set(DISTANCES) - {"log_cosine"})
 
 
@@ -141,7 +141,9 @@ def test_arrays_that_are_no_embeddings_are_refused(values, error, message):
 
 
 def test_an_unknown_distance_is_answered_with_those_there_are():
-    with pytest.raises(DistanceError, match=r"no distance 'euclid'; choose from asymmetric, asymmetric_kl, correlation, cosine"):
+    with pytest.raises(
+        DistanceError, match=r"no distance 'euclid'; choose from asymmetric, asymmetric_kl, correlation"
+    ):
         distance_matrix(positive(2), "euclid")
     with pytest.raises(EmbeddingError, match="length 50 and 7"):
         distance_matrix(positive(2), "cosine", positive(2, 7))

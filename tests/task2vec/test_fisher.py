@@ -303,9 +303,9 @@ def test_variational_forgets_its_start_and_reports_what_it_reached():
     task = random_task(60)
     probe = probe_for(NETWORKS["bundled resnet"], task)
     weights = [layer.weight.clone() for layer in probe.layers.values()]
+    configs = [VariationalConfig(start=start, tolerance=0.15) for start in (1e-3, 10.0)]
     found = [
-        embed(task, probe, "variational", draws=2, seed=seed, variational=VariationalConfig(start=start, tolerance=0.15))
-        for seed, start in enumerate((1e-3, 10.0))
+        embed(task, probe, "variational", draws=2, seed=seed, variational=config) for seed, config in enumerate(configs)
     ]
     for embedding in found:
         assert embedding.convergence.converged
