@@ -181,16 +181,16 @@ def main(archive: Annotated[Path, typer.Argument(help="a task's zip")]) -> None:
     )
     body = f"""The embedding of {len(task)} images of `{task.name}` under the bundled probe: relative error against the
 exact Fisher under the same classifier, and the seconds it took, decoding and classifier included. Ours are means of
-passes, each with one sign or label an image. "Batch means" is the public implementation's procedure, written from its description: a
-classifier by {EPOCHS} epochs of Adam, {RESAMPLED:,} class-balanced resampled images in batches of {BATCH}, each batch's
-mean gradient squared. Here it is run on beyond its end, to at most {CONTINUED:,} images.
+passes, each with one sign or label an image. "Batch means" is the public implementation's procedure, written from its
+description: a classifier by {EPOCHS} epochs of Adam, {RESAMPLED:,} class-balanced resampled images in batches of
+{BATCH}, each batch's mean gradient squared. Here it is run on beyond its end, to at most {CONTINUED:,} images.
 
 {table(head, rows)}
 
 The first three columns are at each procedure's end: six passes, and {RESAMPLED:,} images. The square of a batch's mean
 gradient converges to something else, 1/{BATCH} of the Fisher: gradients at labels drawn from the model cancel in the
-mean. Even when that factor is taken out, in the columns of the direction, a batch counts for no more than a single image, and
-the way to {GOAL:.0%} takes {comparison} as long as `hutchinson` does.
+mean. Even when that factor is taken out, in the columns of the direction, a batch counts for no more than a single
+image, and the way to {GOAL:.0%} takes {comparison} as long as `hutchinson` does.
 
 ![Error against seconds](benchmarks-fidelity.png)"""
     write_section("fidelity", "The same fidelity for less", f"python benchmarks/fidelity.py {archive.name}", body)

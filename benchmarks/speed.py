@@ -213,8 +213,8 @@ def everything(threads: Annotated[int, typer.Option(help="CPU threads")] = 2) ->
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_MEMORY})
     torch.set_num_threads(threads)
     version = torch.__version__.split("+")[0]
-    body = f"""On {threads} CPU threads, torch {version}, float32, images of 224 px; medians of rounds in which the ways take
-turns, with glibc told to keep freed memory. A training step is forward and backward without the optimiser. Memory is
+    body = f"""On {threads} CPU threads, torch {version}, float32, images of 224 px; medians of rounds in which the ways
+take turns, with glibc told to keep freed memory. A training step is forward and backward without the optimiser. Memory is
 what a process takes at most for one pass, above what it had before.
 
 {step()}

@@ -74,6 +74,7 @@ def auto_tune(
     Raises:
         Task2VecError, RecommendationError, StoreError, AdapterError: see `embed`, `recommend` and `adapters.fit`.
     """
+    _check_single_label(task)
     embedding = embed(task, probe or load_probe(), seed=seed, progress=progress)
     recommendation = recommend(
         embedding,
@@ -99,6 +100,7 @@ def tune(
 
     The arguments are those of `auto_tune`.
     """
+    _check_single_label(task)
     task = task.readable(progress=progress)
     train, validation = task.split(VALIDATION_SHARE, seed=seed)
     model = adapters.attach(load_backbone(backbone), config, task.num_classes, seed=seed)
@@ -109,6 +111,13 @@ def tune(
         if merged is not None:
             save_merged(merged, Path(out) / MERGED)
     return Tuned(model, result, merged, None if out is None else Path(out))
+
+
+def _check_single_label(task: Task) -> None:
+    if task.multi_label:
+        raise SelectionError(
+            f"task {task.name!r} has several labels an image; tuning takes tasks with one class an image"
+        )
 
 
 def save_merged(merged: nn.Module, path: Path) -> None:

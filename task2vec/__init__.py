@@ -18,7 +18,7 @@ from task2vec.backbones import DEFAULT_PROBE
 from task2vec.classifier import Classifier
 from task2vec.distances import DISTANCES, distance, distance_matrix
 from task2vec.distances.matrix import mean_log_embedding
-from task2vec.embed import embed
+from task2vec.embed import DEFAULT_METHOD, embed
 from task2vec.embedding import Layer, TaskEmbedding
 from task2vec.errors import (
     DistanceError,
@@ -35,6 +35,7 @@ from task2vec.probe import Probe, load_probe
 from task2vec.task import Task
 
 __all__ = [
+    "DEFAULT_METHOD",
     "DEFAULT_PROBE",
     "DISTANCES",
     "ESTIMATORS",

@@ -16,6 +16,8 @@ from task2vec.probe import Probe
 from task2vec.progress import reporting
 from task2vec.task import Task
 
+# Chosen by how often the halves of a task find each other: docs/benchmarks.md, "Meaning".
+DEFAULT_METHOD = "montecarlo"
 DEFAULT_L2 = 1.0
 DEFAULT_MAX_SAMPLES = 10_000
 
@@ -23,7 +25,7 @@ DEFAULT_MAX_SAMPLES = 10_000
 def embed(
     task: Task,
     probe: Probe,
-    method: str = "montecarlo",
+    method: str = DEFAULT_METHOD,
     *,
     draws: int = 1,
     l2: float = DEFAULT_L2,
@@ -41,10 +43,10 @@ def embed(
     Args:
         task: The labelled images; with labels `(N, C)`, each class is present or absent by itself.
         probe: The frozen network.
-        method: Which labels the gradients are taken at: `montecarlo` draws them from the model, `exact` takes the
-            expectation over all of them, `empirical` takes the dataset's; `variational` finds the noise that the
-            weights bear, and measures under it.
-        draws: Labels drawn for each image by `montecarlo` and `variational`.
+        method: Which labels the gradients are taken at: `montecarlo` draws them from the model, `hutchinson` takes a
+            random combination of all of them, `exact` takes their expectation, `empirical` takes the dataset's;
+            `variational` finds the noise that the weights bear, and measures under it.
+        draws: Labels or combinations drawn for each image by `montecarlo`, `hutchinson` and `variational`.
         l2: Strength of the classifier's penalty on standardised features, above 0.
         variational: Settings of the method of this name; its defaults if not given.
         from_layer: Measure only from this module of the probe on, such as `"layer3"`; what precedes it is computed

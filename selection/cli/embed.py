@@ -22,7 +22,12 @@ def embed(
     split: o.Split = None,
     probe: o.ProbeName = o.PROBE,
     probe_weights: o.ProbeWeights = None,
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(sorted(task2vec.ESTIMATORS))}.")] = "montecarlo",
+    method: Annotated[
+        str, typer.Option(help=f"One of {', '.join(sorted(task2vec.ESTIMATORS))}.")
+    ] = task2vec.DEFAULT_METHOD,
+    draws: Annotated[int, typer.Option(help="Labels or sign combinations drawn for each image.")] = 1,
+    from_layer: Annotated[str | None, typer.Option(help="Measure only from this module of the probe on.")] = None,
+    device: Annotated[str | None, typer.Option(help="Where to compute, such as cuda.")] = None,
     max_samples: Annotated[int, typer.Option(help="At most so many images.")] = 10_000,
     seed: o.Seed = 0,
     as_json: o.Json = False,
@@ -30,7 +35,17 @@ def embed(
     """Embed a labelled image folder and save the embedding."""
     task = Task.from_folder(images, split=split, name=name)
     network = task2vec.load_probe(probe, checkpoint=probe_weights)
-    embedding = task2vec.embed(task, network, method, max_samples=max_samples, seed=seed, progress=True)
+    embedding = task2vec.embed(
+        task,
+        network,
+        method,
+        draws=draws,
+        from_layer=from_layer,
+        device=device,
+        max_samples=max_samples,
+        seed=seed,
+        progress=True,
+    )
     path = out or Path(f"{embedding.task}.safetensors")
     embedding.save(path)
     print_unreadable(embedding)

@@ -41,6 +41,7 @@ def describe_embedding(embedding: TaskEmbedding) -> dict[str, Any]:
         "probe": embedding.probe_name,
         "probe_fingerprint": embedding.probe,
         "classifier_accuracy": embedding.classifier.accuracy,
+        "converged": None if embedding.convergence is None else embedding.convergence.converged,
         "unmeasured": list(embedding.unmeasured),
         "unreadable": list(embedding.unreadable),
     }

@@ -44,6 +44,19 @@ def test_saving_and_loading_keeps_everything(embedding, tmp_path):
     assert list((tmp_path / "sub").iterdir()) == [tmp_path / "sub" / "noise.safetensors"]
 
 
+def test_what_the_variational_estimator_reached_is_kept(tmp_path):
+    found = embed(random_task(), small_probe(), "variational")
+    found.save(tmp_path / "variational.safetensors")
+    loaded = TaskEmbedding.load(tmp_path / "variational.safetensors")
+    assert loaded.convergence == found.convergence
+    np.testing.assert_array_equal(loaded.trivial, found.trivial)
+    other = embed(random_task(seed=1), small_probe(), "variational")
+    vectors = np.stack([found.fisher, other.fisher])
+    expected = distance(*vectors, "asymmetric", trivial=found.trivial)
+    assert distance(loaded, other, "asymmetric") == pytest.approx(expected)
+    assert distance(loaded, other, "asymmetric") != pytest.approx(distance(*vectors, "asymmetric"))
+
+
 def test_files_that_are_no_embedding_are_refused_by_name(embedding, tmp_path):
     (tmp_path / "text").write_text("hello")
     save_file({"x": np.zeros(3)}, tmp_path / "other.safetensors")

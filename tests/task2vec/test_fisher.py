@@ -1,108 +1,19 @@
 """The Fisher engine against per-sample gradients from autograd, one row for each kind of network."""
 
-from itertools import product
-
 import numpy as np
 import pytest
-import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import nn
-from torch.nn import functional as F
 
 from task2vec import ESTIMATORS, ProbeError, Task, VariationalConfig, embed
 from task2vec.fisher.likelihood import Bernoulli, Categorical
 from task2vec.fisher.per_sample import patch_gram_sums, pixel_gram_sums
 from tests.conftest import plain_probe, random_task
-
-
-class CalledTwice(nn.Module):
-    """One convolution and one linear layer that are each used twice, and one use that the output ignores."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Conv2d(3, 8, 3, stride=4)
-        self.conv = nn.Conv2d(8, 8, 3, padding=1)
-        self.linear = nn.Linear(8, 8)
-        self.fc = nn.Linear(8, 2)
-
-    def forward(self, x):
-        x = self.conv(F.relu(self.conv(F.relu(self.first(x))))).mean((2, 3))
-        self.linear(x)
-        return self.fc(self.linear(torch.tanh(self.linear(x))))
-
-
-def convolutions(*layers):
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
-
-
-NETWORKS = {
-    "resnet basic": lambda: (timm.create_model("resnet10t", num_classes=3), "fc"),
-    "resnet bottleneck": lambda: (timm.create_model("resnet26t", num_classes=3), "fc"),
-    "vit": lambda: (timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2), "head"),
-    "deit": lambda: (timm.create_model("deit_tiny_distilled_patch16_224", img_size=32, depth=2), "head"),
-    "swin": lambda: (
-        timm.create_model("swin_tiny_patch4_window7_224", img_size=64, window_size=4, depths=(2, 2), num_heads=(3, 6)),
-        "head.fc",
-    ),
-    "convnext": lambda: (timm.create_model("convnext_atto", depths=(1, 1, 1, 1)), "head.fc"),
-    "mobilenetv3": lambda: (timm.create_model("mobilenetv3_small_050"), "classifier"),
-    "efficientnet": lambda: (timm.create_model("efficientnet_lite0"), "classifier"),
-    "mixer": lambda: (timm.create_model("mixer_s32_224", img_size=64), "head"),
-    "bundled resnet": lambda: (timm.create_model("task2vec_resnet_32"), "fc"),
-    "bundled vit": lambda: (timm.create_model("task2vec_vit_patch4_32"), "head"),
-    "called twice": lambda: (CalledTwice(), "fc"),
-    "grouped": lambda: (convolutions(nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.Conv2d(8, 8, 3, groups=4)), "5"),
-    "depthwise": lambda: (convolutions(nn.Conv2d(3, 8, 5, stride=2), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8)), "5"),
-    "dilated": lambda: (convolutions(nn.Conv2d(3, 8, 3, dilation=2, padding=3)), "3"),
-    "padded to same": lambda: (convolutions(nn.Conv2d(3, 8, 4, padding="same")), "3"),
-    "padded by reflection": lambda: (convolutions(nn.Conv2d(3, 8, 3, padding=(1, 2), padding_mode="reflect")), "3"),
-    "uneven stride": lambda: (convolutions(nn.Conv2d(3, 8, (1, 1), stride=(2, 3))), "3"),
-    "few positions": lambda: (convolutions(nn.Conv2d(3, 16, 16, stride=8), nn.Conv2d(16, 8, 2)), "4"),
-}
-
-
-def logits_of(task, probe, classifier, index):
-    dtype = next(iter(probe.layers.values())).weight.dtype
-    weight, bias = (torch.tensor(v, dtype=dtype) for v in (classifier.weight, classifier.bias))
-    with probe.feature_tap() as features:
-        return F.linear(features(probe.transform(task[index][0])[None].to(dtype)), weight, bias)
-
-
-def loss_of(logits, label):
-    if np.ndim(label):
-        return F.binary_cross_entropy_with_logits(logits[0], torch.tensor(label, dtype=logits.dtype), reduction="sum")
-    return F.cross_entropy(logits, torch.tensor([label]))
-
-
-def brute_force(task, probe, classifier, weighted_labels):
-    """Mean of the weighted squared gradients, one image and one label at a time, averaged inside each filter.
-
-    `weighted_labels(n, logits)` gives the labels of image n, each with what its squared gradient counts for.
-    """
-    weights = [layer.weight.requires_grad_(True) for layer in probe.layers.values()]
-    totals = [torch.zeros(len(w), dtype=torch.float64) for w in weights]
-    for n in range(len(task)):
-        logits = logits_of(task, probe, classifier, n)
-        for label, count in weighted_labels(n, logits[0].detach().double()):
-            gradients = torch.autograd.grad(loss_of(logits, label), weights, allow_unused=True, retain_graph=True)
-            for total, gradient in zip(totals, gradients, strict=True):
-                if gradient is not None:
-                    total += count * gradient.double().square().flatten(1).mean(1) / len(task)
-    for w in weights:
-        w.requires_grad_(False)
-    return torch.cat(totals).numpy()
-
-
-def all_labels(n, logits):
-    return [(c, float(p)) for c, p in enumerate(logits.softmax(0))]
-
-
-def all_label_sets(n, logits):
-    p = logits.sigmoid().numpy()
-    return [(np.array(y), float(np.prod(np.where(y, p, 1 - p)))) for y in product((0, 1), repeat=len(p))]
+from tests.task2vec.brute_force import all_label_sets, all_labels, brute_force, relative_error
+from tests.task2vec.networks import LARGER, NETWORKS
 
 
 def drawn_labels(task, draws, seed=0):
@@ -114,10 +25,6 @@ def drawn_labels(task, draws, seed=0):
         return [(int(np.searchsorted(cumulative, (start[n] + k / draws) % 1)), 1 / draws) for k in range(draws)]
 
     return weighted
-
-
-def relative_error(found, expected):
-    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
 def probe_for(build, task, dtype=torch.float32):
@@ -133,7 +40,7 @@ def multi_label_task(num_images=6):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_montecarlo_equals_per_sample_autograd_on_the_same_labels(name):
-    task = random_task(6, size=64 if name in ("swin", "mixer") else 32)
+    task = random_task(6, size=LARGER.get(name, 32))
     probe = probe_for(NETWORKS[name], task)
     embedding = embed(task, probe, "montecarlo", batch_size=4)
     expected = brute_force(task, probe, embedding.classifier, drawn_labels(task, 1))
@@ -276,7 +183,7 @@ def test_bfloat16_comes_near_to_float32():
 @pytest.mark.parametrize("keep_bytes", [2**30, 0])
 def test_from_a_later_layer_the_rest_is_as_from_the_first(name, entry, keep_bytes, monkeypatch):
     monkeypatch.setattr("task2vec.inputs.KEEP_BYTES", keep_bytes)
-    task = random_task(6, size=64 if name == "swin" else 32)
+    task = random_task(6, size=LARGER.get(name, 32))
     probe = probe_for(NETWORKS[name], task)
     whole, part = embed(task, probe), embed(task, probe, from_layer=entry)
     assert all(layer.name.startswith(("layer3", "layer4", "blocks.1", "layers.1")) for layer in part.layers)

@@ -303,3 +303,29 @@ def test_images_in_memory_survive_a_round_trip_through_png():
     Image.fromarray(image).save(buffer, "PNG")
     task = Task.from_dataset([(Image.open(buffer), 0), (Image.fromarray(image), 1)])
     np.testing.assert_array_equal(np.asarray(task[0][0]), np.asarray(task[1][0]))
+
+
+def test_labels_in_rows_make_a_multi_label_task():
+    images = np.random.default_rng(0).integers(256, size=(10, 8, 8, 3), dtype=np.uint8)
+    labels = np.random.default_rng(1).integers(2, size=(10, 3))
+    task = Task.from_arrays(images, labels, class_names=["red", "round", "large"])
+    assert (task.multi_label, task.num_classes, task.class_names) == (True, 3, ("red", "round", "large"))
+    np.testing.assert_array_equal(task[4][1], labels[4])
+    first, second = task.split(0.3)
+    assert (len(first), len(second)) == (7, 3)
+    assert len(task.subsample(4)) == 4
+    dataset = [(Image.fromarray(image), torch.tensor(row)) for image, row in zip(images, labels, strict=True)]
+    np.testing.assert_array_equal(Task.from_dataset(dataset).labels, labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "message"),
+    [
+        ([[0, 2], [1, 0]], None, "label 0 has 2 for class 1"),
+        ([[1, 0], [1, 0]], None, "same labels"),
+        ([[1, 0], [0, 0]], ["only"], "2 classes, but 1 class names"),
+    ],
+)
+def test_rows_that_are_no_labels_are_refused(labels, names, message):
+    with pytest.raises(TaskError, match=message):
+        Task.from_arrays(np.zeros((2, 8, 8), np.uint8), np.array(labels), class_names=names)
