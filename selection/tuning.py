@@ -115,9 +115,7 @@ def tune(
 
 def _check_single_label(task: Task) -> None:
     if task.multi_label:
-        raise SelectionError(
-            f"task {task.name!r} has several labels an image; tuning takes tasks with one class an image"
-        )
+        raise SelectionError(f"task {task.name!r} has several labels an image; only tasks with one can be tuned")
 
 
 def save_merged(merged: nn.Module, path: Path) -> None:

@@ -10,7 +10,7 @@ import typer
 import task2vec
 from selection.cli import options as o
 from selection.cli.output import describe_embedding, print_json, print_table, print_unreadable
-from task2vec import Task
+from task2vec import DEFAULT_METHOD, Task
 
 
 def embed(
@@ -22,9 +22,7 @@ def embed(
     split: o.Split = None,
     probe: o.ProbeName = o.PROBE,
     probe_weights: o.ProbeWeights = None,
-    method: Annotated[
-        str, typer.Option(help=f"One of {', '.join(sorted(task2vec.ESTIMATORS))}.")
-    ] = task2vec.DEFAULT_METHOD,
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(sorted(task2vec.ESTIMATORS))}.")] = DEFAULT_METHOD,
     draws: Annotated[int, typer.Option(help="Labels or sign combinations drawn for each image.")] = 1,
     from_layer: Annotated[str | None, typer.Option(help="Measure only from this module of the probe on.")] = None,
     device: Annotated[str | None, typer.Option(help="Where to compute, such as cuda.")] = None,

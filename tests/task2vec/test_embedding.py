@@ -110,7 +110,7 @@ def test_a_class_with_one_image_is_embedded_like_any_other():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "guess"}, "no estimator 'guess'; choose from empirical, exact, montecarlo"),
+        ({"method": "guess"}, "no estimator 'guess'; choose from empirical, exact, hutchinson"),
         ({"draws": 0}, "draws=0"),
         ({"l2": 0}, "l2=0"),
         ({"max_samples": 2}, "cannot show the 3 classes"),
