@@ -36,7 +36,7 @@ GOAL = 0.05
 # batch's mean gradient squared.
 EPOCHS, LEARNING_RATE, WEIGHT_DECAY = 10, 4e-4, 1e-4
 BATCH, RESAMPLED = 64, 10_000
-CONTINUED = 6 * RESAMPLED  # run on beyond its own end, to see when it gets there
+CONTINUED = 4 * RESAMPLED  # run on beyond its own end, to see when it gets there
 
 Array = np.ndarray
 
