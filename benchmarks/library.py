@@ -80,6 +80,7 @@ def docs() -> None:
             tried=sum(bool(task.trials) for task in tasks.values()),
             trials=sum(len(task.trials) for task in tasks.values()),
             probe=probe.name,
+            method=embeddings[0].method,
             backbone=DEFAULT_BACKBONE,
             table="\n".join(_task_row(library, embedding) for embedding in embeddings),
             scores=_scores([task for task in tasks.values() if task.trials]),
@@ -91,7 +92,7 @@ def docs() -> None:
 PAGE = """# The shipped library
 
 Made by `python benchmarks/library.py docs` from what is shipped in `selection/library/`: {tasks} tasks embedded with
-the bundled probe `{probe}` (Monte Carlo, one label an image), {trials} trials on {tried} of them with the bundled
+the bundled probe `{probe}` ({method}, one draw an image), {trials} trials on {tried} of them with the bundled
 backbone `{backbone}`.
 
 ![Map of the shipped tasks](library-map.png)

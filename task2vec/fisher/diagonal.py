@@ -79,7 +79,9 @@ class DiagonalFisher:
         """
         batch_size = min(self.batch_size, largest_batch or self.batch_size)
         images = np.arange(self.num_images) if images is None else images
-        totals = {n: torch.zeros(len(m.weight), dtype=torch.float64) for n, m in self.layers.items()}
+        totals = {
+            n: torch.zeros(len(m.weight), dtype=torch.float64, device=self._device) for n, m in self.layers.items()
+        }
         done = 0
         with self.inputs.feature_tap() as features:
             for numbers, inputs in self.inputs.batches(images, batch_size):
@@ -92,10 +94,10 @@ class DiagonalFisher:
                     for score, is_last in _with_last(scores(probabilities, numbers)):
                         squares = recorder.of(logits, score.to(logits), keep_graph=not is_last)
                         for name, values in squares.items():
-                            totals[name] += values.sum(dim=0, dtype=torch.float64).cpu()
+                            totals[name] += values.sum(dim=0, dtype=torch.float64)
                 done += len(inputs)
                 self.report("Measuring the Fisher", done, len(images))
-        return torch.cat(list(totals.values())).numpy() / len(images)
+        return torch.cat(list(totals.values())).cpu().numpy() / len(images)
 
     def _precision(self) -> AbstractContextManager[object]:
         reduced = self._dtype in (torch.bfloat16, torch.float16)
