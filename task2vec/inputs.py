@@ -184,7 +184,9 @@ def choose_batch_size(task: Task, probe: Probe) -> int:
 
     It depends on the probe and the size of its inputs alone, so that results do not change from machine to machine.
     """
-    image = next(images for _, images, _ in task.batches(probe.transform, 1) if len(images))
+    image = next((images for _, images, _ in task.batches(probe.transform, 1) if len(images)), None)
+    if image is None:
+        return 1
     total = image.numel() * image.element_size()
 
     def count(module: nn.Module, args: Any, output: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,16 +21,20 @@ def montecarlo(fisher: DiagonalFisher, settings: Settings) -> Estimate:
 def drawn_scores(fisher: DiagonalFisher, settings: Settings) -> Scores:
     """The scores of drawn labels.
 
-    The numbers that decide the labels are drawn for all images at once, so that they do not depend on the batches. An
-    image's draws are spread evenly over the unit interval from a random start (systematic sampling): each follows
-    p(y|x) by itself, and together they come as near to it as `draws` labels can.
+    The numbers that decide the labels are drawn for all images at once, so that they do not depend on the batches. The
+    unit interval is cut into as many parts as there are draws, and each draw of an image takes its number from another
+    part, in random order (Latin hypercube sampling): every draw follows p(y|x) by itself, and together they come nearer
+    to it than independent ones would.
     """
-    shape = fisher.likelihood.uniform_shape(fisher.num_images, fisher.num_classes)
-    start = torch.from_numpy(settings.generator.random(shape))
+    draws, generator = settings.draws, settings.generator
+    shape = (draws, *fisher.likelihood.uniform_shape(fisher.num_images, fisher.num_classes))
+    within = generator.random(shape)
+    parts = generator.permuted(np.broadcast_to(np.arange(draws).reshape(-1, *[1] * (len(shape) - 1)), shape), axis=0)
+    uniform = torch.from_numpy((parts + within) / draws)
 
     def scores(probabilities: Tensor, images: Tensor) -> Iterator[Tensor]:
-        for k in range(settings.draws):
-            labels = fisher.likelihood.sample(probabilities, (start[images] + k / settings.draws) % 1)
-            yield fisher.likelihood.score(probabilities, labels) / settings.draws**0.5
+        for k in range(draws):
+            labels = fisher.likelihood.sample(probabilities, uniform[k, images])
+            yield fisher.likelihood.score(probabilities, labels) / draws**0.5
 
     return scores
