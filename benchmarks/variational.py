@@ -193,8 +193,8 @@ def main(archives: Annotated[list[Path], typer.Argument(help="the tasks' zips")]
     body = f"""{IMAGES} images of each task under the bundled probe.
 
 **The start is forgotten.** {PASSES} passes from variances {STARTS[0]:g} and {STARTS[1]:g} times the prior's, with
-independent noise and signs: Spearman's correlation of the log variances and their root mean square difference, most of which lies
-in filters that few images make active.
+independent noise and signs: Spearman's correlation of the log variances and their root mean square difference, most
+of which lies in filters that few images make active.
 
 {table(["", "Spearman", "difference"], agreement)}
 

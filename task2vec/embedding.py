@@ -79,7 +79,10 @@ class TaskEmbedding:
 
     @property
     def norm(self) -> float:
-        """The L1 norm of the Fisher, a measure of the task's difficulty (Achille et al. 2019, section 3.1)."""
+        """The L1 norm of the Fisher, a measure of the task's difficulty (Achille et al. 2019, section 3.1).
+
+        It is one only where the classifier's penalty is weak (`l2=0.01`); see docs/benchmarks.md.
+        """
         return float(self.fisher.sum(dtype=np.float64))
 
     def save(self, path: str | Path) -> None:
