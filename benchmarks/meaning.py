@@ -139,8 +139,8 @@ the sets of their classes' mean features."""
 
 CONCLUSIONS = f"""### What follows
 
-- **The default is `{DEFAULT_METHOD}` with penalty {DEFAULT_L2:g}, compared by `log_cosine`**: of the settings measured on
-  more than one split it is the one that finds every twin, in halves of both sizes. The penalty decides more than the
+- **The default is `{DEFAULT_METHOD}` with penalty {DEFAULT_L2:g}, compared by `log_cosine`**: of the settings measured
+  on more than one split it is the one that finds every twin, in halves of both sizes. The penalty decides more than the
   estimator. With one draw an image the two unbiased estimators are alike here, since a classifier with this penalty is
   sure of few images; `hutchinson` is ahead where the penalty is weak.
 - **Recognising a task needs no Fisher.** Mean features find every twin too, and follow the taxonomy of these ten tasks
