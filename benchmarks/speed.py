@@ -226,6 +226,9 @@ The same per-filter squares by other means:
 
 {vmap()}
 
+On the ViT, vmap runs the same batched matrix products and only stores their results before it squares them, so that
+little more than that is saved.
+
 {backpack()}"""
     write_section("speed", "Speed", "pip install '.[bench]'\npython benchmarks/speed.py all", body)
 

@@ -167,6 +167,17 @@ def test_the_same_seed_gives_the_same_bits(method):
         assert (first.fisher != embed(task, probe, method, seed=4).fisher).any()
 
 
+@pytest.mark.parametrize("name", ["resnet basic", "convnext", "mobilenetv3"])
+def test_channels_last_networks_give_the_same(name):
+    task = random_task(6)
+    expected = embed(task, probe_for(NETWORKS[name], task), "exact").fisher
+    probe = probe_for(NETWORKS[name], task)
+    probe.module.to(memory_format=torch.channels_last)
+    transform = probe.transform
+    probe.transform = lambda image: transform(image)[None].to(memory_format=torch.channels_last)[0]
+    assert relative_error(embed(task, probe, "exact").fisher, expected) < 1e-4
+
+
 def test_exact_does_not_change_when_classes_are_renumbered():
     task = random_task(9)
     images = np.stack([np.asarray(task[i][0]) for i in range(len(task))])
