@@ -74,11 +74,11 @@ def _gram_sums(inputs: Tensor, gradients: Tensor) -> Tensor:
 
 
 def _direct_sums(workspace: Workspace, inputs: Tensor, gradients: Tensor) -> Tensor:
-    product = workspace.empty((len(inputs), gradients.shape[2], inputs.shape[2]), inputs)
-    torch.bmm(gradients.mT, inputs, out=product)
-    if product.dtype in (torch.float32, torch.float64):
-        return torch.linalg.vecdot(product, product, dim=2)  # reads the product once
-    return _sum(product.square_(), dim=2)
+    products = workspace.empty((len(inputs), gradients.shape[2], inputs.shape[2]), inputs)
+    torch.bmm(gradients.mT, inputs, out=products)
+    if products.dtype in (torch.float32, torch.float64):
+        return torch.linalg.vecdot(products, products, dim=2)  # reads the products once
+    return _sum(products.square_(), dim=2)
 
 
 def _quadratic_form(gram: Tensor, gradients: Tensor) -> Tensor:
@@ -115,43 +115,46 @@ def conv_squares(
     Returns:
         `(N, C_out)`.
     """
-    out_channels, per_group, *kernel = layer.weight.shape
-    fan_in = per_group * kernel[0] * kernel[1]
     if layer.groups == 1 and len(calls) == 1 and len(calls[0][0]) == num_samples:
-        inputs, gradients = calls[0]
-        if kernel == [1, 1] and layer.padding in ((0, 0), "valid"):
-            pixels = inputs[:, :, :: layer.stride[0], :: layer.stride[1]]
-            return linear_squares(pixels.flatten(2).mT, gradients.flatten(2).mT, workspace)
-        positions, pixels_in = gradients[0, 0].numel(), _padded_pixels(layer, inputs)
-        direct = positions * fan_in * out_channels
-        by_patches = positions**2 * (fan_in + out_channels)
-        # A shifted sum moves two numbers for each that it adds, where a matrix product reuses those it has.
-        same_class = pixels_in**2 // (layer.stride[0] * layer.stride[1])
-        by_pixels = same_class * per_group + positions**2 * (out_channels + 8 * kernel[0] * kernel[1])
-        if by_pixels < min(direct, by_patches):
-            contract = partial(pixel_gram_sums, layer)
-            return _in_chunks(contract, inputs, gradients, pixels_in**2 + positions**2) / fan_in
-        if by_patches < direct:
-            contract = partial(patch_gram_sums, layer)
-            return _in_chunks(contract, inputs, gradients, positions * (positions + fan_in)) / fan_in
-        if per_group >= FEWEST_CHANNELS:
-            contract = partial(_grouped_sums, layer)
-            pairs = zip(inputs.split(SAMPLES_PER_CALL), gradients.split(SAMPLES_PER_CALL), strict=True)
-            return torch.cat([contract(a, g) for a, g in pairs]) / fan_in
+        return _ungrouped_squares(layer, *calls[0], workspace)
     split = [(a.tensor_split(num_samples), g.tensor_split(num_samples)) for a, g in calls]
     weight_gradients = [
-        torch.stack([_weight_gradient(layer, a[n], g[n], layer.weight, layer.groups) for a, g in split]).sum(dim=0)
+        torch.stack([_weight_gradient(layer, a[n], g[n], len(layer.weight), layer.groups) for a, g in split]).sum(dim=0)
         for n in range(num_samples)
     ]
-    return torch.stack([_sum(gradient.square().flatten(1), dim=1) for gradient in weight_gradients]) / fan_in
+    return torch.stack([_sum(g.square().flatten(1), dim=1) for g in weight_gradients]) / layer.weight[0].numel()
+
+
+def _ungrouped_squares(layer: nn.Conv2d, inputs: Tensor, gradients: Tensor, workspace: Workspace) -> Tensor:
+    """The cheapest way for a convolution of one group that is used once, one row for each sample."""
+    out_channels, in_channels, *kernel = layer.weight.shape
+    if kernel == [1, 1] and layer.padding in ((0, 0), "valid"):
+        pixels = inputs[:, :, :: layer.stride[0], :: layer.stride[1]]
+        return linear_squares(pixels.flatten(2).mT, gradients.flatten(2).mT, workspace)
+    kernel_size = kernel[0] * kernel[1]
+    fan_in = in_channels * kernel_size
+    positions, pixels_in = gradients[0, 0].numel(), _padded_pixels(layer, inputs)
+    direct = positions * fan_in * out_channels
+    by_patches = positions**2 * (fan_in + out_channels)
+    # A shifted sum moves two numbers for each that it adds, where a matrix product reuses those it has: hence the 8.
+    same_class = pixels_in**2 // (layer.stride[0] * layer.stride[1])
+    by_pixels = same_class * in_channels + positions**2 * (out_channels + 8 * kernel_size)
+    if by_pixels < min(direct, by_patches):
+        sums = _in_chunks(partial(pixel_gram_sums, layer), inputs, gradients, pixels_in**2 + positions**2)
+    elif by_patches < direct:
+        sums = _in_chunks(partial(patch_gram_sums, layer), inputs, gradients, positions * (positions + fan_in))
+    else:
+        samples = SAMPLES_PER_CALL if in_channels >= FEWEST_CHANNELS else 1
+        pairs = zip(inputs.split(samples), gradients.split(samples), strict=True)
+        sums = torch.cat([_grouped_sums(layer, a, g) for a, g in pairs])
+    return sums / fan_in
 
 
 def _grouped_sums(layer: nn.Conv2d, inputs: Tensor, gradients: Tensor) -> Tensor:
     """Sums `(N, C_out)` of squared weight gradients, from one convolution in which each sample is a group."""
     num_samples, out_channels = len(inputs), len(layer.weight)
     inputs, gradients = (t.reshape(1, -1, *t.shape[2:]) for t in (inputs, gradients))
-    weight = layer.weight.new_empty(num_samples * out_channels, *layer.weight.shape[1:])
-    gradient = _weight_gradient(layer, inputs, gradients, weight, num_samples)
+    gradient = _weight_gradient(layer, inputs, gradients, num_samples * out_channels, num_samples)
     return _sum(gradient.square_().view(num_samples, out_channels, -1), dim=2)
 
 
@@ -194,9 +197,10 @@ def _padded_pixels(layer: nn.Conv2d, inputs: Tensor) -> int:
     return (inputs.shape[2] + rows) * (inputs.shape[3] + columns)
 
 
-def _weight_gradient(layer: nn.Conv2d, inputs: Tensor, gradients: Tensor, weight: Tensor, groups: int) -> Tensor:
-    """The gradient of a weight of the layer's geometry, of whose values only the shape matters."""
+def _weight_gradient(layer: nn.Conv2d, inputs: Tensor, gradients: Tensor, out_channels: int, groups: int) -> Tensor:
+    """The gradient of a weight of the layer's geometry, `(out_channels, C_in / groups, kernel)`."""
     padded, padding = _explicit_padding(layer, inputs)
+    weight = inputs.new_empty(out_channels, *layer.weight.shape[1:])  # asked for its shape alone
     stride, dilation = layer.stride, layer.dilation
     _, gradient, _ = torch.ops.aten.convolution_backward(
         gradients, padded, weight, None, stride, padding, dilation, False, [0, 0], groups, [False, True, False]
