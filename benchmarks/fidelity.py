@@ -28,6 +28,7 @@ from task2vec.fisher.hutchinson import hutchinson
 from task2vec.fisher.montecarlo import montecarlo
 from task2vec.fisher.registry import Estimate, Settings
 from task2vec.inputs import ProbeInputs
+from task2vec.progress import silent
 
 IMAGES = 1000
 GOAL = 0.05
@@ -39,10 +40,6 @@ BATCH, RESAMPLED = 64, 10_000
 CONTINUED = 4 * RESAMPLED  # run on beyond its own end, to see when it gets there
 
 Array = np.ndarray
-
-
-def quiet(*_: object) -> None:
-    """Reports to nobody."""
 
 
 class Timer:
@@ -63,9 +60,9 @@ def ours(task: Task, probe: Probe, estimator: str) -> Iterator[tuple[float, Arra
     """Seconds so far, and the mean of ever more passes of one sign or label an image."""
     timer, found = Timer(), []
     with timer:
-        inputs = ProbeInputs(task, probe, from_layer=None, batch_size=64, report=quiet)
+        inputs = ProbeInputs(task, probe, from_layer=None, batch_size=64, report=silent)
         classifier = fit_classifier(inputs.features, inputs.task.labels, task.num_classes, l2=DEFAULT_L2)
-        fisher = DiagonalFisher(inputs, classifier, batch_size=64, dtype=torch.float32, report=quiet)
+        fisher = DiagonalFisher(inputs, classifier, batch_size=64, dtype=torch.float32, report=silent)
     for seed in itertools.count():
         with timer:
             measure = {"hutchinson": hutchinson, "montecarlo": montecarlo}[estimator]
@@ -82,7 +79,7 @@ def reference(task: Task, probe: Probe, classifier: Classifier | None) -> Iterat
     generator = torch.Generator().manual_seed(0)
     weights = [layer.weight for layer in probe.layers.values()]
     with timer:
-        inputs = ProbeInputs(task, probe, from_layer=None, batch_size=64, report=quiet)
+        inputs = ProbeInputs(task, probe, from_layer=None, batch_size=64, report=silent)
         if classifier is None:
             classifier = adam_classifier(inputs.features, inputs.task.labels, task.num_classes, generator)
         weight, bias = torch.from_numpy(classifier.weight), torch.from_numpy(classifier.bias)
@@ -92,22 +89,19 @@ def reference(task: Task, probe: Probe, classifier: Classifier | None) -> Iterat
     for w in weights:
         w.requires_grad_(True)
     total, batches = np.zeros(probe.dimension), 0
-    stream = inputs.batches(order, BATCH)
-    while True:
-        with timer:
-            try:
-                _, images = next(stream)
-            except StopIteration:
-                break
-            with probe.feature_tap() as features, torch.enable_grad():
-                logits = F.linear(features(images), weight, bias)
-                labels = torch.multinomial(logits.detach().softmax(dim=1), 1, generator=generator)[:, 0]
-                gradients = torch.autograd.grad(F.cross_entropy(logits, labels), weights)
-            total += torch.cat([g.square().flatten(1).mean(dim=1) for g in gradients]).double().numpy()
-            batches += 1
-        yield timer.total, total / batches, classifier
-    for w in weights:
-        w.requires_grad_(False)
+    try:
+        for _, images in inputs.batches(order, BATCH):
+            with timer:
+                with probe.feature_tap() as features, torch.enable_grad():
+                    logits = F.linear(features(images), weight, bias)
+                    labels = torch.multinomial(logits.detach().softmax(dim=1), 1, generator=generator)[:, 0]
+                    gradients = torch.autograd.grad(F.cross_entropy(logits, labels), weights)
+                total += torch.cat([g.square().flatten(1).mean(dim=1) for g in gradients]).double().numpy()
+                batches += 1
+            yield timer.total, total / batches, classifier
+    finally:  # whoever stops reading early gets a frozen probe back, too
+        for w in weights:
+            w.requires_grad_(False)
 
 
 def adam_classifier(features: Array, labels: Array, num_classes: int, generator: torch.Generator) -> Classifier:
@@ -130,8 +124,8 @@ def adam_classifier(features: Array, labels: Array, num_classes: int, generator:
 
 def exact(task: Task, probe: Probe, classifier: Classifier) -> Array:
     """The Fisher under a classifier, by all passes."""
-    inputs = ProbeInputs(task, probe, from_layer=None, batch_size=64, report=quiet)
-    fisher = DiagonalFisher(inputs, classifier, batch_size=64, dtype=torch.float32, report=quiet)
+    inputs = ProbeInputs(task, probe, from_layer=None, batch_size=64, report=silent)
+    fisher = DiagonalFisher(inputs, classifier, batch_size=64, dtype=torch.float32, report=silent)
     estimate: Estimate = task2vec.ESTIMATORS["exact"](fisher, Settings(1, np.random.default_rng(0)))
     return estimate.fisher
 
