@@ -19,6 +19,7 @@ from task2vec.classifier import fit_classifier
 from task2vec.embed import DEFAULT_L2
 from task2vec.fisher import ESTIMATORS, DiagonalFisher, Settings
 from task2vec.inputs import ProbeInputs
+from task2vec.progress import silent
 from tests.conftest import plain_probe, random_task
 from tests.task2vec.brute_force import all_labels, brute_force, relative_error
 from tests.task2vec.networks import LARGER, NETWORKS
@@ -32,10 +33,9 @@ def error(name: str, dtype: torch.dtype) -> float:
     task = random_task(IMAGES, size=LARGER.get(name, 32))
     module, classifier_name = NETWORKS[name]()
     probe = plain_probe(module.to(dtype), classifier_name, LARGER.get(name, 32))
-    quiet = lambda *_: None  # noqa: E731
-    inputs = ProbeInputs(task, probe, from_layer=None, batch_size=4, report=quiet)
+    inputs = ProbeInputs(task, probe, from_layer=None, batch_size=4, report=silent)
     classifier = fit_classifier(inputs.features, task.labels, task.num_classes, l2=DEFAULT_L2)
-    fisher = DiagonalFisher(inputs, classifier, batch_size=4, dtype=dtype, report=quiet)
+    fisher = DiagonalFisher(inputs, classifier, batch_size=4, dtype=dtype, report=silent)
     found = ESTIMATORS["exact"](fisher, Settings(1, np.random.default_rng(0))).fisher
     return float(relative_error(found, brute_force(task, probe, classifier, all_labels)))
 

@@ -27,6 +27,7 @@ from task2vec.classifier import fit_classifier
 from task2vec.embed import DEFAULT_L2, DEFAULT_METHOD
 from task2vec.fisher import ESTIMATORS, DiagonalFisher, Settings
 from task2vec.inputs import ProbeInputs
+from task2vec.progress import silent
 
 WORDNET = Path(__file__).with_name("wordnet.json")  # each class's WordNet 3.0 ancestors, and how many steps up they are
 
@@ -89,16 +90,15 @@ def _complete(
     missing = [s for s in settings if _key(s) not in known]
     if not missing and known:
         return
-    quiet = lambda *_: None  # noqa: E731
-    inputs = ProbeInputs(task, probe, from_layer=None, batch_size=32, report=quiet)
+    inputs = ProbeInputs(task, probe, from_layer=None, batch_size=32, report=silent)
     labels = inputs.task.labels
     known["class_names"] = np.array(task.class_names)
     known["mean"] = inputs.features.mean(axis=0)
     known["class_means"] = np.stack([inputs.features[labels == c].mean(axis=0) for c in np.unique(labels)])
-    tested = None if test is None else ProbeInputs(test, probe, from_layer=None, batch_size=32, report=quiet)
+    tested = None if test is None else ProbeInputs(test, probe, from_layer=None, batch_size=32, report=silent)
     for setting in missing:
         classifier = fit_classifier(inputs.features, labels, task.num_classes, l2=setting.l2)
-        fisher = DiagonalFisher(inputs, classifier, batch_size=32, dtype=torch.float32, report=quiet)
+        fisher = DiagonalFisher(inputs, classifier, batch_size=32, dtype=torch.float32, report=silent)
         known[_key(setting)] = ESTIMATORS[setting.method](fisher, Settings(1, np.random.default_rng(seed))).fisher
         if tested is not None:
             logits = tested.features @ classifier.weight.T + classifier.bias

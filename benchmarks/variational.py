@@ -25,6 +25,7 @@ from task2vec.embed import DEFAULT_L2
 from task2vec.fisher import DiagonalFisher, Settings
 from task2vec.fisher.variational import prior_variances, variational
 from task2vec.inputs import ProbeInputs
+from task2vec.progress import silent
 
 IMAGES = 400
 STARTS = (1e-3, 10.0)  # variances, as multiples of the prior's: 10,000 apart
@@ -63,10 +64,9 @@ class Problem(NamedTuple):
 def problem(archive: Path) -> Problem:
     """400 images of a task under the bundled probe."""
     task = Task.from_folder(archive).subsample(IMAGES)
-    quiet = lambda *_: None  # noqa: E731
-    inputs = ProbeInputs(task, task2vec.load_probe(), from_layer=None, batch_size=32, report=quiet)
+    inputs = ProbeInputs(task, task2vec.load_probe(), from_layer=None, batch_size=32, report=silent)
     classifier = fit_classifier(inputs.features, inputs.task.labels, task.num_classes, l2=DEFAULT_L2)
-    fisher = DiagonalFisher(inputs, classifier, batch_size=32, dtype=torch.float32, report=quiet)
+    fisher = DiagonalFisher(inputs, classifier, batch_size=32, dtype=torch.float32, report=silent)
     return Problem(inputs, classifier, fisher)
 
 

@@ -16,10 +16,9 @@ from torch import Tensor
 from selection.errors import SelectionError
 from task2vec import TaskEmbedding
 from task2vec.distances.cosine import STABILISER
+from task2vec.distances.log_cosine import alive
 from task2vec.distances.matrix import as_matrix, common_probe
-
-ALPHA = 0.15
-FLOOR = 1e-6  # of a task's mean Fisher: filters below are dead
+from task2vec.distances.registry import Options
 
 Embeddings = Sequence[TaskEmbedding] | npt.NDArray[np.float64]
 
@@ -116,12 +115,7 @@ def asymmetric_distances(sources: Tensor, targets: Tensor) -> Tensor:
     relative = torch.nn.functional.cosine_similarity(sources[:, None] / total, targets[None] / total, dim=2, eps=1e-30)
     inverse = 1 / (sources + STABILISER)
     flatness = torch.nn.functional.cosine_similarity(inverse, torch.ones_like(inverse), dim=1, eps=1e-30)
-    return (1 - relative) - ALPHA * (1 - flatness)[:, None]
-
-
-def alive(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Embeddings with dead filters at the floor, so that they have a logarithm."""
-    return np.maximum(vectors, FLOOR * vectors.mean(axis=1, keepdims=True))
+    return (1 - relative) - Options().alpha * (1 - flatness)[:, None]
 
 
 def _row(embedding: TaskEmbedding | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -103,8 +103,7 @@ class ProbeInputs:
         """Enter the first batch at the entry, note which layers run, and compare with the whole way."""
         entry.image = images[:1].to(self.probe.device, self.probe.dtype)
         with torch.no_grad(), self.probe.feature_tap() as tap, entry.replaying() as replay:
-            self.layers = entry.layers_after(lambda: replay(inputs.to(self.probe.device), tap))
-            found = replay(inputs.to(self.probe.device), tap)
+            self.layers, found = entry.layers_after(lambda: replay(inputs.to(self.probe.device), tap))
         if found.shape != features.shape or not torch.allclose(found, features, rtol=1e-2, atol=1e-3):
             raise ProbeError(
                 f"from_layer={entry.name!r} cannot be entered: something before it is also used after it, as by a "
@@ -156,8 +155,8 @@ class _Entry:
         finally:
             handle.remove()
 
-    def layers_after(self, run: Callable[[], Any]) -> dict[str, nn.Linear | nn.Conv2d]:
-        """The measured layers that run only after the module was entered."""
+    def layers_after(self, run: Callable[[], Tensor]) -> tuple[dict[str, nn.Linear | nn.Conv2d], Tensor]:
+        """The measured layers that run only after the module was entered, and what the run gives."""
         before: set[str] = set()
         after: set[str] = set()
         current = before
@@ -172,11 +171,11 @@ class _Entry:
             for name, layer in self.probe.layers.items()
         ]
         try:
-            run()
+            result = run()
         finally:
             for handle in handles:
                 handle.remove()
-        return {name: layer for name, layer in self.probe.layers.items() if name in after - before}
+        return {name: layer for name, layer in self.probe.layers.items() if name in after - before}, result
 
 
 def choose_batch_size(task: Task, probe: Probe) -> int:

@@ -9,11 +9,15 @@ Report = Callable[[str, int, int], None]
 """Called as work goes on, with what is being done, how much is done, and how much there is."""
 
 
+def silent(what: str, done: int, total: int) -> None:
+    """A report to nobody."""
+
+
 @contextmanager
 def reporting(shown: bool) -> Iterator[Report]:
     """Give a function to report to: one progress bar for each thing that is being done, or nothing."""
     if not shown:
-        yield lambda what, done, total: None
+        yield silent
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

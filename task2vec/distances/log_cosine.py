@@ -32,4 +32,9 @@ def log_cosine(a: Matrix, b: Matrix, options: Options) -> Matrix:
 
 def logs(a: Matrix) -> Matrix:
     """Log a, with dead filters at the floor, `(n, D)`."""
-    return np.asarray(np.log(np.maximum(a, FLOOR * a.mean(axis=1, keepdims=True))))
+    return np.asarray(np.log(alive(a)))
+
+
+def alive(a: Matrix) -> Matrix:
+    """Embeddings with dead filters at the floor, so that they have a logarithm, `(n, D)`."""
+    return np.asarray(np.maximum(a, FLOOR * a.mean(axis=1, keepdims=True)))
