@@ -14,7 +14,8 @@ except (RuntimeError, OSError) as _error:
         "pip install --force-reinstall torch torchvision"
     ) from _error
 
-from adapters.attach import adapter_of, attach, detach, num_adapter_parameters, tuned_parameters
+from adapters.adapter import adapter_of, num_adapter_parameters, switch, tuned_parameters, tuned_tensors
+from adapters.attach import attach, detach
 from adapters.backbones import DEFAULT_BACKBONE
 from adapters.checkpoint import load, read_metadata, save, write_atomically
 from adapters.config import AdapterConfig
@@ -29,11 +30,13 @@ from adapters.errors import (
 from adapters.fingerprint import backbone_fingerprint, backbone_name
 from adapters.merge import merge
 from adapters.methods import METHODS
+from adapters.metrics import Metrics
 from adapters.training import FitResult, evaluate, fit
 
 __all__ = [
     "DEFAULT_BACKBONE",
     "METHODS",
+    "Metrics",
     "AdapterConfig",
     "AdapterError",
     "CheckpointError",
@@ -54,6 +57,8 @@ __all__ = [
     "num_adapter_parameters",
     "read_metadata",
     "save",
+    "switch",
     "tuned_parameters",
+    "tuned_tensors",
     "write_atomically",
 ]

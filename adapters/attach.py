@@ -1,119 +1,81 @@
-"""Make a backbone tunable: freeze it, give it a new classifier, and hang the method's adapters onto its sites.
-
-The backbone keeps its class, its modules and the names of its weights. Adapters live beside them, in
-`backbone.adapter`, and act through forward hooks.
-"""
+"""Make a backbone tunable: freeze it, give it a new classifier, and put the method's adapters at its sites."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from adapters.adapter import Adapter, Adapters, adapters_of, plain, replace_classifier, switch
 from adapters.config import AdapterConfig
 from adapters.errors import ConfigError, IncompatibleError
-from adapters.methods.registry import METHODS, SiteAdapter
-from adapters.sites import Site, block_names, classifier_name, walk
+from adapters.methods.registry import METHODS
+from adapters.methods.site_adapter import SiteAdapter
+from adapters.sites import Site, block_names, classifier_names, targeted, walk
 
 Backbone = TypeVar("Backbone", bound=nn.Module)
 
-
-class Adapter(nn.Module):
-    """Everything that is tuned beside the classifier: one module for each site, and the config that made them."""
-
-    def __init__(self, config: AdapterConfig, parts: list[tuple[Site, SiteAdapter]]) -> None:
-        super().__init__()
-        self.config = config
-        # Names of modules must not contain dots.
-        self.sites = nn.ModuleDict({site.name.replace(".", "/"): module for site, module in parts})
-
-    def forward(self, output: Tensor) -> Tensor:
-        """Passes on what it gets: in a backbone that is an `nn.Sequential`, this is the last step."""
-        return output
-
-    def items(self) -> list[tuple[str, SiteAdapter]]:
-        """The site's name and its adapter, for each site."""
-        return [(key.replace("/", "."), module) for key, module in self.sites.items()]  # type: ignore[misc]
-
-
-class AdapterHook:
-    """Replaces a site's output by its adapter's."""
-
-    def __init__(self, adapter: SiteAdapter) -> None:
-        self.adapter = adapter
-
-    def __call__(self, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        """Called by the site after its own forward pass."""
-        return self.adapter(args[0], output)
+DEFAULT_NAME = "default"
 
 
 def attach(
-    backbone: Backbone, config: AdapterConfig, num_classes: int | None = None, *, seed: int | None = None
+    backbone: Backbone,
+    config: AdapterConfig,
+    num_classes: int | None = None,
+    *,
+    name: str = DEFAULT_NAME,
+    seed: int | None = None,
 ) -> Backbone:
     """Turn a backbone, in place, into one whose adapter and classifier are trainable and whose rest is frozen.
 
     Args:
         backbone: A timm model, or any module with a linear classifier.
         config: The method and its sizes.
-        num_classes: Size of the new classifier; None keeps the present one.
+        num_classes: Size of the new classifier; None starts from the present one.
+        name: What to call the adapter. A backbone takes several, each with a classifier of its own; the one attached
+            last acts until `switch` says otherwise.
         seed: Fixes the initial weights; None draws them from torch's global generator.
 
     Returns:
-        The same module, with its adapters in `backbone.adapter`.
+        The same module, with its adapters in `backbone.adapters`.
 
     Raises:
         IncompatibleError: the method makes no sense on this backbone; names methods that do.
-        ConfigError: an adapter is attached already, there is no such block, or a size does not fit.
+        ConfigError: the name is taken, there is no such block or module, or a size does not fit.
     """
-    if hasattr(backbone, "adapter"):
-        raise ConfigError("the backbone has an adapter already; merge it or start from a fresh backbone")
-    with nullcontext() if seed is None else _seeded(seed):
+    adapters = getattr(backbone, "adapters", None) or Adapters()
+    if name in adapters.named:
+        raise ConfigError(f"the backbone has an adapter {name!r} already; give another name, or detach it first")
+    if not name or "." in name:
+        raise ConfigError(f"an adapter cannot be called {name!r}; give a name without dots")
+    if num_classes is not None and num_classes < 2:
+        raise ConfigError(f"num_classes={num_classes} leaves nothing to tell apart; give at least 2")
+    with plain(backbone), nullcontext() if seed is None else _seeded(seed):
         parts = _build(backbone, config)
-        if num_classes is not None:
-            _reset_classifier(backbone, num_classes)
-    backbone.requires_grad_(False)
-    backbone.get_submodule(classifier_name(backbone)).requires_grad_(True)
-    for site, module in parts:
-        module.requires_grad_(True)
-        backbone.get_submodule(site.output).register_forward_hook(AdapterHook(module))
-    backbone.adapter = Adapter(config, parts)
+        heads = _new_heads(backbone, num_classes)
+    if not adapters.named:
+        backbone.adapters = adapters
+        backbone.requires_grad_(False)
+    adapters.named[name] = Adapter(config, parts, heads)
+    adapters.named[name].train(backbone.training)
+    switch(backbone, name)
     return backbone
 
 
-def detach(backbone: nn.Module) -> None:
-    """Take the adapters off again, in place, and leave the backbone as it was but for its classifier."""
-    for module in backbone.modules():
-        hooks = module._forward_hooks
-        for key in [key for key, hook in hooks.items() if isinstance(hook, AdapterHook)]:
-            del hooks[key]
-    del backbone.adapter
-
-
-def adapter_of(model: nn.Module) -> Adapter:
-    """The adapter that `attach` put there.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    adapter = getattr(model, "adapter", None)
-    if not isinstance(adapter, Adapter):
-        raise ConfigError(f"{type(model).__name__} has no adapter; call adapters.attach(model, config) first")
-    return adapter
-
-
-def tuned_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The trainable parameters, adapter and classifier, by name."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def num_adapter_parameters(model: nn.Module) -> int:
-    """How many parameters are trainable beside the classifier's, which is how the papers count."""
-    head = classifier_name(model)
-    return sum(p.numel() for name, p in tuned_parameters(model).items() if not name.startswith(f"{head}."))
+def detach(backbone: nn.Module, name: str | None = None) -> None:
+    """Take one adapter off, or all, in place: what is left is the backbone with its own weights and classifier."""
+    adapters = adapters_of(backbone)
+    if name is None or name == adapters.active:
+        switch(backbone, None)
+    for gone in list(adapters.named) if name is None else [name]:
+        del adapters.named[gone]
+    if not adapters.named:
+        del backbone.adapters
 
 
 @contextmanager
@@ -124,39 +86,60 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def _build(backbone: nn.Module, config: AdapterConfig) -> list[tuple[Site, SiteAdapter]]:
+    sites = _chosen(backbone, config)
+    method = METHODS[config.method]
+    parts = list(method.build(sites, config))
+    if not parts and method.needs:
+        everywhere = walk(backbone)
+        fitting = ", ".join(name for name in sorted(METHODS) if _fits(everywhere, name))
+        raise IncompatibleError(
+            f"{config.method} does not fit {_describe(backbone)}, which lacks {method.needs}"
+            f"{_where(config)}; these do: {fitting}"
+        )
+    return parts
+
+
+def _chosen(backbone: nn.Module, config: AdapterConfig) -> list[Site]:
+    """The sites that the config leaves to the method."""
     sites = walk(backbone)
+    if config.targets is not None and config.method != "lora":
+        sites = targeted(sites, backbone, config.targets)
     if config.blocks is not None:
         count = len(block_names(backbone))
         if config.blocks and not 0 <= config.blocks[0] <= config.blocks[-1] < count:
             raise ConfigError(f"blocks={config.blocks} lie outside the backbone's blocks 0 to {count - 1}")
         sites = [site for site in sites if site.block in config.blocks]
-    method = METHODS[config.method]
-    parts = list(method.build(sites, config))
-    if not parts and method.build is not METHODS["linear"].build:
-        fitting = ", ".join(name for name in sorted(METHODS) if name == "linear" or _fits(sites, name))
-        raise IncompatibleError(
-            f"{config.method} does not fit {_describe(backbone)}, which lacks {method.needs}; these do: {fitting}"
-        )
-    return parts
+    return sites
 
 
 def _fits(sites: list[Site], method: str) -> bool:
-    smallest = {name: 1 for name in ("bottleneck", "rank") if name in METHODS[method].defaults}
-    return any(True for _ in METHODS[method].build(sites, AdapterConfig(method, **smallest)))  # type: ignore[arg-type]
+    smallest = {size: 1 for size in ("bottleneck", "rank", "reduction", "prompts") if size in METHODS[method].defaults}
+    config = AdapterConfig(method, **smallest)  # type: ignore[arg-type]
+    try:
+        return not METHODS[method].needs or any(True for _ in METHODS[method].build(sites, config))
+    except ConfigError:
+        return False
 
 
-def _reset_classifier(backbone: nn.Module, num_classes: int) -> None:
-    if num_classes < 2:
-        raise ConfigError(f"num_classes={num_classes} leaves nothing to tell apart; give at least 2")
-    if hasattr(backbone, "reset_classifier"):
-        backbone.reset_classifier(num_classes)  # type: ignore[operator]
-        return
-    name = classifier_name(backbone)
-    parent, _, child = name.rpartition(".")
-    old = backbone.get_submodule(name)
-    assert isinstance(old, nn.Linear)
-    new = nn.Linear(old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype)
-    setattr(backbone.get_submodule(parent), child, new)
+def _new_heads(backbone: nn.Module, num_classes: int | None) -> dict[str, nn.Module]:
+    """New classifiers in place of the present ones, which stay where they are."""
+    present = {name: backbone.get_submodule(name) for name in classifier_names(backbone)}
+    if num_classes is None:
+        return copy.deepcopy(present)
+    if not hasattr(backbone, "reset_classifier"):
+        (name, old), *_ = present.items()
+        assert isinstance(old, nn.Linear)
+        return {name: nn.Linear(old.in_features, num_classes).to(old.weight)}
+    backbone.reset_classifier(num_classes)  # type: ignore[operator]
+    heads = {name: backbone.get_submodule(name) for name in present}
+    for name, head in present.items():
+        replace_classifier(backbone, name, head)
+    return heads
+
+
+def _where(config: AdapterConfig) -> str:
+    given = [f"{name}={getattr(config, name)}" for name in ("targets", "blocks") if getattr(config, name)]
+    return f" in {' and '.join(given)}" if given and config.method != "lora" else ""
 
 
 def _describe(backbone: nn.Module) -> str:

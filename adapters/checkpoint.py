@@ -16,18 +16,19 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from adapters.attach import Backbone, adapter_of, attach, tuned_parameters
+from adapters.adapter import active_name, adapter_of, switch, tuned_tensors
+from adapters.attach import DEFAULT_NAME, Backbone, attach, detach
 from adapters.config import AdapterConfig
 from adapters.errors import CheckpointError, ConfigError
 from adapters.fingerprint import backbone_fingerprint, backbone_name
-from adapters.sites import classifier_name
+from adapters.sites import classifier_names
 
 FORMAT_VERSION = 1
 TENSORS, METADATA = "adapter.safetensors", "adapter.json"
 
 
 def save(model: nn.Module, directory: str | Path, *, class_names: tuple[str, ...] = ()) -> None:
-    """Write the adapter and the classifier of `model` to a directory.
+    """Write the active adapter of `model` and its classifier to a directory.
 
     Args:
         model: What `attach` gave.
@@ -36,21 +37,26 @@ def save(model: nn.Module, directory: str | Path, *, class_names: tuple[str, ...
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = {name: p.detach().cpu().contiguous() for name, p in tuned_parameters(model).items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tuned_tensors(model).items()}
     metadata = {
         "format_version": FORMAT_VERSION,
         "config": adapter_of(model).config.to_dict(),
         "backbone": backbone_name(model),
         "backbone_fingerprint": backbone_fingerprint(model),
-        "num_classes": tuned_head(model).shape[0],
+        "num_classes": tuned_classes(model),
         "class_names": list(class_names),
     }
     write_atomically(directory / TENSORS, lambda path: path.write_bytes(to_bytes(tensors)))
     write_atomically(directory / METADATA, lambda path: path.write_text(json.dumps(metadata, indent=2) + "\n"))
 
 
-def load(backbone: Backbone, directory: str | Path) -> Backbone:
-    """Attach a saved adapter to a fresh backbone, in place, with its classifier.
+def load(backbone: Backbone, directory: str | Path, *, name: str = DEFAULT_NAME) -> Backbone:
+    """Attach a saved adapter to its backbone, in place, with its classifier; it is active then.
+
+    Args:
+        backbone: With the weights that the adapter was tuned on. Other adapters may be attached to it.
+        directory: What `save` wrote.
+        name: What to call the adapter.
 
     Raises:
         CheckpointError: nothing is saved there, it is damaged, or it belongs to another backbone.
@@ -67,8 +73,15 @@ def load(backbone: Backbone, directory: str | Path) -> Backbone:
             f"{metadata['backbone_fingerprint'][:8]}, not on this {backbone_name(backbone)} with weights "
             f"{backbone_fingerprint(backbone)[:8]}; load those weights first"
         )
-    attach(backbone, AdapterConfig.from_dict(metadata["config"]), metadata["num_classes"])
-    load_tuned(backbone, tensors, str(directory))
+    former = active_name(backbone)
+    attach(backbone, AdapterConfig.from_dict(metadata["config"]), metadata["num_classes"], name=name)
+    try:
+        load_tuned(backbone, tensors, str(directory))
+    except CheckpointError:
+        detach(backbone, name)
+        if former is not None:
+            switch(backbone, former)
+        raise
     return backbone
 
 
@@ -93,24 +106,24 @@ def read_metadata(directory: Path) -> dict[str, Any]:
 
 @torch.no_grad()
 def load_tuned(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
-    """Fill the trainable parameters of `model` with `tensors`.
+    """Fill what the active adapter of `model` learns with `tensors`.
 
     Raises:
         CheckpointError: a tensor is missing, superfluous, or of another shape.
     """
-    tuned = tuned_parameters(model)
+    tuned = tuned_tensors(model)
     odd = sorted(set(tuned) ^ set(tensors))
     odd += [name for name in tuned if name in tensors and tuned[name].shape != tensors[name].shape]
     if odd:
         raise CheckpointError(f"{where} does not fit the model at {odd[0]}; save the adapter again")
-    for name, parameter in tuned.items():
-        parameter.copy_(tensors[name])
+    for name, tensor in tuned.items():
+        tensor.copy_(tensors[name])
 
 
-def tuned_head(model: nn.Module) -> Tensor:
-    """The classifier's weight, `(num_classes, d)`."""
-    weight: Tensor = model.get_submodule(classifier_name(model)).weight  # type: ignore[assignment]
-    return weight
+def tuned_classes(model: nn.Module) -> int:
+    """The number of classes of the present classifier."""
+    weight: Tensor = model.get_submodule(classifier_names(model)[0]).weight  # type: ignore[assignment]
+    return len(weight)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

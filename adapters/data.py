@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from adapters.errors import TrainingError
 
 Transform = Callable[[Any], Tensor]
 
 KEEP_BYTES = 2 * 2**30  # decoded images are kept up to this size
+UNSEEN = -1  # the label of an image that was not read yet
 
 
 def transform_of(model: nn.Module) -> Transform:
@@ -44,6 +44,7 @@ class Batches:
         self.transform = transform
         first = self[0][0]
         self.kept: tuple[Tensor, Tensor] | None = None
+        self.seen_labels = torch.full((len(dataset),), UNSEEN)
         if first.numel() * first.element_size() * len(dataset) <= KEEP_BYTES:
             images, labels = [], []
             for i in range(len(dataset)):
@@ -66,8 +67,7 @@ class Batches:
     @property
     def num_classes(self) -> int:
         """One more than the largest label."""
-        labels = self.kept[1].tolist() if self.kept is not None else (self[i][1] for i in range(len(self)))
-        return max(labels) + 1
+        return int(self.labels().max()) + 1
 
     def fingerprint(self) -> str:
         """Hash of all decoded images and labels, or of some of them where they are too many to keep."""
@@ -81,17 +81,26 @@ class Batches:
             digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:32]
 
-    def batches(self, order: Sequence[int], size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images `(B, C, H, W)` and labels `(B,)` in the given order."""
-        if self.kept is None:
-            yield from DataLoader(self, batch_size=size, sampler=order)  # type: ignore[arg-type]
-            return
-        for chosen in torch.as_tensor(order).split(size):
-            yield self.kept[0][chosen], self.kept[1][chosen]
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images `(B, C, H, W)` and labels `(B,)`, in the given order."""
+        if self.kept is not None:
+            return self.kept[0][indices], self.kept[1][indices]
+        items = [self[i] for i in indices.tolist()]
+        self.seen_labels[indices] = torch.tensor([label for _, label in items])
+        return torch.stack([image for image, _ in items]), self.seen_labels[indices]
+
+    def labels(self) -> Tensor:
+        """All labels `(N,)`; images that were never taken are read for it."""
+        if self.kept is not None:
+            return self.kept[1]
+        for i in (self.seen_labels == UNSEEN).nonzero().flatten().tolist():
+            self.seen_labels[i] = self[i][1]
+        return self.seen_labels
 
     def replaced(self, images: Tensor) -> Batches:
         """The same labels with other inputs, such as cached features."""
         assert self.kept is not None
         batches = object.__new__(Batches)
-        batches.dataset, batches.transform, batches.kept = self.dataset, self.transform, (images, self.kept[1])
+        batches.dataset, batches.transform = self.dataset, self.transform
+        batches.kept = images, self.kept[1]
         return batches

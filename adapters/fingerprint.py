@@ -7,7 +7,8 @@ import hashlib
 import torch
 from torch import nn
 
-from adapters.sites import classifier_name
+from adapters.adapter import plain
+from adapters.sites import classifier_names
 
 
 def backbone_name(model: nn.Module) -> str:
@@ -18,10 +19,11 @@ def backbone_name(model: nn.Module) -> str:
 
 def backbone_fingerprint(model: nn.Module) -> str:
     """Hash of the backbone's frozen weights: neither its classifier nor an attached adapter counts."""
-    head = classifier_name(model)
+    outside = tuple(f"{name}." for name in (*classifier_names(model), "adapters"))
     digest = hashlib.sha256(backbone_name(model).encode())
-    for name, tensor in model.state_dict().items():
-        if not name.startswith((f"{head}.", "adapter.")):
-            digest.update(f"{name}:{tuple(tensor.shape)};".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    with plain(model):
+        for name, tensor in model.state_dict().items():
+            if not name.startswith(outside):
+                digest.update(f"{name}:{tuple(tensor.shape)};".encode())
+                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]

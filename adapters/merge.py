@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import copy
 
+import timm.layers
 import torch
 from torch import nn
 
-from adapters.attach import Backbone, adapter_of, detach
+from adapters.adapter import adapter_of, replace_classifier, switch
+from adapters.attach import Backbone, detach
 from adapters.errors import MergeError
+from adapters.methods.own_weights import OwnWeights
 from adapters.methods.registry import METHODS
+from adapters.sites import classifier_names
+
+STANDARDISED = (  # convolutions whose kernel is normalised in each forward pass
+    timm.layers.StdConv2d,
+    timm.layers.StdConv2dSame,
+    timm.layers.ScaledStdConv2d,
+    timm.layers.ScaledStdConv2dSame,
+)
 
 
+@torch.no_grad()
 def merge(model: Backbone) -> Backbone:
     """A plain copy of the model, with exactly the weights' names of the untouched backbone.
 
-    The folding is done in double precision and rounded once. `model` stays as it is. Normalisation layers must use
-    their stored statistics, as in evaluation mode, for the merged model to compute the same.
+    The active adapter is folded in, and its classifier stays. The folding is done in double precision and rounded
+    once. `model` stays as it is. Normalisation layers must use their stored statistics, as in evaluation mode, for
+    the merged model to compute the same.
 
     Raises:
         MergeError: the method cannot merge (says why), or a weight is NaN or infinite.
@@ -27,13 +40,24 @@ def merge(model: Backbone) -> Backbone:
     wrong = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]
     if wrong:
         raise MergeError(f"{wrong[0]} has NaN or infinite values; train again with a lower learning rate")
-    merged = copy.deepcopy(model).double()
-    for name, adapter in adapter_of(merged).items():
-        adapter.fold(merged.get_submodule(name))
+    merged = copy.deepcopy(model)
+    adapter = adapter_of(merged)
+    heads = {name: merged.get_submodule(name) for name in classifier_names(merged)}
+    switch(merged, None)
+    dtypes = {name: tensor.dtype for name, tensor in _tensors(merged)}
+    merged.double()
+    for (part, module, _), name in zip(adapter.parts(merged), adapter.outputs, strict=True):
+        if isinstance(module, STANDARDISED) and not isinstance(part, OwnWeights):
+            raise MergeError(
+                f"{method.name} cannot merge into {name}: its kernel is standardised in each forward pass; "
+                "keep the model with its adapter"
+            )
+        part.fold(module)
     detach(merged)
-    originals = dict(_tensors(model))
+    for name, head in heads.items():
+        replace_classifier(merged, name, head.double())
     for name, tensor in _tensors(merged):
-        tensor.data = tensor.data.to(originals[name].dtype)
+        tensor.data = tensor.data.to(dtypes[name])
     return merged.requires_grad_(True)
 
 

@@ -3,42 +3,79 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import timm.layers
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-NORMS = (nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)
+from adapters.errors import ConfigError
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+NORMS = (nn.LayerNorm, *BATCH_NORMS, nn.GroupNorm, timm.layers.RmsNorm, timm.layers.RmsNorm2d)
 NORM_ACTS = (timm.layers.BatchNormAct2d, timm.layers.GroupNormAct, timm.layers.LayerNormAct)
+CHANNELS_LAST = (nn.Linear, nn.LayerNorm, timm.layers.RmsNorm)
 MLPS = (timm.layers.Mlp, timm.layers.GluMlp, timm.layers.SwiGLU)
+
+BLOCKS = ("Block", "Bottleneck", "InvertedResidual", "DepthwiseSeparable")  # parts of timm's names for blocks
+
+
+class TokenSequence(NamedTuple):
+    """What passes between the blocks of a backbone whose blocks take any number of tokens.
+
+    Attributes:
+        num_prefix_tokens: Class, distillation and register tokens, which come first.
+        num_image_tokens: Tokens that stand for patches of the image.
+        width: Features of a token.
+    """
+
+    num_prefix_tokens: int
+    num_image_tokens: int
+    width: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """One module of a backbone that an adapter can attach to.
+    """One place in a backbone that an adapter can attach to.
 
     Attributes:
-        name: Its name among `backbone.named_modules()`.
+        name: The module's name among `backbone.named_modules()`; empty for the backbone itself.
         module: The module itself.
-        kind: `linear`, `conv`, `norm`, or `mlp` (a whole MLP of a transformer block).
-        role: The last part of the name, such as `qkv` or `fc1`, which timm uses consistently.
+        kind: `linear`, `conv`, `norm`, `attention`, `mlp` (a whole one of a block), `block` (a whole block), `input`
+            (the first convolution, as the place where images come in) or `weights` (anything else that directly
+            owns parameters, such as position embeddings).
         block: The number of the block it lies in, counted from the input; None outside the blocks.
-        output: The name of the module whose output is the site's. It is the site itself, but for a normalisation with
-            a built-in activation: there, what comes before the activation.
+        tokens: For a block of a token sequence, what passes through it.
+        image_size: For the input, `(channels, height, width)` of the images, if the backbone says so.
     """
 
     name: str
     module: nn.Module
     kind: str
-    role: str
-    block: int | None
-    output: str
+    block: int | None = None
+    tokens: TokenSequence | None = None
+    image_size: tuple[int, int, int] | None = None
+
+    @property
+    def role(self) -> str:
+        """The last part of the name, such as `qkv` or `fc1`, which timm uses consistently."""
+        return self.name.rsplit(".", 1)[-1]
+
+    @property
+    def output(self) -> str:
+        """The name of the module whose output is the site's.
+
+        It is the site itself, but for a normalisation with a built-in activation: there, what comes before the
+        activation.
+        """
+        return f"{self.name}.drop" if isinstance(self.module, NORM_ACTS) else self.name
 
     @property
     def channel_axis(self) -> int:
-        """The axis of the output that runs over channels, counted from the end."""
-        is_channels_last = isinstance(self.module, (nn.Linear, nn.LayerNorm)) and not isinstance(
-            self.module, timm.layers.LayerNorm2d
-        )
+        """The axis of inputs and output that runs over channels, counted from the end."""
+        layer = self.first_layer if self.kind in ("attention", "mlp") else self.module
+        is_channels_last = isinstance(layer, CHANNELS_LAST) and not isinstance(layer, timm.layers.LayerNorm2d)
         return -1 if is_channels_last else -3
 
     @property
@@ -48,24 +85,56 @@ class Site:
 
     @property
     def width(self) -> int:
-        """The number of input features of an MLP."""
-        first = next(m for m in self.module.modules() if isinstance(m, (nn.Linear, nn.Conv2d)))
-        return first.in_features if isinstance(first, nn.Linear) else first.in_channels
+        """The number of input features."""
+        layer = self.first_layer
+        return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+
+    @property
+    def first_layer(self) -> nn.Linear | nn.Conv2d:
+        """The first linear layer or convolution in it."""
+        return next(m for m in self.module.modules() if isinstance(m, (nn.Linear, nn.Conv2d)))
 
 
 def walk(backbone: nn.Module) -> list[Site]:
     """All sites of a backbone outside its classifier, in the order of their definition."""
-    classifier = classifier_name(backbone)
+    outside = (*classifier_names(backbone), "adapters")
     blocks = block_names(backbone)
-    sites = []
+    tokens = token_sequence(backbone)
+    sites: list[Site] = []
     for name, module in backbone.named_modules():
-        kind = _kind(module)
-        if kind is None or _inside(name, classifier) or _inside(name, "adapter"):
+        if any(_inside(name, other) for other in outside):
             continue
         block = next((i for i, b in enumerate(blocks) if _inside(name, b)), None)
-        output = f"{name}.drop" if isinstance(module, NORM_ACTS) else name
-        sites.append(Site(name, module, kind, name.rsplit(".", 1)[-1], block, output))
+        is_first_conv = isinstance(module, nn.Conv2d) and not any(site.kind == "conv" for site in sites)
+        if is_first_conv:
+            sites.append(Site(name, module, "input", block, image_size=image_size(backbone)))
+        kind = "block" if name in blocks else _kind(module)
+        if kind is not None:
+            sites.append(Site(name, module, kind, block, tokens=tokens if kind == "block" else None))
     return sites
+
+
+def targeted(sites: list[Site], backbone: nn.Module, targets: Iterable[str]) -> list[Site]:
+    """The sites that are named: by their whole name, the end of it (`attn.proj`) or its last part (`fc1`).
+
+    A named module that the walk knows nothing about is taken for an MLP: something that maps features to features.
+
+    Raises:
+        ConfigError: a name fits no module.
+    """
+    found = []
+    for target in targets:
+        named = [site for site in sites if _ends_with(site.name, target)] or [
+            Site(name, module, "mlp")
+            for name, module in backbone.named_modules()
+            if _ends_with(name, target) and next(module.parameters(), None) is not None
+        ]
+        if not named:
+            raise ConfigError(
+                f"targets={target!r} fits no module of {type(backbone).__name__}; print(model) lists them"
+            )
+        found += named
+    return [site for i, site in enumerate(found) if site not in found[:i]]
 
 
 def block_names(backbone: nn.Module) -> list[str]:
@@ -73,22 +142,44 @@ def block_names(backbone: nn.Module) -> list[str]:
     return [
         name
         for name, module in backbone.named_modules()
-        if name.rsplit(".", 1)[-1].isdigit() and any(part in type(module).__name__ for part in _BLOCKS)
+        if name.rsplit(".", 1)[-1].isdigit() and any(part in type(module).__name__ for part in BLOCKS)
     ]
 
 
-_BLOCKS = ("Block", "Bottleneck", "InvertedResidual", "DepthwiseSeparable")
+def token_sequence(backbone: nn.Module) -> TokenSequence | None:
+    """What passes between the blocks, if these take any number of tokens: in plain Vision Transformers."""
+    if not isinstance(backbone, VisionTransformer):
+        return None
+    return TokenSequence(backbone.num_prefix_tokens, backbone.patch_embed.num_patches, backbone.embed_dim)
 
 
-def classifier_name(backbone: nn.Module) -> str:
-    """The name of the module that timm takes for the classifier, the last linear layer where timm knows none."""
+def image_size(backbone: nn.Module) -> tuple[int, int, int] | None:
+    """`(channels, height, width)` of the images that the backbone was made for, if it says so."""
+    config = getattr(backbone, "pretrained_cfg", None) or {}
+    if "input_size" not in config:
+        return None
+    channels, height, width = config["input_size"]
+    return channels, *(getattr(getattr(backbone, "patch_embed", None), "img_size", None) or (height, width))
+
+
+def classifier_names(backbone: nn.Module) -> tuple[str, ...]:
+    """The names of the modules that timm takes for the classifier (two in a distilled model), otherwise of the last
+    linear layer.
+    """
     if hasattr(backbone, "get_classifier"):
         found = backbone.get_classifier()  # type: ignore[operator]
-        head = found[0] if isinstance(found, tuple) else found
-        names = [name for name, module in backbone.named_modules() if module is head]
+        heads = found if isinstance(found, tuple) else (found,)
+        names = tuple(name for head in heads for name, module in backbone.named_modules() if module is head)
         if names:
-            return names[0]
-    return [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)][-1]
+            return names
+    linear = [
+        name
+        for name, module in backbone.named_modules()
+        if isinstance(module, nn.Linear) and not _inside(name, "adapters")
+    ]
+    if not linear:
+        raise ConfigError(f"{type(backbone).__name__} has no linear layer for a classifier; add one at its end")
+    return (linear[-1],)
 
 
 def _kind(module: nn.Module) -> str | None:
@@ -98,8 +189,16 @@ def _kind(module: nn.Module) -> str | None:
         return "conv"
     if isinstance(module, NORMS):
         return "norm"
-    return "mlp" if isinstance(module, MLPS) else None
+    if isinstance(module, MLPS):
+        return "mlp"
+    if hasattr(module, "qkv") and hasattr(module, "proj"):
+        return "attention"
+    return "weights" if module._parameters else None
 
 
 def _inside(name: str, parent: str) -> bool:
     return name == parent or name.startswith(f"{parent}.")
+
+
+def _ends_with(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")

@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,21 @@ from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapters.attach import adapter_of, tuned_parameters
-from adapters.checkpoint import load_tuned, tuned_head, write_atomically
+from adapters.adapter import adapter_of, tuned_parameters, tuned_tensors
+from adapters.checkpoint import load_tuned, tuned_classes, write_atomically
 from adapters.data import Batches, transform_of
-from adapters.errors import CheckpointError, TrainingError
+from adapters.drop_path import dropping_paths
+from adapters.errors import CheckpointError, ConfigError, TrainingError
 from adapters.fingerprint import backbone_fingerprint
-from adapters.sites import NORMS, classifier_name
+from adapters.methods.own_weights import OwnWeights
+from adapters.metrics import Metrics, metrics_of
+from adapters.processes import OneProcess, processes_of
+from adapters.sites import BATCH_NORMS, classifier_names
 
 WARMUP_SHARE = 0.1  # of all steps
 GRADIENT_CLIP = 1.0  # largest norm of a step's gradient
+
+Forward = Callable[[Tensor], Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,15 +46,27 @@ class FitResult:
 
     Attributes:
         best_epoch: The epoch whose weights the model now has, counted from 1.
-        best_accuracy: Its top-1 accuracy on the validation images (on the training images if there are none).
+        best: How it did on the validation images (in training, if there are none).
         history: One record for each epoch, as in `metrics.jsonl`.
         seconds: Time spent training, over all resumptions.
     """
 
     best_epoch: int
-    best_accuracy: float
+    best: Metrics
     history: list[dict[str, float]]
     seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """What makes two trainings of the same model on the same images the same."""
+
+    batch_size: int
+    label_smoothing: float
+    drop_path: float
+    monitor: str
+    autocast: str
+    seed: int
 
 
 def fit(
@@ -57,18 +76,32 @@ def fit(
     *,
     batch_size: int = 64,
     label_smoothing: float = 0.0,
+    drop_path: float = 0.0,
+    patience: int | None = None,
+    monitor: str = "accuracy",
+    autocast: torch.dtype | None = None,
+    compile: bool = False,
+    accelerator: Any = None,
     seed: int = 0,
     out: str | Path | None = None,
     progress: bool = True,
 ) -> FitResult:
-    """Tune the adapter and the classifier of `model`; learning rate, weight decay and epochs stand in its config.
+    """Tune the active adapter and classifier of `model`; learning rate, weight decay and epochs stand in its config.
 
     Args:
         model: What `attach` gave, on the device to train on.
         train: Map-style dataset of (image, label); PIL images go through the backbone's own preprocessing.
         val: The same, for choosing the best epoch. Without it the last epoch is kept.
-        batch_size: Images in a step.
+        batch_size: Images in a step, over all processes.
         label_smoothing: Share of the target spread over all classes.
+        drop_path: Rate at which the last block's residual branches are left out; earlier blocks' less.
+        patience: Stop after so many epochs without a better one on `val`.
+        monitor: What makes an epoch the best: `accuracy`, `mean_class_accuracy` or `macro_f1`, the latter two for
+            imbalanced tasks.
+        autocast: Compute in this type where that is safe, such as `torch.bfloat16`; weights stay as they are.
+        compile: Compile the model first; pays off in long trainings.
+        accelerator: An `accelerate.Accelerator`, to train in several processes. All of them call `fit`; `out` is
+            written by the first.
         seed: Fixes the order of the images and the dropout.
         out: Directory for `metrics.jsonl` and the state to resume from.
         progress: Show a progress bar on standard error.
@@ -76,33 +109,44 @@ def fit(
     Raises:
         TrainingError: labels do not fit the classifier, or the loss becomes NaN (the best weights so far are kept).
         CheckpointError: `out` holds the training of another configuration.
+        ConfigError: `monitor` is none of the metrics.
     """
-    with Progress(console=Console(stderr=True), disable=not progress) as bars:
+    known = [field.name for field in dataclasses.fields(Metrics)]
+    if monitor not in known:
+        raise ConfigError(f"monitor={monitor!r} is not measured; choose from {', '.join(known)}")
+    settings = _Settings(batch_size, label_smoothing, drop_path, monitor, str(autocast), seed)
+    processes = processes_of(accelerator)
+    with Progress(console=Console(stderr=True), disable=not progress or processes.rank > 0) as bars:
         training = _read(train, model, "Reading training images", bars)
         validation = None if val is None else _read(val, model, "Reading validation images", bars)
-        _check_labels(training, validation, tuned_head(model).shape[0])
-        run = _Run(model, training, seed=seed, batch_size=batch_size, label_smoothing=label_smoothing, out=out)
-        forward: Callable[[Tensor], Tensor] = model
-        if _only_classifier_learns(model) and all(b is None or b.kept for b in (training, validation)):
-            training, forward = _with_features(training, model), model.get_submodule(classifier_name(model))
+        _check_labels(training, validation, tuned_classes(model))
+        run = _Run(model, training, settings, processes, autocast=autocast, out=out)
+        forward: Forward = processes.wrap(model)
+        if compile:
+            forward = torch.compile(forward)
+        if processes.count == 1 and _features_suffice(model, training, validation):
+            training, forward = _with_features(training, model), model.get_submodule(classifier_names(model)[0])
             validation = validation and _with_features(validation, model)
         steps = math.ceil(len(training) / batch_size)
         what = f"Tuning {run.config.label}"
         bar = bars.add_task(what, total=run.epochs * steps)
         bars.update(bar, completed=len(run.history) * steps)
         run.prepare(steps)
-        with torch.random.fork_rng():  # the caller's generator is none of our business
-            for epoch in range(len(run.history), run.epochs):
-                record = run.epoch(epoch, training, validation, forward, lambda: bars.advance(bar))
+        # The caller's generator is none of our business.
+        with torch.random.fork_rng(), dropping_paths(model, drop_path):
+            while len(run.history) < run.epochs and not run.is_stale(patience):
+                record = run.epoch(training, validation, forward, lambda: bars.advance(bar))
                 bars.update(bar, description=f"{what}, val {record['accuracy']:.1%}")
     return run.finish()
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, dataset: Any, *, batch_size: int = 128) -> float:
-    """Top-1 accuracy of a model on a map-style dataset of (image, label), in [0, 1]."""
+def evaluate(model: nn.Module, dataset: Any, *, batch_size: int = 128) -> Metrics:
+    """How well a model does on a map-style dataset of (image, label)."""
     batches = dataset if isinstance(dataset, Batches) else Batches(dataset, transform_of(model))
-    return _accuracy(model, batches, model, batch_size)
+    model.eval()
+    device = next(model.parameters()).device
+    return _measure(batches, model, OneProcess(), device, batch_size)
 
 
 class _Run:
@@ -112,28 +156,31 @@ class _Run:
         self,
         model: nn.Module,
         training: Batches,
+        settings: _Settings,
+        processes: OneProcess,
         *,
-        seed: int,
-        batch_size: int,
-        label_smoothing: float,
+        autocast: torch.dtype | None,
         out: str | Path | None,
     ) -> None:
-        self.model, self.seed, self.batch_size, self.label_smoothing = model, seed, batch_size, label_smoothing
+        self.model, self.settings, self.processes = model, settings, processes
         self.config = adapter_of(model).config
         assert self.config.epochs is not None  # the config has filled it in
         self.epochs = self.config.epochs
         self.device = next(model.parameters()).device
+        self.autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+        if autocast is not None:
+            self.autocast = lambda: torch.autocast(self.device.type, autocast)
         self.out = None if out is None else Path(out)
         self.optimiser = create_optimizer_v2(
             model, opt="adamw", lr=self.config.learning_rate, weight_decay=self.config.weight_decay
         )
         self.history: list[dict[str, float]] = []
-        self.best: dict[str, Tensor] = {}
+        self.best = self._copy()  # should the very first epoch fail, the model is as it was
         if self.out is not None:
             # Only a run on the same images and the same backbone is the same run.
-            settings = self.config.to_dict() | {"seed": seed, "batch_size": batch_size, "smoothing": label_smoothing}
-            settings |= {"images": training.fingerprint(), "backbone": backbone_fingerprint(model)}
-            self.identity = json.dumps(settings, sort_keys=True)
+            identity = self.config.to_dict() | dataclasses.asdict(settings)
+            identity |= {"images": training.fingerprint(), "backbone": backbone_fingerprint(model)}
+            self.identity = json.dumps(identity, sort_keys=True)
             self._resume(self.out / "training.pt")
 
     def prepare(self, steps_per_epoch: int) -> None:
@@ -145,49 +192,37 @@ class _Run:
         )
         self.step = len(self.history) * steps_per_epoch
 
+    def is_stale(self, patience: int | None) -> bool:
+        """Whether so many epochs have gone by since the best one."""
+        best = max((r["epoch"] for r in self.history if r.get("best")), default=0)
+        return patience is not None and len(self.history) - best >= patience
+
     def epoch(
-        self,
-        number: int,
-        training: Batches,
-        validation: Batches | None,
-        forward: Callable[[Tensor], Tensor],
-        advance: Callable[[], object],
+        self, training: Batches, validation: Batches | None, forward: Forward, advance: Callable[[], object]
     ) -> dict[str, float]:
         """Train once over all images, measure, and save; gives the epoch's record."""
-        start, total_loss = time.perf_counter(), 0.0
+        start, number = time.perf_counter(), len(self.history) + 1
         _train_mode(self.model)
         # Each epoch has its own seed, so that a resumed run draws what an uninterrupted one would have drawn.
-        torch.manual_seed(self.seed * 100_003 + number)
-        order = torch.randperm(len(training)).tolist()
-        for images, labels in training.batches(order, self.batch_size):
-            self.step += 1
-            self.schedule.step_update(self.step)
-            logits = forward(images.to(self.device))
-            loss = F.cross_entropy(logits, labels.to(self.device), label_smoothing=self.label_smoothing)
-            if not torch.isfinite(loss):
-                if self.best:
-                    load_tuned(self.model, self.best, "the best epoch")
-                raise TrainingError(
-                    f"the loss became {loss.item()} at step {self.step} (epoch {number + 1}); "
-                    "the best epoch so far is kept, lower the learning rate"
-                )
-            self.optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(list(tuned_parameters(self.model).values()), GRADIENT_CLIP)
-            self.optimiser.step()
-            total_loss += loss.item() * len(labels)
+        torch.manual_seed(self.settings.seed * 100_003 + number - 1)
+        order = torch.randperm(len(training))
+        total_loss, predicted = 0.0, torch.zeros(len(training), dtype=torch.long)
+        for batch in order.split(self.settings.batch_size):
+            loss, logits, mine = self._step(training, batch, forward, number)
+            predicted[mine] = logits.argmax(dim=1).cpu()
+            total_loss += loss * len(batch)
             advance()
-        measured = training if validation is None else validation
-        record = {
-            "epoch": number + 1,
-            "loss": total_loss / len(training),
-            "accuracy": _accuracy(self.model, measured, forward, 2 * self.batch_size),
-            "learning_rate": self.optimiser.param_groups[0]["lr"],
-            "seconds": time.perf_counter() - start,
-        }
-        earlier = max((r["accuracy"] for r in self.history), default=-1.0)
-        if validation is None or record["accuracy"] > earlier:
-            self.best = {name: p.detach().clone() for name, p in tuned_parameters(self.model).items()}
+        if validation is None:
+            metrics = metrics_of(self.processes.sum(predicted), training.labels())
+        else:
+            self.model.eval()
+            with self.autocast(), torch.no_grad():
+                metrics = _measure(validation, forward, self.processes, self.device, 2 * self.settings.batch_size)
+        record = {"epoch": number, "loss": total_loss / len(training), **dataclasses.asdict(metrics)}
+        record |= {"learning_rate": self.optimiser.param_groups[0]["lr"], "seconds": time.perf_counter() - start}
+        earlier = max((r[self.settings.monitor] for r in self.history), default=-1.0)
+        if validation is None or record[self.settings.monitor] > earlier:
+            self.best = self._copy()
             record["best"] = 1.0
         self.history.append(record)
         self._save()
@@ -198,17 +233,50 @@ class _Run:
         load_tuned(self.model, self.best, "the best epoch")
         self.model.eval()
         best = [r for r in self.history if r.get("best")][-1]
-        return FitResult(
-            int(best["epoch"]), best["accuracy"], self.history, sum(record["seconds"] for record in self.history)
-        )
+        metrics = Metrics(**{field.name: best[field.name] for field in dataclasses.fields(Metrics)})
+        return FitResult(int(best["epoch"]), metrics, self.history, sum(record["seconds"] for record in self.history))
+
+    def _step(self, training: Batches, batch: Tensor, forward: Forward, epoch: int) -> tuple[float, Tensor, Tensor]:
+        """One step of the optimiser; gives the batch's loss, and this process's logits and images."""
+        self.step += 1
+        self.schedule.step_update(self.step)
+        # A process without an image of the last batch takes its first one, and counts it as nothing.
+        share = self.processes.share(batch)
+        mine = share if len(share) else batch[:1]
+        images, labels = training.take(mine)
+        with self.autocast():
+            logits = forward(images.to(self.device))
+            losses = F.cross_entropy(
+                logits.float(),
+                labels.to(self.device),
+                label_smoothing=self.settings.label_smoothing,
+                reduction="sum",
+            )
+        # Gradients are averaged over the processes, so that each has to count for as many.
+        loss = losses * (self.processes.count / len(batch) if len(share) else 0.0)
+        value = self.processes.sum(loss.detach()).item() / self.processes.count
+        if not math.isfinite(value):
+            load_tuned(self.model, self.best, "the best epoch")
+            raise TrainingError(
+                f"the loss became {value} at step {self.step} (epoch {epoch}); "
+                "the best weights so far are kept, lower the learning rate"
+            )
+        self.optimiser.zero_grad()
+        self.processes.backward(loss)
+        nn.utils.clip_grad_norm_(list(tuned_parameters(self.model).values()), GRADIENT_CLIP)
+        self.optimiser.step()
+        return value, logits.detach()[: len(share)], share
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in tuned_tensors(self.model).items()}
 
     def _save(self) -> None:
-        if self.out is None:
+        if self.out is None or self.processes.rank > 0:
             return
         self.out.mkdir(parents=True, exist_ok=True)
         state = {
             "identity": self.identity,
-            "tuned": {name: p.detach() for name, p in tuned_parameters(self.model).items()},
+            "tuned": {name: tensor.detach() for name, tensor in tuned_tensors(self.model).items()},
             "best": self.best,
             "optimiser": self.optimiser.state_dict(),
             "history": self.history,
@@ -254,9 +322,11 @@ def _check_labels(training: Batches, validation: Batches | None, num_classes: in
             raise TrainingError(f"class {min(unknown)} is in the validation images but not in the training images")
 
 
-def _only_classifier_learns(model: nn.Module) -> bool:
-    head = classifier_name(model)
-    return all(name.startswith(f"{head}.") for name in tuned_parameters(model))
+def _features_suffice(model: nn.Module, *datasets: Batches | None) -> bool:
+    """Whether only one classifier learns, and its inputs can be kept in memory."""
+    heads = classifier_names(model)
+    only_head = len(heads) == 1 and all(name.startswith(f"{heads[0]}/") for name in tuned_tensors(model))
+    return only_head and all(batches is None or batches.kept is not None for batches in datasets)
 
 
 @torch.no_grad()
@@ -264,31 +334,34 @@ def _with_features(batches: Batches, model: nn.Module, batch_size: int = 128) ->
     """The classifier's inputs instead of images: below it nothing learns, so they need computing only once."""
     model.eval()
     taken: list[Tensor] = []
-    handle = model.get_submodule(classifier_name(model)).register_forward_pre_hook(
+    handle = model.get_submodule(classifier_names(model)[0]).register_forward_pre_hook(
         lambda _, args: taken.append(args[0].cpu())
     )
     device = next(model.parameters()).device
     try:
-        for images, _ in batches.batches(range(len(batches)), batch_size):
-            model(images.to(device))
+        for indices in torch.arange(len(batches)).split(batch_size):
+            model(batches.take(indices)[0].to(device))
     finally:
         handle.remove()
     return batches.replaced(torch.cat(taken))
 
 
 def _train_mode(model: nn.Module) -> None:
-    """Training mode, but for normalisation layers whose weights are frozen: they keep their stored statistics."""
+    """Training mode, but for batch norms whose statistics are not tuned: they keep those that they have."""
     model.train()
+    adapter = adapter_of(model)
+    own = {
+        id(module) for part, module, _ in adapter.parts(model) if isinstance(part, OwnWeights) and part.tunes_statistics
+    }
     for module in model.modules():
-        if isinstance(module, NORMS) and not any(p.requires_grad for p in module.parameters(recurse=False)):
+        if isinstance(module, BATCH_NORMS) and id(module) not in own:
             module.eval()
 
 
-@torch.no_grad()
-def _accuracy(model: nn.Module, batches: Batches, forward: Callable[[Tensor], Tensor], batch_size: int) -> float:
-    model.eval()
-    device = next(model.parameters()).device
-    correct = 0
-    for images, labels in batches.batches(range(len(batches)), batch_size):
-        correct += int((forward(images.to(device)).argmax(dim=1).cpu() == labels).sum())
-    return correct / len(batches)
+def _measure(
+    batches: Batches, forward: Forward, processes: OneProcess, device: torch.device, batch_size: int
+) -> Metrics:
+    predicted = torch.zeros(len(batches), dtype=torch.long)
+    for mine in processes.share(torch.arange(len(batches))).split(batch_size):
+        predicted[mine] = forward(batches.take(mine)[0].to(device)).argmax(dim=1).cpu()
+    return metrics_of(processes.sum(predicted), batches.labels())

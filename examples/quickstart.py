@@ -20,7 +20,7 @@ def main(folder: str) -> None:
         print(f"near {neighbour.name}: {neighbour.distance:.3f}")
 
     result = selection.auto_tune(task, store=store, out="tuned")
-    print(f"tuned {result.recommendation.config.label}: {result.fit.best_accuracy:.1%} on validation images")
+    print(f"tuned {result.recommendation.config.label}: {result.fit.best.accuracy:.1%} on validation images")
     if result.merged is not None:
         print(f"merged into a plain {type(result.merged).__name__}; weights in tuned/merged.safetensors")
 

@@ -11,10 +11,10 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from adapters.methods.registry import SiteAdapter, register_method
+from adapters.methods.bottleneck import Bottleneck
+from adapters.methods.registry import register_method
 
 if TYPE_CHECKING:
     from adapters.config import AdapterConfig
@@ -25,36 +25,25 @@ DROPOUT = 0.1  # between the two projections, as in the authors' code
 
 @register_method(
     "adaptformer",
-    needs="transformer blocks with an MLP",
+    "AdaptFormer",
+    "https://arxiv.org/abs/2205.13535",
+    needs="blocks with an MLP",
     cannot_merge="its ReLU lies between the two projections",
     bottleneck=64,
     scale=0.1,
+    targets=None,
+    blocks=None,
     learning_rate=1e-2,
     weight_decay=1e-4,
     epochs=10,
 )
-def adaptformer(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteAdapter]]:
-    """Parallel to the MLP of every transformer block."""
+def adaptformer(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, Bottleneck]]:
+    """Parallel to the MLP of every block."""
     assert config.bottleneck is not None
     assert config.scale is not None
     for site in sites:
         if site.kind == "mlp":
-            yield site, ParallelBottleneck(site.width, config.bottleneck, config.scale, like=site.parameter)
-
-
-class ParallelBottleneck(SiteAdapter):
-    """Down, ReLU, up, scaled and added to the site's output."""
-
-    def __init__(self, width: int, bottleneck: int, scale: float, *, like: Tensor) -> None:
-        super().__init__()
-        self.scale = scale
-        self.down = nn.Linear(width, bottleneck, device=like.device, dtype=like.dtype)
-        self.up = nn.Linear(bottleneck, width, device=like.device, dtype=like.dtype)
-        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
-        for zero in (self.down.bias, self.up.weight, self.up.bias):
-            nn.init.zeros_(zero)
-
-    def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
-        """Add the branch."""
-        hidden = F.dropout(F.relu(self.down(inputs)), DROPOUT, self.training)
-        return output + self.up(hidden) * self.scale
+            adapter = Bottleneck(site, config.bottleneck, scale=config.scale, parallel=True, dropout=DROPOUT)
+            nn.init.kaiming_uniform_(adapter.down.weight, a=math.sqrt(5))
+            nn.init.zeros_(adapter.up.weight)
+            yield site, adapter

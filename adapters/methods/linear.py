@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from adapters.methods.registry import SiteAdapter, register_method
+from adapters.methods.registry import register_method
+from adapters.methods.site_adapter import SiteAdapter
 
 if TYPE_CHECKING:
     from adapters.config import AdapterConfig
     from adapters.sites import Site
 
 
-@register_method("linear", needs="a classifier", learning_rate=1e-2, weight_decay=1e-4, epochs=30)
+@register_method("linear", "linear probe", needs="", learning_rate=1e-2, weight_decay=1e-4, epochs=30)
 def linear(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteAdapter]]:
     """No adapter anywhere: the baseline that every method has to beat."""
     yield from ()

@@ -2,7 +2,10 @@
 
     y = W x + scale * B A x    (equation 3)    folds into    W' = W + scale * B A
 
-A starts random, B at zero, so that training starts from the backbone itself.
+A starts random, B at zero, so that training starts from the backbone itself. For a convolution A is a convolution of
+the same geometry into r channels, and B one of 1 x 1.
+
+p: parts of a packed layer (queries, keys, values), r: rank, i: input features, o: output features of a part.
 """
 
 from __future__ import annotations
@@ -15,104 +18,141 @@ import torch
 from torch import Tensor, nn
 
 from adapters.errors import ConfigError
-from adapters.methods.registry import SiteAdapter, register_method
+from adapters.methods.convolutions import similar_convolution
+from adapters.methods.products import add_product
+from adapters.methods.registry import register_method
+from adapters.methods.site_adapter import SiteAdapter
 
 if TYPE_CHECKING:
     from adapters.config import AdapterConfig
     from adapters.sites import Site
 
+PACKED = ("q", "k", "v")  # the parts of a `qkv` layer, in their order
+PARTS = {"q": ("q_proj",), "k": ("k_proj",), "v": ("v_proj",)}  # where they are layers of their own
+
 
 @register_method(
     "lora",
-    needs="attention with a query-key-value layer, or convolutions inside blocks",
+    "LoRA",
+    "https://arxiv.org/abs/2106.09685",
+    needs="linear layers or ungrouped convolutions inside blocks",
     rank=8,
     scale=1.0,
+    targets=("q", "v"),
+    blocks=None,
     learning_rate=5e-3,
     weight_decay=1e-4,
     epochs=10,
 )
 def lora(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteAdapter]]:
-    """At the queries and values of every attention, as in the paper; in a backbone without attention, at the
-    ungrouped convolutions inside the blocks.
+    """At the queries and values of every attention, as in the paper, or wherever `targets` says; in a backbone
+    without attention, at every linear layer and ungrouped convolution of the blocks that is at least as wide as the
+    rank.
     """
-    assert config.scale is not None
-    attention = [site for site in sites if site.kind == "linear" and site.role == "qkv"]
-    for site in attention:
-        yield site, LowRankQueryValue(_fitting(site, config), site.module, config.scale)
-    if attention:
-        return
-    for site in sites:
-        if site.kind == "conv" and site.block is not None and site.module.groups == 1:
-            yield site, LowRankConv(_fitting(site, config), site.module, config.scale)
-
-
-def _fitting(site: Site, config: AdapterConfig) -> int:
-    weight: Tensor = site.module.weight  # type: ignore[assignment]
-    largest = min(weight.shape[0], weight[0].numel())
     assert config.rank is not None
-    if config.rank > largest:
-        raise ConfigError(f"rank={config.rank} exceeds the full rank {largest} of {site.name}; take a smaller one")
-    return config.rank
+    assert config.scale is not None
+    assert config.targets is not None
+    parts = tuple(part for part in PACKED if part in config.targets)
+    own = {role for part in parts for role in PARTS[part]}
+    chosen = [s for s in sites if s.kind == "linear" and (s.role in own or (parts and s.role == "qkv"))]
+    chosen += [s for s in sites if _is_updatable(s) and any(_names(target, s) for target in config.targets)]
+    if not chosen and len(parts) == len(config.targets):
+        chosen = [site for site in sites if _is_updatable(site) and site.block is not None]
+    fitting = [site for site in chosen if _full_rank(site) >= config.rank]
+    if chosen and not fitting:
+        widest = max(chosen, key=_full_rank)
+        raise ConfigError(
+            f"rank={config.rank} exceeds the full rank {_full_rank(widest)} of {widest.name}; take a smaller one"
+        )
+    for site in fitting:
+        if parts and site.role == "qkv" and not any(_names(target, site) for target in config.targets):
+            yield site, LowRankPacked(config.rank, site.module, config.scale, parts)
+        elif site.kind == "conv":
+            yield site, LowRankConv(config.rank, site.module, config.scale)
+        else:
+            yield site, LowRank(config.rank, site.module, config.scale)
 
 
-class LowRankQueryValue(SiteAdapter):
-    """An update of rank r each for the queries and the values of a packed query-key-value layer."""
+def _is_updatable(site: Site) -> bool:
+    return site.kind == "linear" or (isinstance(site.module, nn.Conv2d) and site.module.groups == 1)
+
+
+def _names(target: str, site: Site) -> bool:
+    return site.name == target or site.name.endswith(f".{target}")
+
+
+def _full_rank(site: Site) -> int:
+    weight: Tensor = site.module.weight  # type: ignore[assignment]
+    return min(weight.shape[0], weight[0].numel())
+
+
+class LowRank(SiteAdapter):
+    """An update of rank r of a linear layer."""
 
     def __init__(self, rank: int, module: nn.Module, scale: float) -> None:
         super().__init__()
         weight: Tensor = module.weight  # type: ignore[assignment]
-        dim, d_in = weight.shape[0] // 3, weight.shape[1]
         self.scale = scale
-        self.down = nn.Parameter(weight.new_empty(2, rank, d_in))
-        self.up = nn.Parameter(weight.new_zeros(2, dim, rank))
-        for down in self.down:
-            nn.init.kaiming_uniform_(down, a=math.sqrt(5))
+        self.down = nn.Parameter(weight.new_empty(rank, weight.shape[1]))
+        self.up = nn.Parameter(weight.new_zeros(weight.shape[0], rank))
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
     def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
-        """Add the updates of queries and values; the keys stay."""
-        query, value = (inputs @ down.mT @ up.mT * self.scale for down, up in zip(self.down, self.up, strict=True))
-        dim = self.up.shape[1]
-        query_out, key_out, value_out = output.split(dim, dim=-1)
-        return torch.cat([query_out + query, key_out, value_out + value], dim=-1)
+        """Add the update."""
+        down, up = self.factors()
+        return add_product(output, inputs @ down.mT, up, self.scale)
 
     @torch.no_grad()
     def fold(self, module: nn.Module) -> None:
-        """Into the rows of the queries and the values."""
-        query, value = self.scale * self.up @ self.down
-        weight: Tensor = module.weight  # type: ignore[assignment]
-        dim = self.up.shape[1]
-        weight[:dim].add_(query)
-        weight[2 * dim :].add_(value)
+        """Into the weight."""
+        down, up = self.factors()
+        module.weight.add_(self.scale * up @ down)  # type: ignore[operator]
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """A `(r, i)` and B `(o, r)`."""
+        return self.down, self.up
+
+
+class LowRankPacked(LowRank):
+    """An update of rank r for each of some parts of a packed query-key-value layer.
+
+    As one update of the whole layer its A is theirs, stacked, and its B has a block for each part.
+    """
+
+    def __init__(self, rank: int, module: nn.Module, scale: float, parts: tuple[str, ...]) -> None:
+        super().__init__(rank, module, scale)
+        self.parts = parts
+        d_out, d_in = module.weight.shape  # type: ignore[misc]
+        self.down = nn.Parameter(self.down.new_empty(len(parts), rank, d_in))
+        self.up = nn.Parameter(self.up.new_zeros(len(parts), d_out // len(PACKED), rank))
+        for down in self.down:
+            nn.init.kaiming_uniform_(down, a=math.sqrt(5))
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """A `(p r, i)` and B `(3 o, p r)`."""
+        zeros = torch.zeros_like(self.up[0])
+        rows = [
+            torch.cat([self.up[i] if name == part else zeros for i, part in enumerate(self.parts)], dim=1)
+            for name in PACKED
+        ]
+        return self.down.flatten(0, 1), torch.cat(rows)
 
 
 class LowRankConv(SiteAdapter):
-    """An update through r channels: a convolution of the same geometry, then one of 1 x 1."""
+    """An update of a convolution through r channels."""
 
     def __init__(self, rank: int, module: nn.Module, scale: float) -> None:
         super().__init__()
         assert isinstance(module, nn.Conv2d)
         self.scale = scale
-        self.down = nn.Conv2d(
-            module.in_channels,
-            rank,
-            module.kernel_size,  # type: ignore[arg-type]
-            module.stride,  # type: ignore[arg-type]
-            module.padding,  # type: ignore[arg-type]
-            module.dilation,  # type: ignore[arg-type]
-            bias=False,
-            padding_mode=module.padding_mode,
-            device=module.weight.device,
-            dtype=module.weight.dtype,
-        )
+        self.down = similar_convolution(module, rank)
         self.up = nn.Parameter(module.weight.new_zeros(module.out_channels, rank))
-        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
 
     def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
         """Add the update."""
-        return output + nn.functional.conv2d(self.down(inputs), self.up[..., None, None]) * self.scale
+        return output + nn.functional.conv2d(self.down(inputs), self.scale * self.up[..., None, None])
 
     @torch.no_grad()
     def fold(self, module: nn.Module) -> None:
         """Into the kernel: each output's update is a mix of the r kernels."""
-        weight: Tensor = module.weight  # type: ignore[assignment]
-        weight.add_(self.scale * torch.einsum("or,rihw->oihw", self.up, self.down.weight))
+        module.weight.add_(self.scale * torch.einsum("or,rihw->oihw", self.up, self.down.weight))  # type: ignore[operator]

@@ -1,8 +1,4 @@
-"""The contract of the tuning methods and the register that they enter themselves into.
-
-A method says at which sites of a backbone it attaches and what it computes there. What it computes is a `SiteAdapter`:
-a module that sees a site's inputs and output and gives the output's replacement.
-"""
+"""The register of the tuning methods, which each file enters its own method into."""
 
 from __future__ import annotations
 
@@ -10,33 +6,14 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
-
-from adapters.errors import MergeError
+from adapters.methods.site_adapter import SiteAdapter
 
 if TYPE_CHECKING:
     from adapters.config import AdapterConfig
     from adapters.sites import Site
 
-
-class SiteAdapter(nn.Module):
-    """The trainable part at one site."""
-
-    def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
-        """What the site gives instead of `output`, same shape."""
-        raise NotImplementedError
-
-    def fold(self, module: nn.Module) -> None:
-        """Change the site's own weights, in place, so that it computes the same without this adapter.
-
-        Raises:
-            MergeError: the method cannot be folded.
-        """
-        raise MergeError(f"{type(self).__name__} cannot be folded into {type(module).__name__}")
-
-
 Build = Callable[[list["Site"], "AdapterConfig"], Iterator[tuple["Site", SiteAdapter]]]
-"""From a backbone's sites and a config to the adapters and where they go."""
+"""From a backbone's sites and a config to the adapters and where they go; nothing where the method does not fit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +22,17 @@ class Method:
 
     Attributes:
         name: How configs call it.
+        title: What people call it.
+        paper: Where it was described.
         build: Makes the adapters.
-        needs: What a backbone must have for the method to make sense, for people to read.
-        defaults: Sizes it takes and optimiser settings, with their defaults.
+        needs: What a backbone must have for the method to make sense, for people to read; empty if nothing.
+        defaults: Settings it takes, with their defaults.
         cannot_merge: Why it cannot become a plain model; empty if it can.
     """
 
     name: str
+    title: str
+    paper: str
     build: Build
     needs: str
     defaults: dict[str, Any]
@@ -61,11 +42,13 @@ class Method:
 METHODS: dict[str, Method] = {}
 
 
-def register_method(name: str, *, needs: str, cannot_merge: str = "", **defaults: Any) -> Callable[[Build], Build]:
-    """Enter a method under `name`, with its sizes and optimiser settings as `defaults`."""
+def register_method(
+    name: str, title: str, paper: str = "", *, needs: str, cannot_merge: str = "", **defaults: Any
+) -> Callable[[Build], Build]:
+    """Enter a method under `name`, with the settings it takes as `defaults`."""
 
     def enter(build: Build) -> Build:
-        METHODS[name] = Method(name, build, needs, defaults, cannot_merge)
+        METHODS[name] = Method(name, title, paper, build, needs, defaults, cannot_merge)
         return build
 
     return enter

@@ -6,28 +6,41 @@ y = g * (W x + b) + s    (equation 1)    folds into    W' = g W, b' = g b + s   
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from adapters.methods.registry import SiteAdapter, register_method
+from adapters.methods.registry import register_method
+from adapters.methods.site_adapter import SiteAdapter
 
 if TYPE_CHECKING:
     from adapters.config import AdapterConfig
     from adapters.sites import Site
 
 INITIAL_SPREAD = 0.02  # standard deviation around scale 1 and shift 0
+KEPT_BY_THE_NEXT = ("qkv", "fc1")  # linear layers whose output the next operation keeps for its own gradient
+SMALLEST_SCALE = 1e-6  # what a smaller scale counts as where its gradient is divided by it
 
 
 @register_method(
-    "ssf", needs="linear, convolution or normalisation layers", learning_rate=1e-2, weight_decay=1e-4, epochs=10
+    "ssf",
+    "SSF",
+    "https://arxiv.org/abs/2210.08823",
+    needs="linear, convolution or normalisation layers",
+    targets=None,
+    blocks=None,
+    learning_rate=1e-2,
+    weight_decay=1e-4,
+    epochs=10,
 )
-def ssf(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteAdapter]]:
+def ssf(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, ScaleShift]]:
     """After every linear layer, convolution and normalisation that has weights."""
     for site in sites:
         if site.kind in ("linear", "conv", "norm") and getattr(site.module, "weight", None) is not None:
-            yield site, ScaleShift(site.module, channel_axis=site.channel_axis)
+            keeps_output = site.kind == "linear" and site.role in KEPT_BY_THE_NEXT
+            yield site, ScaleShift(site.module, channel_axis=site.channel_axis, keeps_output=keeps_output)
 
 
 class ScaleShift(SiteAdapter):
@@ -35,22 +48,33 @@ class ScaleShift(SiteAdapter):
 
     An operation without bias gets the scale alone: in a plain model its shift would have no place, and the
     normalisation that follows such an operation has a shift of its own.
+
+    Args:
+        module: The operation.
+        channel_axis: The axis of its output that runs over channels.
+        keeps_output: Whether the next operation keeps its input for the gradient. Then the scale's gradient is taken
+            from that, and no second tensor of this size is kept.
     """
 
-    def __init__(self, module: nn.Module, *, channel_axis: int) -> None:
+    def __init__(self, module: nn.Module, *, channel_axis: int, keeps_output: bool = False) -> None:
         super().__init__()
         weight: Tensor = module.weight  # type: ignore[assignment]
         channels = weight.shape[0]
         self.shape = (channels,) + (1,) * (-channel_axis - 1)
+        self.keeps_output = keeps_output
         self.scale = nn.Parameter(weight.new_empty(channels).normal_(1.0, INITIAL_SPREAD))
         self.shift = None
-        if module.bias is not None:
+        if getattr(module, "bias", None) is not None:
             self.shift = nn.Parameter(weight.new_empty(channels).normal_(0.0, INITIAL_SPREAD))
 
     def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
         """`output * scale + shift` along the channels."""
-        scaled = output * self.scale.view(self.shape)
-        return scaled if self.shift is None else scaled + self.shift.view(self.shape)
+        if self.shift is None:
+            return output * self.scale.view(self.shape)
+        if self.keeps_output:
+            scaled: Tensor = _ScaleShiftOfLinear.apply(output, self.scale, self.shift)
+            return scaled
+        return torch.addcmul(self.shift.view(self.shape), output, self.scale.view(self.shape))
 
     @torch.no_grad()
     def fold(self, module: nn.Module) -> None:
@@ -59,3 +83,28 @@ class ScaleShift(SiteAdapter):
         weight.mul_(self.scale.view(-1, *(1,) * (weight.ndim - 1)))
         if self.shift is not None:
             module.bias.mul_(self.scale).add_(self.shift)  # type: ignore[operator]
+
+
+class _ScaleShiftOfLinear(torch.autograd.Function):
+    """y = g * u + s over the last axis, keeping y for the gradient instead of u.
+
+    With n over rows and c over channels, the gradient of g_c is sum_n dy_nc u_nc
+    = (sum_n dy_nc y_nc - s_c sum_n dy_nc) / g_c.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        scaled = torch.addcmul(shift.to(output.dtype), output, scale.to(output.dtype))
+        ctx.save_for_backward(scaled, scale, shift)
+        return scaled
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        scaled, scale, shift = ctx.saved_tensors
+        to_output = gradient * scale.to(gradient.dtype) if ctx.needs_input_grad[0] else None
+        rows = gradient.flatten(0, -2)
+        to_shift = rows.sum(0).to(shift.dtype)
+        products = (rows * scaled.flatten(0, -2)).sum(0).to(scale.dtype)
+        divisor = torch.where(scale.abs() < SMALLEST_SCALE, torch.full_like(scale, SMALLEST_SCALE), scale)
+        return to_output, (products - shift * to_shift) / divisor, to_shift

@@ -57,8 +57,8 @@ def demo(
     facts = {
         "nearest": [{"task": n.name, "distance": n.distance} for n in neighbours],
         "recommendation": describe_recommendation(recommendation),
-        "accuracy": adapters.evaluate(tuned.model, scored),
-        "linear_probe_accuracy": adapters.evaluate(probe.model, scored),
+        "accuracy": adapters.evaluate(tuned.model, scored).accuracy,
+        "linear_probe_accuracy": adapters.evaluate(probe.model, scored).accuracy,
         "merge": merge,
         "map": str(out / "map.png"),
         "adapter": str(out / "adapter"),
@@ -96,6 +96,6 @@ def _tune_afresh(task: Task, config: AdapterConfig, out: Path, seed: int) -> sel
 @torch.no_grad()
 def _compare(model: torch.nn.Module, merged: torch.nn.Module, images: Batches) -> dict[str, float]:
     """Largest absolute difference between the outputs of two models, and the largest output."""
-    batches = [inputs for inputs, _ in images.batches(range(len(images)), 128)]
+    batches = [images.take(indices)[0] for indices in torch.arange(len(images)).split(128)]
     outputs, plain = torch.cat([model(b) for b in batches]), torch.cat([merged(b) for b in batches])
     return {"largest_difference": float((outputs - plain).abs().max()), "largest_output": float(outputs.abs().max())}

@@ -52,7 +52,7 @@ def tune(
         tuned = selection.tune(task, model, config, out=out, seed=seed)
     facts = {
         "config": adapters.adapter_of(tuned.model).config.to_dict(),
-        "validation_accuracy": tuned.fit.best_accuracy,
+        "validation_accuracy": tuned.fit.best.accuracy,
         "best_epoch": tuned.fit.best_epoch,
         "seconds": tuned.fit.seconds,
         "parameters": adapters.num_adapter_parameters(tuned.model),

@@ -1,0 +1,179 @@
+"""The adapters of a backbone, by name, and which of them acts.
+
+A backbone keeps its class, its modules and the names of its weights. Its adapters live beside them, in
+`backbone.adapters`; switching between them moves hooks and classifiers, and copies nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from adapters.config import AdapterConfig
+from adapters.errors import ConfigError
+from adapters.methods.site_adapter import SiteAdapter
+from adapters.sites import Site, classifier_names
+
+
+class Adapter(nn.Module):
+    """One adapter: the trainable part at each site, a classifier, and the config that made them."""
+
+    def __init__(
+        self, config: AdapterConfig, parts: list[tuple[Site, SiteAdapter]], heads: dict[str, nn.Module]
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.outputs = {site.name: site.output for site, _ in parts}
+        self.sites = nn.ModuleDict({_key(site.name): part for site, part in parts})
+        self.heads = nn.ModuleDict({_key(name): head for name, head in heads.items()})  # while it does not act
+
+    def parts(self, backbone: nn.Module) -> Iterator[tuple[SiteAdapter, nn.Module, nn.Module]]:
+        """Each part with its site and the module that gives the site's output."""
+        for part, (name, output) in zip(self.sites.values(), self.outputs.items(), strict=True):
+            yield part, backbone.get_submodule(name), backbone.get_submodule(output)  # type: ignore[misc]
+
+    def tensors(self, backbone: nn.Module) -> dict[str, Tensor]:
+        """What was learned, by the names that checkpoints give it: `site/tensor`, the classifier last.
+
+        A tensor that several sites share has the name of the first.
+        """
+        named = {
+            f"{name}/{tensor_name}": tensor
+            for name, (part, module, _) in zip(self.outputs, self.parts(backbone), strict=True)
+            for tensor_name, tensor in part.tensors(module).items()
+        }
+        for name in classifier_names(backbone):
+            head = self.heads[_key(name)] if self.heads else backbone.get_submodule(name)
+            named |= {f"{name}/{tensor_name}": tensor for tensor_name, tensor in head.named_parameters()}
+        first = {id(tensor): name for name, tensor in reversed(named.items())}
+        return {name: tensor for name, tensor in named.items() if first[id(tensor)] == name}
+
+
+class Adapters(nn.Module):
+    """All adapters of a backbone, by name. `active` names the one that acts, None if none does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.named = nn.ModuleDict()
+        self.heads = nn.ModuleDict()  # the backbone's own classifier, while an adapter's is in its place
+        self.active: str | None = None
+
+    def __getitem__(self, name: str) -> Adapter:
+        return self.named[name]  # type: ignore[return-value]
+
+    def forward(self, output: Tensor) -> Tensor:
+        """Passes on what it gets: in a backbone that is an `nn.Sequential`, this is the last step."""
+        return output
+
+
+def switch(model: nn.Module, name: str | None) -> None:
+    """Let another adapter act, or with None the plain backbone; everything else stays as it is.
+
+    The adapter that acts is the one that is tuned, saved and merged. Switching takes less than a millisecond.
+
+    Raises:
+        ConfigError: there is no adapter of that name.
+    """
+    adapters = adapters_of(model)
+    if name is not None and name not in adapters.named:
+        known = ", ".join(map(repr, adapters.named)) or "none yet"
+        raise ConfigError(f"there is no adapter {name!r}; the adapters here are: {known}")
+    if adapters.active is not None:
+        leaving = adapters[adapters.active]
+        for tensor in leaving.tensors(model).values():
+            tensor.requires_grad_(False)
+        for part, module, output in leaving.parts(model):
+            part.disable(module, output)
+        _exchange_heads(model, own=adapters.heads, new=leaving.heads)
+    adapters.active = name
+    if name is not None:
+        entering = adapters[name]
+        _exchange_heads(model, own=entering.heads, new=adapters.heads)
+        for part, module, output in entering.parts(model):
+            part.enable(module, output)
+        for tensor in entering.tensors(model).values():
+            tensor.requires_grad_(isinstance(tensor, nn.Parameter))
+
+
+@contextmanager
+def plain(model: nn.Module) -> Iterator[None]:
+    """Within it, no adapter acts and the backbone has its own weights and classifier."""
+    active = active_name(model)
+    if active is None:
+        yield
+        return
+    switch(model, None)
+    try:
+        yield
+    finally:
+        switch(model, active)
+
+
+def active_name(model: nn.Module) -> str | None:
+    """The name of the adapter that acts, None if none does."""
+    adapters = getattr(model, "adapters", None)
+    return adapters.active if isinstance(adapters, Adapters) else None
+
+
+def adapters_of(model: nn.Module) -> Adapters:
+    """All adapters that `attach` put there.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    adapters = getattr(model, "adapters", None)
+    if not isinstance(adapters, Adapters):
+        raise ConfigError(f"{type(model).__name__} has no adapter; call adapters.attach(model, config) first")
+    return adapters
+
+
+def adapter_of(model: nn.Module) -> Adapter:
+    """The adapter that acts.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    adapters = adapters_of(model)
+    if adapters.active is None:
+        raise ConfigError(f"no adapter of {type(model).__name__} is active; call adapters.switch(model, name) first")
+    return adapters[adapters.active]
+
+
+def tuned_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What the active adapter learns, parameters and running statistics, classifier included, by name."""
+    return adapter_of(model).tensors(model)
+
+
+def tuned_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The trainable parameters of the active adapter, classifier included, by name."""
+    return {name: tensor for name, tensor in tuned_tensors(model).items() if isinstance(tensor, nn.Parameter)}
+
+
+def num_adapter_parameters(model: nn.Module) -> int:
+    """How many parameters are trainable beside the classifier's, which is how the papers count."""
+    heads = tuple(f"{name}/" for name in classifier_names(model))
+    return sum(p.numel() for name, p in tuned_parameters(model).items() if not name.startswith(heads))
+
+
+def _exchange_heads(model: nn.Module, *, own: nn.ModuleDict, new: nn.ModuleDict) -> None:
+    """Put the classifiers kept in `own` into the model, and the model's into `new`."""
+    for key, head in list(own.items()):
+        name = key.replace("/", ".")
+        new[key] = model.get_submodule(name)
+        replace_classifier(model, name, head)
+    own.clear()
+
+
+def replace_classifier(model: nn.Module, name: str, head: nn.Module) -> None:
+    """Put another classifier in the place of the one called `name`."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, head)
+    if hasattr(model, "num_classes") and hasattr(head, "out_features"):
+        model.num_classes = head.out_features
+
+
+def _key(name: str) -> str:
+    """Names of modules must not contain dots, nor be empty."""
+    return name.replace(".", "/") or "/"

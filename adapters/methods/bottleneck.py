@@ -1,0 +1,46 @@
+"""What the bottleneck adapters share: a projection down, a nonlinearity, and a projection up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adapters.errors import ConfigError
+from adapters.methods.site_adapter import SiteAdapter
+
+if TYPE_CHECKING:
+    from adapters.sites import Site
+
+
+class Bottleneck(SiteAdapter):
+    """`scale * (ReLU(z W_down + b_down) W_up + b_up)`, added to the site's output.
+
+    In parallel to the site, z is its input; in series, its output.
+
+    Args:
+        site: Where it goes.
+        width: Of the hidden layer.
+        scale: Of the branch.
+        parallel: Whether it sees the site's input instead of its output.
+        dropout: Share of hidden units left out in training.
+    """
+
+    def __init__(self, site: Site, width: int, *, scale: float = 1.0, parallel: bool, dropout: float = 0.0) -> None:
+        super().__init__()
+        if width > site.width:
+            raise ConfigError(f"bottleneck={width} exceeds the width {site.width} of {site.name}; take a smaller one")
+        self.scale, self.parallel, self.dropout = scale, parallel, dropout
+        self.channel_axis = site.channel_axis
+        self.down = nn.Linear(site.width, width).to(site.parameter)
+        self.up = nn.Linear(width, site.width).to(site.parameter)
+        nn.init.zeros_(self.down.bias)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
+        """Add the branch."""
+        seen = (inputs if self.parallel else output).movedim(self.channel_axis, -1)
+        hidden = F.dropout(F.relu(self.down(seen)), self.dropout, self.training)
+        return torch.add(output, self.up(hidden).movedim(-1, self.channel_axis), alpha=self.scale)

@@ -1,0 +1,92 @@
+"""FacT: all updates of the backbone as one tensor train (Jie & Deng 2023, https://arxiv.org/abs/2212.03145).
+
+    W'_l = W_l + s * U S_l V'    (FacT-TT, section 3.2)
+
+U and V are shared by all layers, only the r x r core S_l belongs to one. A layer from q d to p d features is q by p
+such matrices side by side, so its core is p r x q r. Backbones of several widths d have one U and V for each. U starts
+at zero, so that training starts from the backbone itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adapters.errors import ConfigError
+from adapters.methods.products import add_product
+from adapters.methods.registry import register_method
+from adapters.methods.site_adapter import SiteAdapter
+
+if TYPE_CHECKING:
+    from adapters.config import AdapterConfig
+    from adapters.sites import Site
+
+DROPOUT = 0.1  # of the core's output, as in the authors' code
+
+
+@register_method(
+    "fact",
+    "FacT",
+    "https://arxiv.org/abs/2212.03145",
+    needs="linear layers inside blocks",
+    rank=16,
+    scale=1.0,
+    targets=None,
+    blocks=None,
+    learning_rate=5e-3,
+    weight_decay=1e-4,
+    epochs=10,
+)
+def fact(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, TensorTrain]]:
+    """At every linear layer of the blocks whose wider side is a multiple of the narrower one."""
+    assert config.rank is not None
+    assert config.scale is not None
+    shared: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
+    for site in sites:
+        if site.kind != "linear" or not (site.block is not None or config.targets):
+            continue
+        weight: Tensor = site.module.weight  # type: ignore[assignment]
+        width = min(weight.shape)
+        if max(weight.shape) % width:
+            continue
+        if config.rank > width:
+            raise ConfigError(f"rank={config.rank} exceeds the full rank {width} of {site.name}; take a smaller one")
+        if width not in shared:
+            right = nn.Parameter(weight.new_empty(config.rank, width))
+            nn.init.kaiming_uniform_(right, a=math.sqrt(5))
+            shared[width] = nn.Parameter(weight.new_zeros(width, config.rank)), right
+        yield site, TensorTrain(site.module, *shared[width], config.scale)
+
+
+class TensorTrain(SiteAdapter):
+    """One layer's core between the factors that all layers share."""
+
+    def __init__(self, module: nn.Module, left: nn.Parameter, right: nn.Parameter, scale: float) -> None:
+        super().__init__()
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        self.scale = scale
+        self.left, self.right = left, right  # U (d, r) and V' (r, d)
+        width, rank = left.shape
+        d_out, d_in = weight.shape
+        self.core = nn.Parameter(weight.new_empty(d_out // width * rank, d_in // width * rank))
+        nn.init.kaiming_uniform_(self.core, a=math.sqrt(5))
+
+    def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
+        """Add the update."""
+        width, _ = self.left.shape
+        small = inputs.unflatten(-1, (-1, width)) @ self.right.mT  # (..., q, r)
+        mixed = F.linear(small.flatten(-2), self.core)  # (..., p r)
+        return add_product(output, F.dropout(mixed, DROPOUT, self.training), self.left, self.scale)
+
+    @torch.no_grad()
+    def fold(self, module: nn.Module) -> None:
+        """Into the weight."""
+        rank = self.left.shape[1]
+        blocks = self.core.unflatten(0, (-1, rank)).unflatten(2, (-1, rank))  # (p, r, q, r)
+        update = torch.einsum("ia,paqb,bj->piqj", self.left, blocks, self.right)
+        module.weight.add_(self.scale * update.flatten(2).flatten(0, 1))  # type: ignore[operator]

@@ -1,0 +1,31 @@
+"""Full fine-tuning: every weight of the backbone learns, batch norms' statistics included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from adapters.methods.own_weights import OwnWeights, statistics_of
+from adapters.methods.registry import register_method
+
+if TYPE_CHECKING:
+    from adapters.config import AdapterConfig
+    from adapters.sites import Site
+
+
+@register_method(
+    "full",
+    "full fine-tuning",
+    needs="weights",
+    targets=None,
+    blocks=None,
+    learning_rate=1e-3,
+    weight_decay=1e-4,
+    epochs=10,
+)
+def full(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, OwnWeights]]:
+    """Every module that owns weights, each once (the input is its first convolution)."""
+    for site in sites:
+        names = [name for name, weight in site.module._parameters.items() if weight is not None]
+        if names and site.kind != "input":
+            yield site, OwnWeights(site.module, names, statistics_of(site.module))

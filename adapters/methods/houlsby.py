@@ -1,0 +1,52 @@
+"""Houlsby adapters: a bottleneck after every attention and every MLP (Houlsby et al. 2019,
+https://arxiv.org/abs/1902.00751).
+
+    y = h + ReLU(h W_down) W_up    (section 2.1), h the output of the attention or the MLP, before the residual sum
+
+Both projections start close to zero, so that training starts near the backbone itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from adapters.methods.bottleneck import Bottleneck
+from adapters.methods.registry import register_method
+
+if TYPE_CHECKING:
+    from adapters.config import AdapterConfig
+    from adapters.sites import Site
+
+INITIAL_SPREAD = 1e-2  # standard deviation of the initial weights, cut off at twice as much (section 3.1)
+
+
+@register_method(
+    "houlsby",
+    "Houlsby adapters",
+    "https://arxiv.org/abs/1902.00751",
+    needs="blocks with an MLP",
+    cannot_merge="its ReLU lies between the two projections",
+    bottleneck=8,
+    targets=None,
+    blocks=None,
+    learning_rate=5e-3,
+    weight_decay=1e-4,
+    epochs=10,
+)
+def houlsby(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, Bottleneck]]:
+    """After the attention, where there is one, and after the MLP of every block."""
+    for site in sites:
+        if site.kind in ("attention", "mlp"):
+            yield site, near_identity(site, config)
+
+
+def near_identity(site: Site, config: AdapterConfig) -> Bottleneck:
+    """A bottleneck on the site's output with the paper's initial weights."""
+    assert config.bottleneck is not None
+    adapter = Bottleneck(site, config.bottleneck, parallel=False)
+    for projection in (adapter.down, adapter.up):
+        nn.init.trunc_normal_(projection.weight, std=INITIAL_SPREAD, a=-2 * INITIAL_SPREAD, b=2 * INITIAL_SPREAD)
+    return adapter

@@ -1,0 +1,34 @@
+"""Norm tuning: only the normalisations learn, their statistics included where they keep any (batch norm: Frankle et
+al. 2020, https://arxiv.org/abs/2003.00152; layer norm: Basu et al. 2023, https://arxiv.org/abs/2304.01610).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from adapters.methods.own_weights import OwnWeights, statistics_of
+from adapters.methods.registry import register_method
+
+if TYPE_CHECKING:
+    from adapters.config import AdapterConfig
+    from adapters.sites import Site
+
+
+@register_method(
+    "norm",
+    "norm tuning",
+    "https://arxiv.org/abs/2003.00152",
+    needs="normalisation layers",
+    targets=None,
+    blocks=None,
+    learning_rate=5e-3,
+    weight_decay=1e-4,
+    epochs=10,
+)
+def norm(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, OwnWeights]]:
+    """Scale and shift of every normalisation."""
+    for site in sites:
+        names = [name for name, weight in site.module._parameters.items() if weight is not None]
+        if site.kind == "norm" and names:
+            yield site, OwnWeights(site.module, names, statistics_of(site.module))

@@ -1,0 +1,39 @@
+"""Pfeiffer adapters: one bottleneck a block, after the MLP (Pfeiffer et al. 2020, https://arxiv.org/abs/2005.00247).
+
+    y = h + ReLU(h W_down) W_up, h the output of the MLP, before the residual sum (figure 3)
+
+Half of Houlsby's, and as good in their search over positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from adapters.methods.bottleneck import Bottleneck
+from adapters.methods.houlsby import near_identity
+from adapters.methods.registry import register_method
+
+if TYPE_CHECKING:
+    from adapters.config import AdapterConfig
+    from adapters.sites import Site
+
+
+@register_method(
+    "pfeiffer",
+    "Pfeiffer adapters",
+    "https://arxiv.org/abs/2005.00247",
+    needs="blocks with an MLP",
+    cannot_merge="its ReLU lies between the two projections",
+    bottleneck=8,
+    targets=None,
+    blocks=None,
+    learning_rate=5e-3,
+    weight_decay=1e-4,
+    epochs=10,
+)
+def pfeiffer(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, Bottleneck]]:
+    """After the MLP of every block."""
+    for site in sites:
+        if site.kind == "mlp":
+            yield site, near_identity(site, config)

@@ -1,0 +1,72 @@
+"""Parallel residual adapters: a 1 x 1 convolution beside every larger one (Rebuffi et al. 2018,
+https://arxiv.org/abs/1803.10082, equation 3).
+
+    y = F * x + alpha * x    folds into    G = F + alpha D, D the centre tap of the kernel
+
+alpha starts at zero, so that training starts from the backbone itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adapters.methods.registry import register_method
+from adapters.methods.residual_serial import own_batch_norms, spatial_convolutions
+from adapters.methods.site_adapter import SiteAdapter
+
+if TYPE_CHECKING:
+    from adapters.config import AdapterConfig
+    from adapters.sites import Site
+
+
+@register_method(
+    "residual_parallel",
+    "parallel residual adapters",
+    "https://arxiv.org/abs/1803.10082",
+    needs="blocks with centred convolutions larger than 1 x 1",
+    batch_norm=False,
+    targets=None,
+    blocks=None,
+    learning_rate=5e-3,
+    weight_decay=1e-4,
+    epochs=10,
+)
+def residual_parallel(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteAdapter]]:
+    """Beside the convolutions of the blocks that are larger than 1 x 1 and have a centre."""
+    for site in spatial_convolutions(sites, config):
+        if _is_centred(site.module):
+            yield site, Parallel(site.module)
+    if config.batch_norm:
+        yield from own_batch_norms(sites)
+
+
+def _is_centred(module: Any) -> bool:
+    """Whether the kernel has a centre that lies on the input's pixels: an odd size, padded by half of it."""
+    sizes = zip(module.kernel_size, module.dilation, strict=True)
+    return all(k % 2 for k in module.kernel_size) and module.padding == tuple(d * (k // 2) for k, d in sizes)
+
+
+class Parallel(SiteAdapter):
+    """A 1 x 1 convolution, in the same groups and with the same stride as the site's, on the site's input."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        assert isinstance(module, nn.Conv2d)
+        self.stride, self.groups = module.stride, module.groups
+        self.alpha = nn.Parameter(module.weight.new_zeros(*module.weight.shape[:2], 1, 1))
+
+    def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
+        """Add `alpha * inputs`."""
+        return output + F.conv2d(inputs, self.alpha, stride=self.stride, groups=self.groups)
+
+    @torch.no_grad()
+    def fold(self, module: nn.Module) -> None:
+        """Into the kernel's centre."""
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        height, width = weight.shape[2:]
+        weight[:, :, height // 2, width // 2] += self.alpha[:, :, 0, 0]

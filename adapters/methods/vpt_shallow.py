@@ -1,0 +1,74 @@
+"""VPT-shallow: learned tokens before the first block (Jia et al. 2022, https://arxiv.org/abs/2203.12119).
+
+    [x_1, Z_1, E_1] = L_1([x_0, P, E_0]),  [x_i, Z_i, E_i] = L_i([x_{i-1}, Z_{i-1}, E_{i-1}])    (equation 4)
+
+The prompts P go between the prefix tokens x and the image tokens E and leave after the last block, so that what
+follows (pooling, norm, classifier) sees the sequence it knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from adapters.methods.registry import register_method
+from adapters.methods.site_adapter import SiteAdapter
+from adapters.methods.vpt_deep import Prompts, insert_prompts, prompt_tokens, remove_prompts
+
+if TYPE_CHECKING:
+    from adapters.config import AdapterConfig
+    from adapters.sites import Site, TokenSequence
+
+
+@register_method(
+    "vpt_shallow",
+    "VPT-shallow",
+    "https://arxiv.org/abs/2203.12119",
+    needs="blocks that take any number of tokens, as those of a plain Vision Transformer",
+    cannot_merge="it adds tokens to the sequence",
+    prompts=50,
+    blocks=None,
+    learning_rate=1e-2,
+    weight_decay=1e-4,
+    epochs=10,
+)
+def vpt_shallow(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteAdapter]]:
+    """Into the first block, and out after the last."""
+    blocks = [site for site in sites if site.tokens is not None]
+    if not blocks:
+        return
+    first, last = blocks[0], blocks[-1]
+    assert first.tokens is not None
+    prompts = prompt_tokens(first, config)
+    if first is last:
+        yield first, Prompts(prompts, first.tokens)
+        return
+    yield first, Entering(prompts, first.tokens)
+    yield last, Leaving(prompts.shape[1], first.tokens)
+
+
+class Entering(SiteAdapter):
+    """Tokens that go into a block and stay."""
+
+    def __init__(self, prompts: nn.Parameter, tokens: TokenSequence) -> None:
+        super().__init__()
+        self.prompts = prompts
+        self.num_prefix_tokens = tokens.num_prefix_tokens
+
+    def before(self, inputs: Tensor) -> Tensor:
+        """Put the prompts after the prefix tokens."""
+        return insert_prompts(inputs, self.prompts, self.num_prefix_tokens)
+
+
+class Leaving(SiteAdapter):
+    """Takes them out again."""
+
+    def __init__(self, count: int, tokens: TokenSequence) -> None:
+        super().__init__()
+        self.count, self.num_prefix_tokens = count, tokens.num_prefix_tokens
+
+    def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
+        """Take out as many tokens as went in."""
+        return remove_prompts(output, self.count, self.num_prefix_tokens)
