@@ -31,6 +31,7 @@ from adapters.fingerprint import backbone_fingerprint, backbone_name
 from adapters.merge import merge
 from adapters.methods import METHODS
 from adapters.metrics import Metrics
+from adapters.peft_format import from_peft, to_peft
 from adapters.training import FitResult, evaluate, fit
 
 __all__ = [
@@ -52,12 +53,14 @@ __all__ = [
     "detach",
     "evaluate",
     "fit",
+    "from_peft",
     "load",
     "merge",
     "num_adapter_parameters",
     "read_metadata",
     "save",
     "switch",
+    "to_peft",
     "tuned_parameters",
     "tuned_tensors",
     "write_atomically",

@@ -74,7 +74,7 @@ class Site:
     @property
     def channel_axis(self) -> int:
         """The axis of inputs and output that runs over channels, counted from the end."""
-        layer = self.first_layer if self.kind in ("attention", "mlp") else self.module
+        layer = self.layers[0] if self.kind in ("attention", "mlp") else self.module
         is_channels_last = isinstance(layer, CHANNELS_LAST) and not isinstance(layer, timm.layers.LayerNorm2d)
         return -1 if is_channels_last else -3
 
@@ -86,13 +86,19 @@ class Site:
     @property
     def width(self) -> int:
         """The number of input features."""
-        layer = self.first_layer
+        layer = self.layers[0]
         return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
 
     @property
-    def first_layer(self) -> nn.Linear | nn.Conv2d:
-        """The first linear layer or convolution in it."""
-        return next(m for m in self.module.modules() if isinstance(m, (nn.Linear, nn.Conv2d)))
+    def output_width(self) -> int:
+        """The number of output features."""
+        layer = self.layers[-1]
+        return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+
+    @property
+    def layers(self) -> list[nn.Linear | nn.Conv2d]:
+        """The linear layers and convolutions in it, or the one that it is."""
+        return [m for m in self.module.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
 
 
 def walk(backbone: nn.Module) -> list[Site]:
@@ -159,7 +165,8 @@ def image_size(backbone: nn.Module) -> tuple[int, int, int] | None:
     if "input_size" not in config:
         return None
     channels, height, width = config["input_size"]
-    return channels, *(getattr(getattr(backbone, "patch_embed", None), "img_size", None) or (height, width))
+    own = (module.img_size for module in backbone.modules() if isinstance(module, timm.layers.PatchEmbed))
+    return channels, *(next(own, None) or (height, width))
 
 
 def classifier_names(backbone: nn.Module) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +169,7 @@ class _Run:
         self.device = next(model.parameters()).device
         self.autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
         if autocast is not None:
-            self.autocast = lambda: torch.autocast(self.device.type, autocast)
+            self.autocast = lambda: _autocast(model, self.device.type, autocast)
         self.out = None if out is None else Path(out)
         self.optimiser = create_optimizer_v2(
             model, opt="adamw", lr=self.config.learning_rate, weight_decay=self.config.weight_decay
@@ -302,6 +302,20 @@ class _Run:
         self.history, self.best = state["history"], state["best"]
 
 
+@contextmanager
+def _autocast(model: nn.Module, device: str, dtype: torch.dtype) -> Iterator[None]:
+    """Torch's autocast; on a CPU with attention as separate products, where the fused kernel takes twice as long."""
+    fused = [m for m in model.modules() if device == "cpu" and getattr(m, "fused_attn", False)]
+    for module in fused:
+        module.fused_attn = False  # type: ignore[assignment]
+    try:
+        with torch.autocast(device, dtype):
+            yield
+    finally:
+        for module in fused:
+            module.fused_attn = True  # type: ignore[assignment]
+
+
 def _read(dataset: Any, model: nn.Module, what: str, bars: Progress) -> Batches:
     if isinstance(dataset, Batches):
         return dataset
@@ -323,10 +337,14 @@ def _check_labels(training: Batches, validation: Batches | None, num_classes: in
 
 
 def _features_suffice(model: nn.Module, *datasets: Batches | None) -> bool:
-    """Whether only one classifier learns, and its inputs can be kept in memory."""
+    """Whether only one linear classifier learns, and its inputs can be kept in memory."""
     heads = classifier_names(model)
     only_head = len(heads) == 1 and all(name.startswith(f"{heads[0]}/") for name in tuned_tensors(model))
-    return only_head and all(batches is None or batches.kept is not None for batches in datasets)
+    return (
+        only_head
+        and isinstance(model.get_submodule(heads[0]), nn.Linear)
+        and all(batches is None or batches.kept is not None for batches in datasets)
+    )
 
 
 @torch.no_grad()

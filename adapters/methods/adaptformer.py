@@ -42,7 +42,7 @@ def adaptformer(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site
     assert config.bottleneck is not None
     assert config.scale is not None
     for site in sites:
-        if site.kind == "mlp":
+        if site.kind == "mlp" or config.targets:
             adapter = Bottleneck(site, config.bottleneck, scale=config.scale, parallel=True, dropout=DROPOUT)
             nn.init.kaiming_uniform_(adapter.down.weight, a=math.sqrt(5))
             nn.init.zeros_(adapter.up.weight)

@@ -30,12 +30,13 @@ class Bottleneck(SiteAdapter):
 
     def __init__(self, site: Site, width: int, *, scale: float = 1.0, parallel: bool, dropout: float = 0.0) -> None:
         super().__init__()
-        if width > site.width:
-            raise ConfigError(f"bottleneck={width} exceeds the width {site.width} of {site.name}; take a smaller one")
+        seen = site.width if parallel else site.output_width
+        if width > seen:
+            raise ConfigError(f"bottleneck={width} exceeds the width {seen} of {site.name}; take a smaller one")
         self.scale, self.parallel, self.dropout = scale, parallel, dropout
         self.channel_axis = site.channel_axis
-        self.down = nn.Linear(site.width, width).to(site.parameter)
-        self.up = nn.Linear(width, site.width).to(site.parameter)
+        self.down = nn.Linear(seen, width).to(site.parameter)
+        self.up = nn.Linear(width, site.output_width).to(site.parameter)
         nn.init.zeros_(self.down.bias)
         nn.init.zeros_(self.up.bias)
 

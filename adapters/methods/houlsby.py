@@ -39,7 +39,7 @@ INITIAL_SPREAD = 1e-2  # standard deviation of the initial weights, cut off at t
 def houlsby(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, Bottleneck]]:
     """After the attention, where there is one, and after the MLP of every block."""
     for site in sites:
-        if site.kind in ("attention", "mlp"):
+        if site.kind in ("attention", "mlp") or config.targets:
             yield site, near_identity(site, config)
 
 

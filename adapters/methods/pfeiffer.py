@@ -35,5 +35,5 @@ if TYPE_CHECKING:
 def pfeiffer(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, Bottleneck]]:
     """After the MLP of every block."""
     for site in sites:
-        if site.kind == "mlp":
+        if site.kind == "mlp" or config.targets:
             yield site, near_identity(site, config)

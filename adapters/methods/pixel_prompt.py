@@ -50,6 +50,7 @@ class Frame(SiteAdapter):
     def __init__(self, site: Site, share: float) -> None:
         super().__init__()
         assert site.image_size is not None
+        self.image_size = site.image_size
         channels, height, width = site.image_size
         self.thickness = round(share * min(height, width))
         if self.thickness < 1:
@@ -60,7 +61,14 @@ class Frame(SiteAdapter):
         self.columns = nn.Parameter(new(2, channels, inner, self.thickness))
 
     def before(self, inputs: Tensor) -> Tensor:
-        """Images `(B, C, H, W)` of the size the frame was made for, resized into it."""
+        """Images `(B, C, H, W)`, resized into the frame.
+
+        Raises:
+            ConfigError: they are not of the size that the frame was made for.
+        """
+        if inputs.shape[1:] != self.image_size:
+            made, given = (" x ".join(map(str, size)) for size in (self.image_size, inputs.shape[1:]))
+            raise ConfigError(f"the frame was made for images of {made}, not {given}; resize them first")
         size = inputs.shape[-2] - 2 * self.thickness, inputs.shape[-1] - 2 * self.thickness
         small = F.interpolate(inputs, size, mode="bilinear", antialias=True)
         above, below, left, right = (

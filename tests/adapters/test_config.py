@@ -13,12 +13,18 @@ SIZES = st.one_of(st.none(), st.integers(1, 512))
     method=st.sampled_from(sorted(METHODS)),
     size=SIZES,
     blocks=st.one_of(st.none(), st.lists(st.integers(0, 11), min_size=1, max_size=4).map(tuple)),
+    targets=st.one_of(st.none(), st.just(("fc1", "blocks.0.attn.proj"))),
     learning_rate=st.one_of(st.none(), st.floats(1e-6, 1)),
     epochs=st.integers(1, 100),
 )
-def test_a_config_survives_json_and_equals_itself(method, size, blocks, learning_rate, epochs):
-    sizes = {name: size for name in ("bottleneck", "rank") if name in METHODS[method].defaults}
-    config = AdapterConfig(method, blocks=blocks, learning_rate=learning_rate, epochs=epochs, **sizes)
+def test_a_config_survives_json_and_equals_itself(method, size, blocks, targets, learning_rate, epochs):
+    given = {
+        **dict.fromkeys(("bottleneck", "rank", "reduction", "prompts"), size),
+        "blocks": blocks,
+        "targets": targets,
+    }
+    taken = {name: value for name, value in given.items() if name in METHODS[method].defaults}
+    config = AdapterConfig(method, learning_rate=learning_rate, epochs=epochs, **taken)
     again = AdapterConfig.from_dict(config.to_dict())
     assert again == config
     assert hash(again) == hash(config)
@@ -35,9 +41,12 @@ def test_what_is_left_out_takes_the_methods_default(method):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "magic"}, "no method 'magic'; choose from adaptformer, linear, lora, ssf"),
+        ({"method": "magic"}, "no method 'magic'; choose from adaptformer, bitfit, conv_adapter, fact, full"),
         ({"method": "ssf", "rank": 4}, "ssf takes no rank; leave rank=4 out"),
         ({"method": "lora", "rank": 0}, "rank=0 must be a whole number"),
+        ({"method": "vpt_deep", "prompts": 0}, "prompts=0 must be a whole number"),
+        ({"method": "linear", "blocks": (1,)}, r"linear takes no blocks; leave blocks=\(1,\) out"),
+        ({"method": "pixel_prompt", "frame": 0.5}, "frame=0.5 must be a share"),
         ({"method": "adaptformer", "bottleneck": -3}, "bottleneck=-3"),
         ({"method": "lora", "rank": 2.5}, "rank=2.5"),
         ({"method": "linear", "learning_rate": 0}, "learning_rate=0"),
@@ -49,22 +58,16 @@ def test_impossible_settings_are_refused_with_their_value(settings, message):
         AdapterConfig(**settings)
 
 
-@pytest.mark.parametrize(
-    ("config", "num_classes", "message"),
-    [
-        (AdapterConfig("lora", rank=4000), 5, "rank=4000 exceeds the full rank 128"),
-        (AdapterConfig("ssf", blocks=(5, 6)), 5, r"blocks=\(5, 6\) lie outside the backbone's blocks 0 to 5"),
-        (AdapterConfig("linear"), 1, "num_classes=1"),
-    ],
-)
-def test_settings_that_do_not_fit_the_backbone_are_refused_and_leave_it_alone(config, num_classes, message):
+def test_a_single_class_and_a_second_adapter_of_the_same_name_are_refused():
     model = timm.create_model("task2vec_vit_patch4_32")
-    with pytest.raises(ConfigError, match=message):
-        adapters.attach(model, config, num_classes)
-    assert all(p.requires_grad for p in model.parameters())
+    with pytest.raises(ConfigError, match="num_classes=1"):
+        adapters.attach(model, AdapterConfig("linear"), 1)
+    assert not hasattr(model, "adapters")
     adapters.attach(model, AdapterConfig("linear"), 5)
-    with pytest.raises(ConfigError, match="has an adapter already"):
+    with pytest.raises(ConfigError, match="has an adapter 'default' already"):
         adapters.attach(model, AdapterConfig("linear"), 5)
+    with pytest.raises(ConfigError, match="give a name without dots"):
+        adapters.attach(model, AdapterConfig("linear"), 5, name="a.b")
 
 
 def test_a_model_without_an_adapter_is_told_to_attach_one():
