@@ -8,19 +8,15 @@ python benchmarks/speed.py backpack     Fisher pass against BackPACK's SumGradSq
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated
 
 import timm
 import torch
 import typer
+from measure import keep_memory, peak_of, ratio, times
 from page import table, write_section
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,11 +24,6 @@ from torch.nn import functional as F
 from task2vec.fisher.per_sample import SquaredGradients
 from task2vec.fisher.variational import WeightNoise, prior_variances
 
-ROUNDS = 9
-
-# Without these, glibc hands every large tensor's pages back to the system and faults them in again, which can double
-# the time of either side from one run to the next.
-KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**33), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 NUM_CLASSES = 10
 
 # Each network with the images of its batch, of 224 px.
@@ -87,23 +78,6 @@ class Setup:
             gradient.square().flatten(2).mean(dim=2)
 
 
-def times(ways: dict[str, Callable[[], None]], rounds: int = ROUNDS) -> dict[str, list[float]]:
-    """Seconds of each way, taken in turn, after one round to warm up."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            if number:
-                taken[name].append(time.perf_counter() - start)
-    return taken
-
-
-def ratio(numerator: list[float], denominator: list[float]) -> float:
-    """Median of the rounds' ratios."""
-    return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
-
-
 def network(name: str, batch: int) -> Setup:
     """A network of the table with random weights."""
     return Setup(timm.create_model(name, num_classes=NUM_CLASSES), batch)
@@ -143,23 +117,7 @@ def memory(name: str, way: str) -> None:
     setup = network(name, NETWORKS[name])
     small = Setup(setup.model, 1)
     getattr(small, way)()  # loads kernels, which are no part of the pass
-    before, peak, done = _resident(), 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.001):
-            peak = max(peak, _resident())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    getattr(setup, way)()
-    done.set()
-    watcher.join()
-    sys.stdout.write(str(peak - before))
-
-
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    sys.stdout.write(str(peak_of(getattr(setup, way))))
 
 
 @app.command()
@@ -209,8 +167,7 @@ def backpack() -> str:
 @app.command("all")
 def everything(threads: Annotated[int, typer.Option(help="CPU threads")] = 2) -> None:
     """Every row, then the section of docs/benchmarks.md."""
-    if any(os.environ.get(name) != value for name, value in KEEP_MEMORY.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_MEMORY})
+    keep_memory()
     torch.set_num_threads(threads)
     version = torch.__version__.split("+")[0]
     body = f"""On {threads} CPU threads, torch {version}, float32, images of 224 px; medians of rounds in which the ways

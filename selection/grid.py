@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from torch import nn
 
 import adapters
@@ -27,6 +28,7 @@ def run_grid(
     *,
     backbone: str = adapters.DEFAULT_BACKBONE,
     seeds: tuple[int, ...] = (0,),
+    autocast: torch.dtype | None = None,
     progress: bool = True,
 ) -> None:
     """Tune each configuration on each task and append the trials to a file of JSON lines.
@@ -37,6 +39,7 @@ def run_grid(
         path: The file; trials in it are skipped.
         backbone: A timm model with pretrained weights.
         seeds: Each configuration is tuned once for each.
+        autocast: Train in this type where that is safe.
         progress: Show progress and the time left on standard error.
     """
     lines = path.read_text().splitlines() if path.exists() else []
@@ -51,7 +54,7 @@ def run_grid(
                     if (train.name, config, seed) not in done:
                         model = load_backbone(backbone)
                         data = data or _decode(train, test, transform_of(model))
-                        trial = run_trial(model, config, *data, seed=seed)
+                        trial = run_trial(model, config, *data, seed=seed, autocast=autocast)
                         with path.open("a") as file:
                             file.write(trial.to_line(train.name))
                     finished += 1
@@ -59,14 +62,21 @@ def run_grid(
 
 
 def run_trial(
-    model: nn.Module, config: AdapterConfig, train: Batches, validation: Batches, test: Batches, *, seed: int
+    model: nn.Module,
+    config: AdapterConfig,
+    train: Batches,
+    validation: Batches,
+    test: Batches,
+    *,
+    seed: int,
+    autocast: torch.dtype | None = None,
 ) -> Trial:
     """Tune one configuration on a fresh backbone and score it on the test images."""
     name, fingerprint = adapters.backbone_name(model), adapters.backbone_fingerprint(model)
     num_classes = train.num_classes
     adapters.attach(model, config, num_classes, seed=seed)
     start = time.perf_counter()
-    result = adapters.fit(model, train, validation, seed=seed, progress=False)
+    result = adapters.fit(model, train, validation, seed=seed, autocast=autocast, progress=False)
     seconds = time.perf_counter() - start
     return Trial(
         config=config,

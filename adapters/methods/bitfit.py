@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     needs="layers with a bias",
     targets=None,
     blocks=None,
-    learning_rate=5e-3,
+    learning_rate=1e-2,
     weight_decay=1e-4,
     epochs=10,
 )

@@ -32,7 +32,7 @@ INITIAL_SPREAD = 1e-2  # standard deviation of the initial weights, cut off at t
     bottleneck=8,
     targets=None,
     blocks=None,
-    learning_rate=5e-3,
+    learning_rate=1e-2,
     weight_decay=1e-4,
     epochs=10,
 )

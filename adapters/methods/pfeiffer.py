@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     bottleneck=8,
     targets=None,
     blocks=None,
-    learning_rate=5e-3,
+    learning_rate=1e-2,
     weight_decay=1e-4,
     epochs=10,
 )

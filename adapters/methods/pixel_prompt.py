@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     "https://arxiv.org/abs/2203.17274",
     needs="a first convolution, and a size of image that it was made for",
     cannot_merge="it changes the image, not the weights",
-    frame=0.0625,
+    frame=0.04,
     learning_rate=1e-2,
     weight_decay=1e-4,
-    epochs=10,
+    epochs=20,
 )
 def pixel_prompt(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, Frame]]:
     """Where the images come in."""

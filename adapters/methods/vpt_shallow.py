@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     blocks=None,
     learning_rate=1e-2,
     weight_decay=1e-4,
-    epochs=10,
+    epochs=20,
 )
 def vpt_shallow(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteAdapter]]:
     """Into the first block, and out after the last."""

@@ -124,7 +124,7 @@ def test_a_merge_refuses_numbers_that_are_not_finite_and_kernels_that_are_standa
     next(iter(adapters.tuned_parameters(model).values())).data[0] = float("nan")
     with pytest.raises(MergeError, match="has NaN or infinite values"):
         adapters.merge(model)
-    standardised = adapters.attach(ResNetV2((1, 1, 1, 1), channels=(16, 32, 32, 32), stem_chs=16), CONFIGS["ssf"])
+    standardised = adapters.attach(ResNetV2((1, 1, 1, 1), channels=(128, 128, 128, 128), stem_chs=32), CONFIGS["ssf"])
     with pytest.raises(MergeError, match=r"ssf cannot merge into stem\.conv: its kernel is standardised"):
         adapters.merge(standardised)
 
