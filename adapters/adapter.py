@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -17,22 +18,38 @@ from adapters.methods.site_adapter import SiteAdapter
 from adapters.sites import Site, classifier_names
 
 
+class Part(NamedTuple):
+    """What an adapter does at one site.
+
+    Attributes:
+        site: The site's name.
+        adapter: The trainable part.
+        module: The site's module.
+        output: The module that gives the site's output.
+    """
+
+    site: str
+    adapter: SiteAdapter
+    module: nn.Module
+    output: nn.Module
+
+
 class Adapter(nn.Module):
     """One adapter: the trainable part at each site, a classifier, and the config that made them."""
 
     def __init__(
-        self, config: AdapterConfig, parts: list[tuple[Site, SiteAdapter]], heads: dict[str, nn.Module]
+        self,
+        backbone: nn.Module,
+        config: AdapterConfig,
+        parts: list[tuple[Site, SiteAdapter]],
+        heads: dict[str, nn.Module],
     ) -> None:
         super().__init__()
         self.config = config
-        self.outputs = {site.name: site.output for site, _ in parts}
         self.sites = nn.ModuleDict({_key(site.name): part for site, part in parts})
         self.heads = nn.ModuleDict({_key(name): head for name, head in heads.items()})  # while it does not act
-
-    def parts(self, backbone: nn.Module) -> Iterator[tuple[SiteAdapter, nn.Module, nn.Module]]:
-        """Each part with its site and the module that gives the site's output."""
-        for part, (name, output) in zip(self.sites.values(), self.outputs.items(), strict=True):
-            yield part, backbone.get_submodule(name), backbone.get_submodule(output)  # type: ignore[misc]
+        # In a list, the backbone's modules do not become the adapter's.
+        self.parts = [Part(s.name, part, s.module, backbone.get_submodule(s.output)) for s, part in parts]
 
     def tensors(self, backbone: nn.Module) -> dict[str, Tensor]:
         """What was learned, by the names that checkpoints give it: `site/tensor`, the classifier last.
@@ -40,9 +57,9 @@ class Adapter(nn.Module):
         A tensor that several sites share has the name of the first.
         """
         named = {
-            f"{name}/{tensor_name}": tensor
-            for name, (part, module, _) in zip(self.outputs, self.parts(backbone), strict=True)
-            for tensor_name, tensor in part.tensors(module).items()
+            f"{part.site}/{name}": tensor
+            for part in self.parts
+            for name, tensor in part.adapter.tensors(part.module).items()
         }
         for name in classifier_names(backbone):
             head = self.heads[_key(name)] if self.heads else backbone.get_submodule(name)
@@ -82,19 +99,17 @@ def switch(model: nn.Module, name: str | None) -> None:
         raise ConfigError(f"there is no adapter {name!r}; the adapters here are: {known}")
     if adapters.active is not None:
         leaving = adapters[adapters.active]
-        for tensor in leaving.tensors(model).values():
-            tensor.requires_grad_(False)
-        for part, module, output in leaving.parts(model):
-            part.disable(module, output)
+        for part in leaving.parts:
+            part.adapter.disable(part.module, part.output)
         _exchange_heads(model, own=adapters.heads, new=leaving.heads)
+        leaving.requires_grad_(False)
     adapters.active = name
     if name is not None:
         entering = adapters[name]
+        entering.requires_grad_(True)
         _exchange_heads(model, own=entering.heads, new=adapters.heads)
-        for part, module, output in entering.parts(model):
-            part.enable(module, output)
-        for tensor in entering.tensors(model).values():
-            tensor.requires_grad_(isinstance(tensor, nn.Parameter))
+        for part in entering.parts:
+            part.adapter.enable(part.module, part.output)
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def attach(
     if not adapters.named:
         backbone.adapters = adapters
         backbone.requires_grad_(False)
-    adapters.named[name] = Adapter(config, parts, heads)
+    adapters.named[name] = Adapter(backbone, config, parts, heads)
     adapters.named[name].train(backbone.training)
     switch(backbone, name)
     return backbone

@@ -46,13 +46,13 @@ def merge(model: Backbone) -> Backbone:
     switch(merged, None)
     dtypes = {name: tensor.dtype for name, tensor in _tensors(merged)}
     merged.double()
-    for (part, module, _), name in zip(adapter.parts(merged), adapter.outputs, strict=True):
-        if isinstance(module, STANDARDISED) and not isinstance(part, OwnWeights):
+    for part in adapter.parts:
+        if isinstance(part.module, STANDARDISED) and not isinstance(part.adapter, OwnWeights):
             raise MergeError(
-                f"{method.name} cannot merge into {name}: its kernel is standardised in each forward pass; "
+                f"{method.name} cannot merge into {part.site}: its kernel is standardised in each forward pass; "
                 "keep the model with its adapter"
             )
-        part.fold(module)
+        part.adapter.fold(part.module)
     detach(merged)
     for name, head in heads.items():
         replace_classifier(merged, name, head.double())

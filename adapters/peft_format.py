@@ -48,14 +48,15 @@ def to_peft(model: nn.Module, directory: str | Path) -> None:
     if adapter.config.method != "lora":
         raise CheckpointError(f"only lora can be written for PEFT, not {adapter.config.method}; use adapters.save")
     tensors: dict[str, Tensor] = {}
-    for name, part in zip(adapter.outputs, adapter.sites.values(), strict=True):
-        if isinstance(part, LowRankConv):
-            down, up = part.down.weight, part.up[..., None, None]
+    ranks = {}
+    for part in adapter.parts:
+        if isinstance(part.adapter, LowRankConv):
+            down, up = part.adapter.down.weight, part.adapter.up[..., None, None]
         else:
-            assert isinstance(part, LowRank)
-            down, up = part.factors()
-        tensors |= {f"{PREFIX}{name}{DOWN}": down, f"{PREFIX}{name}{UP}": up}
-    ranks = {name: len(tensors[f"{PREFIX}{name}{DOWN}"]) for name in adapter.outputs}
+            assert isinstance(part.adapter, LowRank)
+            down, up = part.adapter.factors()
+        tensors |= {f"{PREFIX}{part.site}{DOWN}": down, f"{PREFIX}{part.site}{UP}": up}
+        ranks[part.site] = len(down)
     heads = classifier_names(model)
     for name in heads:
         for tensor_name, tensor in model.get_submodule(name).named_parameters():

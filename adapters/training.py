@@ -367,9 +367,10 @@ def _with_features(batches: Batches, model: nn.Module, batch_size: int = 128) ->
 def _train_mode(model: nn.Module) -> None:
     """Training mode, but for batch norms whose statistics are not tuned: they keep those that they have."""
     model.train()
-    adapter = adapter_of(model)
     own = {
-        id(module) for part, module, _ in adapter.parts(model) if isinstance(part, OwnWeights) and part.tunes_statistics
+        id(part.module)
+        for part in adapter_of(model).parts
+        if isinstance(part.adapter, OwnWeights) and part.adapter.tunes_statistics
     }
     for module in model.modules():
         if isinstance(module, BATCH_NORMS) and id(module) not in own:

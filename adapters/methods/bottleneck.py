@@ -43,5 +43,7 @@ class Bottleneck(SiteAdapter):
     def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
         """Add the branch."""
         seen = (inputs if self.parallel else output).movedim(self.channel_axis, -1)
-        hidden = F.dropout(F.relu(self.down(seen)), self.dropout, self.training)
+        hidden = F.relu(self.down(seen))
+        if self.dropout:
+            hidden = F.dropout(hidden, self.dropout, self.training)
         return torch.add(output, self.up(hidden).movedim(-1, self.channel_axis), alpha=self.scale)

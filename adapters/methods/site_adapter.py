@@ -41,8 +41,9 @@ class SiteAdapter(nn.Module):
     def disable(self, module: nn.Module, output: nn.Module) -> None:
         """Stop acting, and leave the site as it was."""
         for hooks in (module._forward_pre_hooks, output._forward_hooks):
-            for key in [key for key, hook in hooks.items() if isinstance(hook, _Hook) and hook.adapter is self]:
-                del hooks[key]
+            for key, hook in list(hooks.items()):
+                if isinstance(hook, _Hook) and hook.adapter is self:
+                    del hooks[key]
 
     def tensors(self, module: nn.Module) -> dict[str, Tensor]:
         """What was learned: parameters and statistics, by name."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 INITIAL_SPREAD = 0.02  # standard deviation around scale 1 and shift 0
 KEPT_BY_THE_NEXT = ("qkv", "fc1")  # linear layers whose output the next operation keeps for its own gradient
+ROWS = 512  # of a product that is summed at once
 SMALLEST_SCALE = 1e-6  # what a smaller scale counts as where its gradient is divided by it
 
 
@@ -105,6 +106,8 @@ class _ScaleShiftOfLinear(torch.autograd.Function):
         to_output = gradient * scale.to(gradient.dtype) if ctx.needs_input_grad[0] else None
         rows = gradient.flatten(0, -2)
         to_shift = rows.sum(0).to(shift.dtype)
-        products = (rows * scaled.flatten(0, -2)).sum(0).to(scale.dtype)
+        # In pieces that stay in the cache: a product of all rows would be as large as the gradient itself.
+        pieces = zip(rows.split(ROWS), scaled.flatten(0, -2).split(ROWS), strict=True)
+        products = torch.stack([(dy * y).sum(0) for dy, y in pieces]).sum(0).to(scale.dtype)
         divisor = torch.where(scale.abs() < SMALLEST_SCALE, torch.full_like(scale, SMALLEST_SCALE), scale)
         return to_output, (products - shift * to_shift) / divisor, to_shift

@@ -195,7 +195,7 @@ def test_a_reduction_beyond_the_channels_is_refused():
 
 
 def site(model, name):
-    return dict(zip(adapters.adapter_of(model).outputs, adapters.adapter_of(model).sites.values(), strict=True))[name]
+    return next(part.adapter for part in adapters.adapter_of(model).parts if part.site == name)
 
 
 def test_the_formulas_of_the_papers_hold_on_one_transformer_layer():
@@ -323,7 +323,7 @@ def test_batch_norms_of_its_own_are_tuned_and_the_backbones_stay():
 def test_lora_goes_to_the_targets_and_merges_there(family, targets, sites):
     config = AdapterConfig("lora", rank=2, targets=targets)
     model = disturb(adapters.attach(backbone(family, torch.float64), config, NUM_CLASSES, seed=0))
-    assert set(adapters.adapter_of(model).outputs) == sites
+    assert {part.site for part in adapters.adapter_of(model).parts} == sites
     x = images(family, torch.float64)
     torch.testing.assert_close(adapters.merge(model)(x), model(x), atol=1e-10, rtol=1e-10)
 
