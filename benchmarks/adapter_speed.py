@@ -190,8 +190,8 @@ def everything(threads: Annotated[int, typer.Option(help="CPU threads")] = 2) ->
     keep_memory()
     torch.set_num_threads(threads)
     version = torch.__version__.split("+")[0]
-    body = f"""On {threads} CPU threads, torch {version}, float32, {BATCH} images of 224 px; medians of rounds in which the
-ways take turns, with glibc told to keep freed memory. A step is forward, backward and AdamW, each method at its
+    body = f"""On {threads} CPU threads, torch {version}, float32, {BATCH} images of 224 px; medians of rounds in which
+the ways take turns, with glibc told to keep freed memory. A step is forward, backward and AdamW, each method at its
 defaults.
 
 {step()}

@@ -26,7 +26,8 @@ def tune(
         str | None, typer.Option(help=f"Instead of the recommendation: {', '.join(sorted(adapters.METHODS))}.")
     ] = None,
     bottleneck: Annotated[int | None, typer.Option(help="Width of a bottleneck adapter, with --method.")] = None,
-    rank: Annotated[int | None, typer.Option(help="Rank of LoRA, with --method.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of LoRA or FacT, with --method.")] = None,
+    prompts: Annotated[int | None, typer.Option(help="Learned tokens of VPT, with --method.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the images, with --method.")] = None,
     store: o.Store = None,
     max_params: MaxParams = None,
@@ -40,15 +41,15 @@ def tune(
     model = load_backbone(backbone, checkpoint)
     recommendation = None
     if method is None:
-        if (bottleneck, rank, epochs) != (None, None, None):
-            raise adapters.ConfigError("bottleneck, rank and epochs belong to a method; give --method too")
+        if any(size is not None for size in (bottleneck, rank, prompts, epochs)):
+            raise adapters.ConfigError("bottleneck, rank, prompts and epochs belong to a method; give --method too")
         tuned: selection.Tuned = selection.auto_tune(
             task, model, o.open_store(store), max_params=max_params, max_seconds=max_seconds, out=out, seed=seed
         )
         assert isinstance(tuned, selection.AutoTuned)
         recommendation = tuned.recommendation
     else:
-        config = AdapterConfig(method, bottleneck=bottleneck, rank=rank, epochs=epochs)
+        config = AdapterConfig(method, bottleneck=bottleneck, rank=rank, prompts=prompts, epochs=epochs)
         tuned = selection.tune(task, model, config, out=out, seed=seed)
     facts = {
         "config": adapters.adapter_of(tuned.model).config.to_dict(),

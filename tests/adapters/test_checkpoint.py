@@ -24,7 +24,9 @@ def saved(tmp_path):
 
 def test_only_what_was_tuned_is_written(saved):
     tensors = load_file(saved / "adapter.safetensors")
-    assert all(name.startswith(("adapter.", "head.")) for name in tensors)
+    expected = adapters.tuned_tensors(adapters.attach(fresh(), AdapterConfig("ssf"), 3))
+    assert {name: t.shape for name, t in tensors.items()} == {name: t.shape for name, t in expected.items()}
+    assert {name.rpartition("/")[2] for name in tensors} == {"scale", "shift", "weight", "bias"}
     metadata = adapters.read_metadata(saved)
     assert metadata["class_names"] == ["a", "b", "c"]
     assert metadata["backbone"] == BACKBONE
@@ -39,13 +41,11 @@ def test_a_checkpoint_of_another_backbone_is_refused(saved):
 
 def test_missing_and_misshapen_tensors_are_named(saved):
     tensors = load_file(saved / "adapter.safetensors")
-    name = "adapter.sites.blocks/0/attn/qkv.scale"
+    name = "blocks.0.attn.qkv/scale"
     for changed in ({name: tensors[name][:5].clone()}, {name: None}):
         kept = {k: v for k, v in (tensors | changed).items() if v is not None}
         save_file(kept, saved / "adapter.safetensors")
-        with pytest.raises(
-            CheckpointError, match=r"does not fit the model at adapter\.sites\.blocks/0/attn/qkv\.scale"
-        ):
+        with pytest.raises(CheckpointError, match=r"does not fit the model at blocks\.0\.attn\.qkv/scale"):
             adapters.load(fresh(), saved)
 
 
@@ -65,3 +65,10 @@ def test_a_newer_format_is_refused(saved):
     (saved / "adapter.json").write_text(json.dumps(metadata | {"format_version": 99}))
     with pytest.raises(CheckpointError, match="format version 99"):
         adapters.load(fresh(), saved)
+
+
+def test_ssf_on_vit_base_takes_at_most_a_megabyte_beside_the_classifier(tmp_path):
+    model = adapters.attach(timm.create_model("vit_base_patch16_224"), AdapterConfig("ssf"), 100)
+    adapters.save(model, tmp_path)
+    size = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert size - 4 * (768 * 100 + 100) <= 1_000_000

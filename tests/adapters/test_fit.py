@@ -12,8 +12,10 @@ import timm
 import torch
 
 import adapters
-from adapters import AdapterConfig, CheckpointError, TrainingError
+from adapters import METHODS, AdapterConfig, CheckpointError, ConfigError, TrainingError
 from adapters.data import Batches, transform_of
+from adapters.metrics import metrics_of
+from tests.adapters.families import backbone, fits
 
 BACKBONE = "task2vec_vit_patch4_32"
 
@@ -38,10 +40,10 @@ def model_for(config, num_classes=3):
 CONFIG = AdapterConfig("lora", rank=4, epochs=4)
 
 
-@pytest.mark.parametrize("method", ["linear", "ssf", "lora", "adaptformer"])
+@pytest.mark.parametrize("method", [m for m in METHODS if fits("ViT, average pooling", m)])
 def test_every_method_learns_and_its_best_epoch_is_kept(method):
     train, val = stripes(96), stripes(48, seed=1)
-    model = model_for(AdapterConfig(method, epochs=6))
+    model = adapters.attach(timm.create_model(BACKBONE, pretrained=True), AdapterConfig(method, epochs=6), 3, seed=0)
     result = adapters.fit(model, train, val, batch_size=16, progress=False)
     accuracies = [record["accuracy"] for record in result.history]
     assert len(accuracies) == 6
@@ -53,7 +55,7 @@ def test_every_method_learns_and_its_best_epoch_is_kept(method):
 
 def test_the_backbone_stays_as_it_was_batch_norm_included():
     model = adapters.attach(timm.create_model("resnet10t"), AdapterConfig("ssf", epochs=1), 3, seed=0)
-    before = {n: t.clone() for n, t in model.state_dict().items() if not n.startswith(("adapter.", "fc."))}
+    before = {n: t.clone() for n, t in model.state_dict().items() if not n.startswith(("adapters.", "fc."))}
     adapters.fit(model, stripes(16), batch_size=8, progress=False)
     after = model.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
@@ -183,7 +185,7 @@ def test_a_loss_that_is_not_a_number_stops_training_and_keeps_the_best_epoch(tmp
     with pytest.raises(TrainingError, match=r"the loss became nan at step \d+ \(epoch 2\)"):
         adapters.fit(model, images, stripes(24, seed=1), batch_size=16, out=tmp_path, progress=False)
     best = torch.load(tmp_path / "training.pt", weights_only=True)["best"]
-    for name, parameter in adapters.tuned_parameters(model).items():
+    for name, parameter in adapters.tuned_tensors(model).items():
         torch.testing.assert_close(parameter, best[name], atol=0, rtol=0)
 
 
@@ -209,3 +211,90 @@ def test_pil_images_go_through_the_backbones_own_preprocessing():
     image, _ = Batches([(Image.fromarray(pixels), 0)], transform_of(model))[0]
     expected = (torch.from_numpy(pixels).permute(2, 0, 1) / 255 - 0.5) / 0.25
     torch.testing.assert_close(image, expected)
+
+
+def imbalanced(count):
+    return [item for i, item in enumerate(stripes(count)) if item[1] == 0 or i % 8 == 0]
+
+
+def test_metrics_are_those_of_scikit_learn_and_of_a_confusion_matrix():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(5, (200,), generator=generator) // 2  # 0 and 1 twice as often as 2
+    predicted = torch.where(
+        torch.rand(200, generator=generator) < 0.6, labels, torch.randint(4, (200,), generator=generator)
+    )
+    confusion = torch.zeros(4, 4).index_put((labels, predicted), torch.ones(200), accumulate=True)
+    recall = confusion.diag()[:3] / confusion.sum(1)[:3]
+    precision = confusion.diag()[:3] / confusion.sum(0)[:3]
+    found = metrics_of(predicted, labels)
+    assert found.accuracy == pytest.approx(float(confusion.diag().sum() / 200))
+    assert found.mean_class_accuracy == pytest.approx(float(recall.mean()))
+    assert found.macro_f1 == pytest.approx(float((2 * precision * recall / (precision + recall)).mean()))
+
+
+@pytest.mark.parametrize("monitor", ["accuracy", "mean_class_accuracy", "macro_f1"])
+def test_the_best_epoch_is_that_of_the_monitored_metric(monitor):
+    model = model_for(AdapterConfig("lora", rank=4, epochs=5))
+    result = adapters.fit(model, imbalanced(96), stripes(24, seed=1), batch_size=16, monitor=monitor, progress=False)
+    values = [record[monitor] for record in result.history]
+    assert result.best_epoch == values.index(max(values)) + 1
+    assert adapters.evaluate(model, stripes(24, seed=1)) == result.best
+
+
+def test_training_stops_after_as_many_epochs_without_a_better_one_as_patience_says(tmp_path):
+    config = AdapterConfig("linear", epochs=40, learning_rate=1e-12)  # never gets better
+    result = adapters.fit(model_for(config), stripes(24), stripes(12, seed=1), patience=3, out=tmp_path, progress=False)
+    assert len(result.history) == 4
+    again = adapters.fit(model_for(config), stripes(24), stripes(12, seed=1), patience=3, out=tmp_path, progress=False)
+    assert again.history == result.history
+
+
+def test_dropped_paths_change_training_only_and_only_while_it_lasts():
+    model, other = model_for(CONFIG), model_for(CONFIG)
+    modules = list(model.modules())
+    adapters.fit(model, stripes(24), batch_size=8, drop_path=0.5, progress=False)
+    adapters.fit(other, stripes(24), batch_size=8, progress=False)
+    assert [type(m) for m in model.modules()] == [type(m) for m in modules]
+    assert not torch.equal(model.head.weight, other.head.weight)
+    drops = []
+    from adapters.drop_path import dropping_paths
+
+    with dropping_paths(model, 0.5):
+        drops = [block.drop_path1.drop_prob for block in model.blocks]
+    assert drops == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])
+
+
+@pytest.mark.parametrize("method", ["ssf", "lora", "adaptformer"])
+def test_layers_below_the_first_tuned_one_run_without_autograd(method):
+    model = adapters.attach(backbone("ViT"), AdapterConfig(method, blocks=(2,)), 3)
+    recorded = {}
+    for i, block in enumerate(model.blocks):
+        block.register_forward_hook(lambda _, args, output, i=i: recorded.update({i: output.requires_grad}))
+    model(torch.zeros(1, 3, 64, 64))
+    assert recorded == {0: False, 1: False, 2: True}
+
+
+def test_training_in_bfloat16_or_compiled_learns_as_well():
+    exact = adapters.fit(model_for(CONFIG), stripes(96), stripes(48, seed=1), batch_size=16, progress=False)
+    model = model_for(CONFIG)
+    settings = {"autocast": torch.bfloat16, "batch_size": 16, "progress": False}
+    rounded = adapters.fit(model, stripes(96), stripes(48, seed=1), **settings)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert all(getattr(m, "fused_attn", True) for m in model.modules())
+    for one, other in zip(exact.history, rounded.history, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=0.1)
+
+
+def test_a_loss_that_is_not_a_number_in_the_first_epoch_leaves_the_model_as_it_was():
+    model = model_for(CONFIG)
+    before = {name: p.detach().clone() for name, p in adapters.tuned_parameters(model).items()}
+    images = [(image * (float("nan") if i == 40 else 1), label) for i, (image, label) in enumerate(stripes(48))]
+    with pytest.raises(TrainingError, match=r"the loss became nan at step \d \(epoch 1\)"):
+        adapters.fit(model, images, batch_size=8, progress=False)
+    for name, parameter in adapters.tuned_parameters(model).items():
+        torch.testing.assert_close(parameter, before[name], atol=0, rtol=0)
+
+
+def test_a_metric_that_is_not_measured_is_refused():
+    with pytest.raises(ConfigError, match="monitor='f1' is not measured; choose from accuracy, mean_class"):
+        adapters.fit(model_for(CONFIG), stripes(12), monitor="f1", progress=False)
