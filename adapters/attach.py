@@ -125,6 +125,8 @@ def _new_heads(backbone: nn.Module, num_classes: int | None) -> dict[str, nn.Mod
     """New classifiers in place of the present ones, which stay where they are."""
     present = {name: backbone.get_submodule(name) for name in classifier_names(backbone)}
     if num_classes is None:
+        if not all(list(head.parameters()) for head in present.values()):
+            raise ConfigError(f"{_describe(backbone)} has no classifier to start from; give num_classes")
         return copy.deepcopy(present)
     if not hasattr(backbone, "reset_classifier"):
         (name, old), *_ = present.items()

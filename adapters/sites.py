@@ -9,11 +9,11 @@ from typing import NamedTuple
 import timm.layers
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from adapters.errors import ConfigError
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-NORMS = (nn.LayerNorm, *BATCH_NORMS, nn.GroupNorm, timm.layers.RmsNorm, timm.layers.RmsNorm2d)
+NORMS = (nn.LayerNorm, _BatchNorm, nn.GroupNorm, timm.layers.RmsNorm, timm.layers.RmsNorm2d)
 NORM_ACTS = (timm.layers.BatchNormAct2d, timm.layers.GroupNormAct, timm.layers.LayerNormAct)
 CHANNELS_LAST = (nn.Linear, nn.LayerNorm, timm.layers.RmsNorm)
 MLPS = (timm.layers.Mlp, timm.layers.GluMlp, timm.layers.SwiGLU)

@@ -22,6 +22,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from adapters.adapter import adapter_of, tuned_parameters, tuned_tensors
 from adapters.checkpoint import load_tuned, tuned_classes, write_atomically
@@ -32,7 +33,7 @@ from adapters.fingerprint import backbone_fingerprint
 from adapters.methods.own_weights import OwnWeights
 from adapters.metrics import Metrics, metrics_of
 from adapters.processes import OneProcess, processes_of
-from adapters.sites import BATCH_NORMS, classifier_names
+from adapters.sites import classifier_names
 
 WARMUP_SHARE = 0.1  # of all steps
 GRADIENT_CLIP = 1.0  # largest norm of a step's gradient
@@ -373,7 +374,7 @@ def _train_mode(model: nn.Module) -> None:
         if isinstance(part.adapter, OwnWeights) and part.adapter.tunes_statistics
     }
     for module in model.modules():
-        if isinstance(module, BATCH_NORMS) and id(module) not in own:
+        if isinstance(module, _BatchNorm) and id(module) not in own:
             module.eval()
 
 

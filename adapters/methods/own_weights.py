@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from adapters.methods.site_adapter import SiteAdapter
-from adapters.sites import BATCH_NORMS
 
 
 class OwnWeights(SiteAdapter):
@@ -66,6 +66,6 @@ class OwnWeights(SiteAdapter):
 
 def statistics_of(module: nn.Module) -> list[str]:
     """The names of a batch norm's running statistics; none for other modules."""
-    if not isinstance(module, BATCH_NORMS):
+    if not isinstance(module, _BatchNorm):
         return []
     return [name for name, buffer in module._buffers.items() if buffer is not None]

@@ -1,5 +1,6 @@
 import pytest
 import timm
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,6 +69,16 @@ def test_a_single_class_and_a_second_adapter_of_the_same_name_are_refused():
         adapters.attach(model, AdapterConfig("linear"), 5)
     with pytest.raises(ConfigError, match="give a name without dots"):
         adapters.attach(model, AdapterConfig("linear"), 5, name="a.b")
+
+
+def test_a_backbone_without_a_classifier_needs_the_number_of_classes():
+    model = timm.create_model("task2vec_vit_patch4_32", num_classes=0)
+    with pytest.raises(ConfigError, match="has no classifier to start from; give num_classes"):
+        adapters.attach(model, AdapterConfig("ssf"))
+    adapters.attach(model, AdapterConfig("ssf"), 3)
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+    adapters.detach(model)
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 128)
 
 
 def test_a_model_without_an_adapter_is_told_to_attach_one():
