@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from sklearn.metrics import f1_score, recall_score
 from torch import Tensor
 
 
@@ -26,6 +25,8 @@ class Metrics:
 
 def metrics_of(predicted: Tensor, labels: Tensor) -> Metrics:
     """Compare two vectors of class numbers of the same length."""
+    from sklearn.metrics import f1_score, recall_score  # `import adapters` stays light
+
     classes = torch.unique(labels).tolist()
     chosen = {"labels": classes, "average": "macro", "zero_division": 0.0}
     return Metrics(
