@@ -60,7 +60,7 @@ def step_of(model: nn.Module) -> Callable[[], None]:
 @app.command()
 def step() -> str:
     """A training step of every method against full fine-tuning."""
-    ratios: dict[str, list[str]] = {method: [] for method in METHODS if method not in ("full", "linear")}
+    ratios: dict[str, list[str]] = {method: [] for method in sorted(METHODS) if method not in ("full", "linear")}
     for network in NETWORKS:
         full = step_of(backbone(network))
         for method, row in ratios.items():

@@ -110,7 +110,7 @@ def _defaults() -> list[list[str]]:
             f"{m.defaults['learning_rate']:g}",
             str(m.defaults["epochs"]),
         ]
-        for name, m in METHODS.items()
+        for name, m in sorted(METHODS.items())
     ]
 
 

@@ -31,11 +31,7 @@ DROPOUT = 0.1  # between the two projections, as in the authors' code
     cannot_merge="its ReLU lies between the two projections",
     bottleneck=64,
     scale=0.1,
-    targets=None,
-    blocks=None,
     learning_rate=1e-2,
-    weight_decay=1e-4,
-    epochs=10,
 )
 def adaptformer(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, Bottleneck]]:
     """Parallel to the MLP of every block."""

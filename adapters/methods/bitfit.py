@@ -18,11 +18,7 @@ if TYPE_CHECKING:
     "BitFit",
     "https://arxiv.org/abs/2106.10199",
     needs="layers with a bias",
-    targets=None,
-    blocks=None,
     learning_rate=1e-2,
-    weight_decay=1e-4,
-    epochs=10,
 )
 def bitfit(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, OwnWeights]]:
     """The bias of every linear layer, convolution and normalisation that has one."""

@@ -34,11 +34,7 @@ if TYPE_CHECKING:
     needs="blocks with convolutions larger than 1 x 1",
     cannot_merge="its ReLU lies between the two convolutions",
     reduction=4,
-    targets=None,
-    blocks=None,
     learning_rate=5e-3,
-    weight_decay=1e-4,
-    epochs=10,
 )
 def conv_adapter(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, ConvBottleneck]]:
     """Beside the convolutions of the blocks that are larger than 1 x 1."""

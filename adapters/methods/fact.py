@@ -36,11 +36,7 @@ DROPOUT = 0.1  # of the core's output, as in the authors' code
     needs="linear layers inside blocks",
     rank=16,
     scale=1.0,
-    targets=None,
-    blocks=None,
     learning_rate=5e-3,
-    weight_decay=1e-4,
-    epochs=10,
 )
 def fact(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, TensorTrain]]:
     """At every linear layer of the blocks whose wider side is a multiple of the narrower one."""

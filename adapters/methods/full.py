@@ -17,11 +17,7 @@ if TYPE_CHECKING:
     "full",
     "full fine-tuning",
     needs="weights",
-    targets=None,
-    blocks=None,
     learning_rate=1e-3,
-    weight_decay=1e-4,
-    epochs=10,
 )
 def full(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, OwnWeights]]:
     """Every module that owns weights, each once (the input is its first convolution)."""

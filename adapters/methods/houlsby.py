@@ -30,11 +30,7 @@ INITIAL_SPREAD = 1e-2  # standard deviation of the initial weights, cut off at t
     needs="blocks with an MLP",
     cannot_merge="its ReLU lies between the two projections",
     bottleneck=8,
-    targets=None,
-    blocks=None,
     learning_rate=1e-2,
-    weight_decay=1e-4,
-    epochs=10,
 )
 def houlsby(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, Bottleneck]]:
     """After the attention, where there is one, and after the MLP of every block."""

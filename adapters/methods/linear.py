@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from adapters.sites import Site
 
 
-@register_method("linear", "linear probe", needs="", learning_rate=1e-2, weight_decay=1e-4, epochs=30)
+@register_method("linear", "linear probe", needs="", learning_rate=1e-2, epochs=30, places=())
 def linear(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteAdapter]]:
     """No adapter anywhere: the baseline that every method has to beat."""
     yield from ()

@@ -39,10 +39,7 @@ PARTS = {"q": ("q_proj",), "k": ("k_proj",), "v": ("v_proj",)}  # where they are
     rank=8,
     scale=1.0,
     targets=("q", "v"),
-    blocks=None,
     learning_rate=5e-3,
-    weight_decay=1e-4,
-    epochs=10,
 )
 def lora(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteAdapter]]:
     """At the queries and values of every attention, as in the paper, or wherever `targets` says; in a backbone

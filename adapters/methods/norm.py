@@ -20,11 +20,7 @@ if TYPE_CHECKING:
     "norm tuning",
     "https://arxiv.org/abs/2003.00152",
     needs="normalisation layers",
-    targets=None,
-    blocks=None,
     learning_rate=1e-2,
-    weight_decay=1e-4,
-    epochs=10,
 )
 def norm(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, OwnWeights]]:
     """Scale and shift of every normalisation."""

@@ -26,11 +26,7 @@ if TYPE_CHECKING:
     needs="blocks with an MLP",
     cannot_merge="its ReLU lies between the two projections",
     bottleneck=8,
-    targets=None,
-    blocks=None,
     learning_rate=1e-2,
-    weight_decay=1e-4,
-    epochs=10,
 )
 def pfeiffer(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, Bottleneck]]:
     """After the MLP of every block."""

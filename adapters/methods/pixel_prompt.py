@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     cannot_merge="it changes the image, not the weights",
     frame=0.04,
     learning_rate=1e-2,
-    weight_decay=1e-4,
     epochs=20,
+    places=(),
 )
 def pixel_prompt(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, Frame]]:
     """Where the images come in."""

@@ -43,9 +43,34 @@ METHODS: dict[str, Method] = {}
 
 
 def register_method(
-    name: str, title: str, paper: str = "", *, needs: str, cannot_merge: str = "", **defaults: Any
+    name: str,
+    title: str,
+    paper: str = "",
+    *,
+    needs: str,
+    cannot_merge: str = "",
+    learning_rate: float,
+    weight_decay: float = 1e-4,
+    epochs: int = 10,
+    places: tuple[str, ...] = ("targets", "blocks"),
+    **sizes: Any,
 ) -> Callable[[Build], Build]:
-    """Enter a method under `name`, with the settings it takes as `defaults`."""
+    """Enter a method under `name`.
+
+    Args:
+        name: How configs call it.
+        title: What people call it.
+        paper: Where it was described.
+        needs: What a backbone must have; empty if nothing.
+        cannot_merge: Why it cannot become a plain model; empty if it can.
+        learning_rate: Default of the optimiser.
+        weight_decay: Default of the optimiser.
+        epochs: Default of the optimiser.
+        places: Which settings choose where it goes.
+        sizes: The other settings that it takes, with their defaults.
+    """
+    optimiser = {"learning_rate": learning_rate, "weight_decay": weight_decay, "epochs": epochs}
+    defaults = sizes | {place: sizes.get(place) for place in places} | optimiser
 
     def enter(build: Build) -> Build:
         METHODS[name] = Method(name, title, paper, build, needs, defaults, cannot_merge)

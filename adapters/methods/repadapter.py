@@ -39,11 +39,7 @@ FIRST_LAYERS = ("qkv", "fc1")  # the first linear layer of an attention and of a
     needs="attentions with a query-key-value layer or MLPs, with biases",
     bottleneck=8,
     scale=1.0,
-    targets=None,
-    blocks=None,
     learning_rate=5e-3,
-    weight_decay=1e-4,
-    epochs=10,
 )
 def repadapter(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, LinearBottleneck]]:
     """Before the first linear layer of every attention and MLP."""

@@ -30,11 +30,7 @@ if TYPE_CHECKING:
     "https://arxiv.org/abs/1803.10082",
     needs="blocks with centred convolutions larger than 1 x 1",
     batch_norm=False,
-    targets=None,
-    blocks=None,
     learning_rate=5e-3,
-    weight_decay=1e-4,
-    epochs=10,
 )
 def residual_parallel(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteAdapter]]:
     """Beside the convolutions of the blocks that are larger than 1 x 1 and have a centre."""

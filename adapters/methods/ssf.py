@@ -30,11 +30,7 @@ SMALLEST_SCALE = 1e-6  # what a smaller scale counts as where its gradient is di
     "SSF",
     "https://arxiv.org/abs/2210.08823",
     needs="linear, convolution or normalisation layers",
-    targets=None,
-    blocks=None,
     learning_rate=1e-2,
-    weight_decay=1e-4,
-    epochs=10,
 )
 def ssf(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, ScaleShift]]:
     """After every linear layer, convolution and normalisation that has weights."""

@@ -11,15 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
-
+from adapters.methods.prompts import Entering, Leaving, Visiting, prompt_tokens
 from adapters.methods.registry import register_method
 from adapters.methods.site_adapter import SiteAdapter
-from adapters.methods.vpt_deep import Prompts, insert_prompts, prompt_tokens, remove_prompts
 
 if TYPE_CHECKING:
     from adapters.config import AdapterConfig
-    from adapters.sites import Site, TokenSequence
+    from adapters.sites import Site
 
 
 @register_method(
@@ -29,9 +27,8 @@ if TYPE_CHECKING:
     needs="blocks that take any number of tokens, as those of a plain Vision Transformer",
     cannot_merge="it adds tokens to the sequence",
     prompts=50,
-    blocks=None,
+    places=("blocks",),
     learning_rate=1e-2,
-    weight_decay=1e-4,
     epochs=20,
 )
 def vpt_shallow(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteAdapter]]:
@@ -43,32 +40,7 @@ def vpt_shallow(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site
     assert first.tokens is not None
     prompts = prompt_tokens(first, config)
     if first is last:
-        yield first, Prompts(prompts, first.tokens)
+        yield first, Visiting(prompts, first.tokens)
         return
     yield first, Entering(prompts, first.tokens)
     yield last, Leaving(prompts.shape[1], first.tokens)
-
-
-class Entering(SiteAdapter):
-    """Tokens that go into a block and stay."""
-
-    def __init__(self, prompts: nn.Parameter, tokens: TokenSequence) -> None:
-        super().__init__()
-        self.prompts = prompts
-        self.num_prefix_tokens = tokens.num_prefix_tokens
-
-    def before(self, inputs: Tensor) -> Tensor:
-        """Put the prompts after the prefix tokens."""
-        return insert_prompts(inputs, self.prompts, self.num_prefix_tokens)
-
-
-class Leaving(SiteAdapter):
-    """Takes them out again."""
-
-    def __init__(self, count: int, tokens: TokenSequence) -> None:
-        super().__init__()
-        self.count, self.num_prefix_tokens = count, tokens.num_prefix_tokens
-
-    def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
-        """Take out as many tokens as went in."""
-        return remove_prompts(output, self.count, self.num_prefix_tokens)

@@ -99,7 +99,7 @@ def images(family: str, dtype: torch.dtype = torch.float32, count: int = 2) -> T
 def table() -> str:
     """The pairs as Markdown: a row for each method, a column for each family."""
     lines = ["| method | merges | " + " | ".join(FAMILIES) + " |", "| --- | :---: |" + " :---: |" * len(FAMILIES)]
-    for name, method in METHODS.items():
+    for name, method in sorted(METHODS.items()):
         cells = ["no" if method.cannot_merge else "yes", *("yes" if fits(family, name) else "-" for family in FAMILIES)]
         lines.append(f"| [`{name}`]({method.paper}) | " if method.paper else f"| `{name}` | ")
         lines[-1] += " | ".join(cells) + " |"
