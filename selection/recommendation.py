@@ -246,7 +246,7 @@ def _from_other_backbones(
 def _parameters_on(model: nn.Module, config: AdapterConfig) -> int | None:
     """Trainable parameters of a configuration on a backbone, classifier not counted; None if it does not fit."""
     try:
-        return adapters.num_adapter_parameters(adapters.attach(copy.deepcopy(model), config))
+        return adapters.num_adapter_parameters(adapters.attach(copy.deepcopy(model), config, num_classes=2))
     except adapters.AdapterError:
         return None
 

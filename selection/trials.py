@@ -24,6 +24,7 @@ class Trial:
         seconds: Time it took to tune, on the machine that did it.
         seed: What fixed the order of the images and the initial weights.
         num_images: Training images.
+        environment: Versions and machine that it ran with, if known.
     """
 
     config: AdapterConfig
@@ -35,6 +36,7 @@ class Trial:
     seconds: float
     seed: int
     num_images: int
+    environment: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

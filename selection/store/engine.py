@@ -1,0 +1,68 @@
+"""Connections to the database: SQLite in write-ahead mode, or whatever SQLAlchemy finds behind a URL.
+
+Several processes may write at once. SQLite's writers wait for each other from the beginning of their transaction:
+had they begun by reading, two of them could each wait for the other to stop.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sql
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import StaticPool
+
+WAIT = 60.0  # seconds that a writer waits for the others
+WRITES = "task2vec_writes"  # the option that marks transactions that write
+OPENING = 0x7A5C2EC  # PostgreSQL's lock for making and migrating tables, any number that others do not use
+
+
+def open_engine(location: str | Path | None) -> sql.Engine:
+    """An engine for a SQLite file, a SQLAlchemy URL, or a database in memory."""
+    if location is None:
+        engine = sql.create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+    elif "://" in str(location):
+        engine = sql.create_engine(str(location), pool_pre_ping=True)
+    else:
+        path = Path(location)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        engine = sql.create_engine(f"sqlite:///{path}", connect_args={"timeout": WAIT})
+    if engine.dialect.name == "sqlite":
+        sql.event.listen(engine, "connect", _configure_sqlite)
+        sql.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def lock_for_opening(connection: sql.Connection) -> None:
+    """Let nobody else make or migrate tables until the transaction ends; SQLite's writing transactions do anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sql.text(f"SELECT pg_advisory_xact_lock({OPENING})"))
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether the connection broke, so that a later attempt may get a new one."""
+    return isinstance(error, DBAPIError) and error.connection_invalidated
+
+
+def _configure_sqlite(connection: Any, _: object) -> None:
+    connection.isolation_level = None  # the driver leaves BEGIN to `_begin_sqlite`
+    cursor = connection.cursor()
+    deadline = time.monotonic() + WAIT
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            break
+        except connection.OperationalError as error:
+            # Two processes that make the same new file: SQLite does not wait here by itself.
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sql.Connection) -> None:
+    writes = connection.get_execution_options().get(WRITES)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,115 @@
+"""The store's tables, and how a database of an older schema becomes one of this.
+
+Schema 1 kept all tensors of an embedding in one blob. Schema 2 keeps the Fisher by itself, so that searching reads
+nothing else, knows tags and sources of tasks, what trials were run with, and a checksum of every embedding, and names
+adapters by their content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import sqlalchemy as sql
+from safetensors.numpy import load as from_bytes
+from safetensors.numpy import save as to_bytes
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+SCHEMA_VERSION = 2
+
+NAME_LENGTH = 200  # the most characters that a task's name may have
+
+
+class Base(DeclarativeBase):
+    """Parent of the tables."""
+
+
+class SchemaRow(Base):
+    """The version of the tables and the number of changes to what they hold, in a single row."""
+
+    __tablename__ = "schema"
+    version: Mapped[int] = mapped_column(primary_key=True)
+    revision: Mapped[int] = mapped_column(server_default="0")
+
+
+class TaskRow(Base):
+    """A stored task."""
+
+    __tablename__ = "tasks"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(sql.String(NAME_LENGTH), unique=True)
+    num_images: Mapped[int]
+    classes: Mapped[str] = mapped_column(sql.Text)
+    tags: Mapped[str] = mapped_column(sql.Text, server_default="[]")
+    source: Mapped[str] = mapped_column(sql.Text, server_default="")
+    adapter: Mapped[str | None] = mapped_column(sql.Text)
+    embeddings: Mapped[list[EmbeddingRow]] = relationship(cascade="all, delete-orphan")
+    trials: Mapped[list[TrialRow]] = relationship(cascade="all, delete-orphan", order_by="TrialRow.id")
+
+
+class EmbeddingRow(Base):
+    """The embedding of a task under one probe, by one estimator.
+
+    `fisher` holds little-endian float32, `tensors` everything else that is a tensor, as safetensors.
+    """
+
+    __tablename__ = "embeddings"
+    __table_args__ = (sql.UniqueConstraint("task_id", "probe", "method"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    task_id: Mapped[int] = mapped_column(sql.ForeignKey("tasks.id", ondelete="CASCADE"), index=True)
+    probe: Mapped[str] = mapped_column(sql.String(32), index=True)
+    method: Mapped[str] = mapped_column(sql.String(32))
+    tensors: Mapped[bytes]
+    facts: Mapped[str] = mapped_column(sql.Text)
+    fisher: Mapped[bytes] = mapped_column(sql.LargeBinary, server_default="")
+    checksum: Mapped[str] = mapped_column(sql.String(64), server_default="")
+
+
+class TrialRow(Base):
+    """A trial of a task."""
+
+    __tablename__ = "trials"
+    __table_args__ = (sql.UniqueConstraint("task_id", "backbone_fingerprint", "config", "seed", "num_images"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    task_id: Mapped[int] = mapped_column(sql.ForeignKey("tasks.id", ondelete="CASCADE"), index=True)
+    config: Mapped[str] = mapped_column(sql.String(2000))
+    backbone: Mapped[str] = mapped_column(sql.String(200), index=True)
+    backbone_fingerprint: Mapped[str] = mapped_column(sql.String(32))
+    score: Mapped[float]
+    validation: Mapped[float]
+    parameters: Mapped[int]
+    seconds: Mapped[float]
+    seed: Mapped[int]
+    num_images: Mapped[int]
+    environment: Mapped[str] = mapped_column(sql.Text, server_default="")
+
+
+def checksum_of(fisher: bytes, tensors: bytes, facts: str) -> str:
+    """What tells whether an embedding came back as it was stored."""
+    digest = hashlib.sha256()
+    for part in (fisher, tensors, facts.encode()):
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()
+
+
+def _from_1_to_2(connection: sql.Connection) -> None:
+    for table, column in (
+        ("schema", "revision INTEGER DEFAULT 0 NOT NULL"),
+        ("tasks", "tags TEXT DEFAULT '[]' NOT NULL"),
+        ("tasks", "source TEXT DEFAULT '' NOT NULL"),
+        ("embeddings", "fisher BLOB DEFAULT '' NOT NULL"),
+        ("embeddings", "checksum VARCHAR(64) DEFAULT '' NOT NULL"),
+        ("trials", "environment TEXT DEFAULT '' NOT NULL"),
+    ):
+        connection.execute(sql.text(f"ALTER TABLE {table} ADD COLUMN {column}"))
+    stored = sql.table("embeddings", *(sql.column(c) for c in ("id", "tensors", "facts", "fisher", "checksum")))
+    for row in connection.execute(sql.select(stored.c.id, stored.c.tensors, stored.c.facts)).all():
+        parts = from_bytes(row.tensors)
+        fisher = parts.pop("fisher").astype("<f4").tobytes()
+        tensors = to_bytes(parts)
+        new = {"fisher": fisher, "tensors": tensors, "checksum": checksum_of(fisher, tensors, row.facts)}
+        connection.execute(sql.update(stored).where(stored.c.id == row.id).values(new))
+
+
+# Each takes a database from the version that is its key to the next one. Schema 1 was only ever in SQLite.
+MIGRATIONS: dict[int, Callable[[sql.Connection], None]] = {1: _from_1_to_2}
