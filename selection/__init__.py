@@ -10,7 +10,15 @@ from selection.grid import run_grid
 from selection.library import load_library
 from selection.model2vec import Model2Vec
 from selection.recommendation import Candidate, Evidence, Recommendation, recommend
-from selection.store import Neighbour, StoredTask, TaskStore
+from selection.store import (
+    ImportReport,
+    Neighbour,
+    StoredTask,
+    TaskStore,
+    export_store,
+    import_archive,
+    merge_stores,
+)
 from selection.trials import Trial
 from selection.tuning import AutoTuned, Tuned, auto_tune, tune
 
@@ -18,6 +26,7 @@ __all__ = [
     "AutoTuned",
     "Candidate",
     "Evidence",
+    "ImportReport",
     "Model2Vec",
     "Neighbour",
     "Recommendation",
@@ -29,7 +38,10 @@ __all__ = [
     "Trial",
     "Tuned",
     "auto_tune",
+    "export_store",
+    "import_archive",
     "load_library",
+    "merge_stores",
     "recommend",
     "run_grid",
     "tune",

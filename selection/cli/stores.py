@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +12,12 @@ from selection.cli import options as o
 from selection.cli.output import describe_embedding, print_json, print_table
 from selection.errors import StoreError
 from selection.library import load_library
-from selection.store import TaskStore
+from selection.store import ImportReport, TaskStore, export_store, import_archive, merge_stores
 from selection.trials import Trial
 
 app = typer.Typer(help="Make, fill and look into task stores.", no_args_is_help=True)
 Path_ = Annotated[Path, typer.Argument(help="The store's file.")]
+Archive = Annotated[Path, typer.Argument(help="The exported file.")]
 
 
 @app.command()
@@ -63,6 +65,8 @@ def show(name: str, store: o.Store = None, as_json: o.Json = False) -> None:
                 "images": task.num_images,
                 "classes": list(task.classes),
                 "adapter": None if task.adapter is None else str(task.adapter),
+                "tags": list(task.tags),
+                "source": task.source,
                 "trials": [t.to_dict() for t in task.trials],
             }
         )
@@ -91,6 +95,8 @@ def add(
     name: Annotated[str | None, typer.Option(help="What to call the task.")] = None,
     trials: Annotated[Path | None, typer.Option(help="JSON lines of its trials, one object a line.")] = None,
     adapter: Annotated[Path | None, typer.Option(help="Directory of its tuned adapter.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A word to find it by; may be given several times.")] = None,
+    origin: Annotated[str, typer.Option(help="Where its images come from.")] = "",
     split: o.Split = None,
     probe: o.ProbeName = o.PROBE,
     probe_weights: o.ProbeWeights = None,
@@ -101,7 +107,7 @@ def add(
     opened = o.open_store(path)
     read = [] if trials is None else _read_trials(trials)
     embedding = o.embedding_of(source, probe, probe_weights, split, seed)
-    opened.add(embedding, name=name, trials=read, adapter=adapter)
+    opened.add(embedding, name=name, trials=read, adapter=adapter, tags=tag or (), source=origin)
     _say(describe_embedding(embedding) | {"task": name or embedding.task, "trials": len(read)}, as_json)
 
 
@@ -111,6 +117,55 @@ def remove(path: Path_, name: str, as_json: o.Json = False) -> None:
     opened = o.open_store(path)
     opened.remove(name)
     _say({"removed": name, "tasks": len(opened)}, as_json)
+
+
+@app.command()
+def export(path: Path_, archive: Archive, as_json: o.Json = False) -> None:
+    """Write everything in a store to one portable file."""
+    opened = o.open_store(path)
+    export_store(opened, archive)
+    _say({"exported": str(archive), "tasks": len(opened), "bytes": archive.stat().st_size}, as_json)
+
+
+@app.command(name="import")
+def import_(path: Path_, archive: Archive, as_json: o.Json = False) -> None:
+    """Add everything in an exported file to a store, which is made if it is not there."""
+    _report(import_archive(TaskStore(path), archive), as_json)
+
+
+@app.command()
+def merge(
+    path: Path_, other: Annotated[Path, typer.Argument(help="The store to add to it.")], as_json: o.Json = False
+) -> None:
+    """Add everything in another store; what the first one has stays."""
+    _report(merge_stores(o.open_store(path), o.open_store(other)), as_json)
+
+
+@app.command()
+def verify(path: Path_, as_json: o.Json = False) -> None:
+    """Check everything in a store; ends with 1 if something is damaged."""
+    opened = o.open_store(path)
+    problems = opened.verify()
+    if as_json:
+        print_json({"tasks": len(opened), "problems": problems})
+    else:
+        typer.echo("\n".join(problems) or f"{len(opened)} tasks, nothing is damaged")
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def vacuum(path: Path_, as_json: o.Json = False) -> None:
+    """Give unused space back, and remove adapters that no task has."""
+    _say({"adapters removed": o.open_store(path).vacuum()}, as_json)
+
+
+def _report(report: ImportReport, as_json: bool) -> None:
+    if as_json:
+        print_json(dataclasses.asdict(report))
+        return
+    rows = [(kind, str(len(names)), ", ".join(names[:5])) for kind, names in dataclasses.asdict(report).items()]
+    print_table("Store", ("", "", ""), rows)
 
 
 def _read_trials(path: Path) -> list[Trial]:

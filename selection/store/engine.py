@@ -49,6 +49,9 @@ def is_lost(error: Exception) -> bool:
 def _configure_sqlite(connection: Any, _: object) -> None:
     connection.isolation_level = None  # the driver leaves BEGIN to `_begin_sqlite`
     cursor = connection.cursor()
+    tables = [name for (name,) in cursor.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    if tables and "schema" not in tables:
+        return  # somebody else's database stays as it is
     deadline = time.monotonic() + WAIT
     while True:
         try:

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -181,8 +182,7 @@ class TaskStore:
         """
         rest = iter(embeddings)
         while some := list(islice(rest, BULK)):
-            named = {_checked(embedding.task): embedding for embedding in some}
-            self._write(lambda session, named=named: _put_many(session, named))
+            self._write(partial(_put_many, {_checked(embedding.task): embedding for embedding in some}))
 
     def add_trials(self, name: str, trials: Iterable[Trial]) -> None:
         """Store more trials of a stored task.
@@ -304,7 +304,7 @@ class TaskStore:
                     problems.append(f"trial {trial.id} of {name!r} is damaged ({error}); remove it and run it again")
             adapters = sql.select(TaskRow.name, TaskRow.adapter).where(TaskRow.adapter.is_not(None))
             for name, digest in session.execute(adapters):
-                problem = "has no directory" if self._files is None else self._files.problem(digest)
+                problem = "has no directory" if self._files is None else self._files.problem(str(digest))
                 if problem:
                     problems.append(f"the adapter of {name!r} {problem}; add it again")
         return problems
@@ -338,6 +338,10 @@ class TaskStore:
             for old in range(version, SCHEMA_VERSION):
                 MIGRATIONS[old](connection)
                 connection.execute(sql.update(SchemaRow).values(version=old + 1))
+
+    def close(self) -> None:
+        """Let go of all connections; the store opens new ones when it is used again."""
+        self._engine.dispose()
 
     @contextmanager
     def _reading(self) -> Iterator[Session]:
@@ -460,7 +464,7 @@ def _put_embedding(row: TaskRow, embedding: TaskEmbedding) -> None:
         setattr(found, column, value)
 
 
-def _put_many(session: Session, named: dict[str, TaskEmbedding]) -> None:
+def _put_many(named: dict[str, TaskEmbedding], session: Session) -> None:
     """Insert the tasks that are new in two statements; the others as `add` would."""
     present = set(session.scalars(sql.select(TaskRow.name).where(TaskRow.name.in_(named))))
     new = {name: embedding for name, embedding in named.items() if name not in present}

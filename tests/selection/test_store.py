@@ -24,11 +24,6 @@ def trial(score=0.5, seed=0, method="ssf", **changes):
     return Trial(AdapterConfig(method), score=score, seed=seed, num_images=100, **values | changes)
 
 
-@pytest.fixture(params=["file", "memory"])
-def store(request, tmp_path):
-    return TaskStore(tmp_path / "tasks.db" if request.param == "file" else None)
-
-
 def test_what_is_added_comes_back(store):
     store.add(embedding(), trials=[trial(), trial(seed=1)])
     task = store.task("birds")

@@ -1,0 +1,273 @@
+"""One portable file of a whole store: a zip with a manifest of checksums.
+
+    manifest.json                 format version, the files below with their SHA-256, counts
+    tasks.jsonl                   a task a line, with its trials
+    embeddings/NUMBER.safetensors the tensors of one embedding, its facts in the header
+    adapters/DIGEST/...           the files of one adapter
+
+An archive may come from a stranger. Nothing in it chooses where anything is written, names of entries are matched
+against the three patterns above, sizes are limited, checksums compared, and everything is read by the same functions
+that check what a user gives. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import stat
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.numpy import load as from_bytes
+from safetensors.numpy import save as to_bytes
+
+from selection.errors import StoreError
+from selection.store.files import NAMES, digest_of
+from selection.store.store import StoredTask, TaskStore
+from selection.trials import Trial
+from task2vec import EmbeddingError, TaskEmbedding
+from task2vec.embedding import embedding_from, embedding_parts
+
+FORMAT_VERSION = 1
+LARGEST_ENTRY = 2**31  # bytes of one file in an archive
+LARGEST_TOTAL = 2**36  # bytes of all of them
+LARGEST_RATIO = 1000  # of a file to what it takes in the archive
+ENTRY = re.compile(
+    r"manifest\.json|tasks\.jsonl|embeddings/\d{1,9}\.safetensors|"
+    rf"adapters/[0-9a-f]{{32}}/({'|'.join(map(re.escape, NAMES))})"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportReport:
+    """What an import or a merge did.
+
+    Attributes:
+        added: Tasks that were new.
+        extended: Tasks that were there and got more embeddings, trials or an adapter.
+        conflicts: What both sides have and is not the same, a sentence each; the store kept its own.
+    """
+
+    added: tuple[str, ...]
+    extended: tuple[str, ...]
+    conflicts: tuple[str, ...]
+
+
+def export_store(store: TaskStore, path: str | Path) -> None:
+    """Write everything in a store to one file.
+
+    Raises:
+        StoreError: something in the store is damaged, or the file cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+            _write_entries(store, archive)
+        temporary.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written ({error.strerror}); give another place") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def import_archive(store: TaskStore, path: str | Path) -> ImportReport:
+    """Add everything in an archive to a store. What the store has stays; differences are reported.
+
+    The whole archive is checked before anything is stored.
+
+    Raises:
+        StoreError: the file is no archive, is damaged, or tries what an archive must not.
+    """
+    path = Path(path)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                entries = list(_read_entries(archive, path, Path(folder)))
+        except FileNotFoundError as error:
+            raise StoreError(f"there is no archive at {path}; check the path") from error
+        except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError) as error:
+            raise StoreError(f"{path} is not a store's archive ({error}); export the store again") from error
+        return _add(store, entries)
+
+
+def merge_stores(store: TaskStore, other: TaskStore) -> ImportReport:
+    """Add everything in another store. What `store` has stays; differences are reported.
+
+    Raises:
+        StoreError: something in the other store is damaged.
+    """
+    return _add(store, [_Entry(task, other.embeddings(name=task.name), task.adapter) for task in other.tasks()])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    task: StoredTask
+    embeddings: list[TaskEmbedding]
+    adapter: Path | None
+
+
+def _write_entries(store: TaskStore, archive: zipfile.ZipFile) -> None:
+    files: dict[str, str] = {}
+
+    def put(name: str, content: bytes) -> None:
+        if name not in files:
+            files[name] = hashlib.sha256(content).hexdigest()
+            archive.writestr(name, content)
+
+    lines, number = [], 0
+    for task in store.tasks():
+        embeddings = store.embeddings(name=task.name)
+        numbers = range(number, number + len(embeddings))
+        number += len(embeddings)
+        for i, embedding in zip(numbers, embeddings, strict=True):
+            tensors, facts = embedding_parts(embedding)
+            put(f"embeddings/{i}.safetensors", to_bytes(tensors, metadata={"task2vec": json.dumps(facts)}))
+        digest = None if task.adapter is None else digest_of(task.adapter)
+        if digest is not None and task.adapter is not None:
+            for name in NAMES:
+                put(f"adapters/{digest}/{name}", (task.adapter / name).read_bytes())
+        facts = {"name": task.name, "tags": task.tags, "source": task.source, "adapter": digest}
+        facts |= {"embeddings": list(numbers), "trials": [trial.to_dict() for trial in task.trials]}
+        lines.append(json.dumps(facts))
+    put("tasks.jsonl", "".join(f"{line}\n" for line in lines).encode())
+    manifest = {"format_version": FORMAT_VERSION, "tasks": len(lines), "embeddings": number, "files": files}
+    archive.writestr("manifest.json", json.dumps(manifest, indent=1))
+
+
+def _read_entries(archive: zipfile.ZipFile, path: Path, folder: Path) -> Iterator[_Entry]:
+    """The tasks of an archive, adapters laid out under `folder`."""
+    infos = {info.filename: info for info in archive.infolist()}
+    _refuse_hostile(archive.infolist(), path)
+
+    def read(name: str) -> bytes:
+        if name not in infos:
+            raise StoreError(f"{path} lacks {name}; export the store again")
+        return archive.read(infos[name])
+
+    try:
+        manifest = json.loads(read("manifest.json"))
+        version, checksums = manifest["format_version"], dict(manifest["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} has a damaged manifest ({error}); export the store again") from error
+    if version != FORMAT_VERSION:
+        raise StoreError(f"{path} has format version {version}, this package reads {FORMAT_VERSION}; upgrade it")
+    if set(checksums) != set(infos) - {"manifest.json"}:
+        odd = sorted(set(checksums) ^ (set(infos) - {"manifest.json"}))[0]
+        raise StoreError(f"{path} does not agree with its manifest on {odd}; export the store again")
+
+    def checked(name: str) -> bytes:
+        content = read(name)
+        if hashlib.sha256(content).hexdigest() != checksums[name]:
+            raise StoreError(f"{path} has a damaged {name} (its checksum differs); export the store again")
+        return content
+
+    for number, line in enumerate(checked("tasks.jsonl").decode("utf-8", "replace").splitlines(), 1):
+        try:
+            yield _entry(json.loads(line), checked, folder)
+        except (ValueError, KeyError, TypeError, AttributeError, SafetensorError, EmbeddingError) as error:
+            raise StoreError(f"line {number} of tasks.jsonl in {path} is no task ({error}); export it again") from error
+
+
+def _refuse_hostile(infos: list[zipfile.ZipInfo], path: Path) -> None:
+    total, seen = 0, set()
+    for info in infos:
+        total += info.file_size
+        if not ENTRY.fullmatch(info.filename) or info.filename in seen or stat.S_ISLNK(info.external_attr >> 16):
+            raise StoreError(f"{path} holds {info.filename[:100]!r}, which no store's archive has; nothing was read")
+        if info.file_size > min(LARGEST_ENTRY, LARGEST_RATIO * max(info.compress_size, 1)) or total > LARGEST_TOTAL:
+            raise StoreError(f"{path} unpacks {info.filename} to {info.file_size:,} bytes, too many; nothing was read")
+        seen.add(info.filename)
+
+
+def _entry(facts: dict[str, Any], checked: Any, folder: Path) -> _Entry:
+    embeddings = []
+    for number in facts["embeddings"]:
+        content = checked(f"embeddings/{int(number)}.safetensors")
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        own = json.loads(header["__metadata__"]["task2vec"])
+        embedding = embedding_from(from_bytes(content), own, f"embedding {number}")
+        embeddings.append(dataclasses.replace(embedding, task=str(facts["name"])))
+    if not embeddings:
+        raise ValueError("it has no embedding")
+    adapter = None
+    if facts["adapter"] is not None:
+        adapter = folder / re.fullmatch(r"[0-9a-f]{32}", facts["adapter"]).group()  # type: ignore[union-attr]
+        adapter.mkdir(exist_ok=True)
+        for name in NAMES:
+            (adapter / name).write_bytes(checked(f"adapters/{adapter.name}/{name}"))
+    task = StoredTask(
+        name=str(facts["name"]),
+        num_images=embeddings[0].num_samples,
+        classes=embeddings[0].classes,
+        trials=tuple(Trial.from_dict(trial) for trial in facts["trials"]),
+        adapter=adapter,
+        tags=tuple(map(str, facts["tags"])),
+        source=str(facts["source"]),
+    )
+    return _Entry(task, embeddings, adapter)
+
+
+def _add(store: TaskStore, entries: list[_Entry]) -> ImportReport:
+    added, extended, conflicts = [], [], []
+    for entry in entries:
+        name = entry.task.name
+        if name not in store:
+            own, trials, embeddings, adapter = None, list(entry.task.trials), entry.embeddings, entry.adapter
+            added.append(name)
+        else:
+            own = store.task(name)
+            trials, odd = _new_trials(own, entry.task)
+            embeddings, more = _new_embeddings(store.embeddings(name=name), entry.embeddings)
+            adapter = entry.adapter if own.adapter is None else None
+            if (
+                own.adapter is not None
+                and entry.adapter is not None
+                and digest_of(own.adapter) != digest_of(entry.adapter)
+            ):
+                more.append(f"{name!r} has another adapter there")
+            conflicts += [*odd, *more]
+            if trials or embeddings or adapter:
+                extended.append(name)
+        first = embeddings[0] if embeddings else store.embeddings(name=name)[0]
+        source = "" if own is not None and own.source else entry.task.source
+        store.add(first, name=name, trials=trials, adapter=adapter, tags=entry.task.tags, source=source)
+        for embedding in embeddings[1:]:
+            store.add(embedding, name=name)
+    return ImportReport(tuple(added), tuple(extended), tuple(conflicts))
+
+
+def _new_trials(own: StoredTask, other: StoredTask) -> tuple[list[Trial], list[str]]:
+    """The other side's trials that are new, and those that contradict."""
+    known = {_key(trial): trial for trial in own.trials}
+    new = [trial for trial in other.trials if _key(trial) not in known]
+    odd = [
+        f"{own.name!r} has {trial.config.label} with seed {trial.seed} at {known[_key(trial)].score:.3f} here and "
+        f"{trial.score:.3f} there"
+        for trial in other.trials
+        if _key(trial) in known and known[_key(trial)].score != trial.score
+    ]
+    return new, odd
+
+
+def _key(trial: Trial) -> tuple[object, ...]:
+    return trial.config, trial.backbone_fingerprint, trial.seed, trial.num_images
+
+
+def _new_embeddings(own: list[TaskEmbedding], other: list[TaskEmbedding]) -> tuple[list[TaskEmbedding], list[str]]:
+    """The other side's embeddings that are new, and those that contradict."""
+    known = {(e.probe, e.method): e for e in own}
+    new = [e for e in other if (e.probe, e.method) not in known]
+    odd = [
+        f"{e.task!r} has another {e.method} embedding under probe {e.probe_name} there"
+        for e in other
+        if (e.probe, e.method) in known and known[e.probe, e.method].fisher.tobytes() != e.fisher.tobytes()
+    ]
+    return new, odd

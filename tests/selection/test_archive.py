@@ -1,0 +1,200 @@
+"""Exporting, importing and merging stores, with archives from friends and from strangers."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import pickle
+import stat
+import zipfile
+
+import numpy as np
+import pytest
+import timm
+from safetensors.numpy import save as to_bytes
+
+import adapters
+from adapters import AdapterConfig
+from selection import StoreError, TaskStore, export_store, import_archive, merge_stores
+from task2vec.embedding import embedding_parts
+from tests.selection.test_store import embedding, trial
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tuned")
+    adapters.save(adapters.attach(timm.create_model("task2vec_vit_patch4_32"), AdapterConfig("bitfit"), 3), folder)
+    return folder
+
+
+@pytest.fixture
+def filled(store, tuned):
+    store.add(embedding("birds"), trials=[trial(), trial(0.7, seed=1)], tags=["wild", "small"], source="garden")
+    store.add(embedding("birds", seed=5, method="exact"))
+    store.add(embedding("fish", seed=2), adapter=tuned)
+    return store
+
+
+def contents(store):
+    tasks = [dataclasses.replace(task, adapter=task.adapter and task.adapter.name) for task in store.tasks()]
+    return tasks, [(e.task, e.probe, e.method, e.fisher.tobytes()) for e in store.embeddings()]
+
+
+def test_what_is_exported_is_imported_whole(filled, tmp_path):
+    export_store(filled, tmp_path / "all.zip")
+    other = TaskStore(tmp_path / "other.db")
+    report = import_archive(other, tmp_path / "all.zip")
+    assert (report.added, report.extended, report.conflicts) == (("birds", "fish"), (), ())
+    assert contents(other) == contents(filled)
+    assert other.verify() == []
+    assert adapters.read_metadata(other.task("fish").adapter)["config"]["method"] == "bitfit"
+    again = import_archive(other, tmp_path / "all.zip")
+    assert (again.added, again.extended, again.conflicts) == ((), (), ())
+    assert contents(other) == contents(filled)
+
+
+def test_merging_keeps_both_sides_and_names_what_contradicts(filled, tmp_path):
+    other = TaskStore(tmp_path / "other.db")
+    other.add(embedding("birds", seed=9), trials=[trial(0.9, seed=1), trial(0.4, seed=2)], tags=["blue"], source="zoo")
+    other.add(embedding("cats", seed=3))
+    report = merge_stores(filled, other)
+    assert report.added == ("cats",)
+    assert report.extended == ("birds",)
+    assert len(report.conflicts) == 2
+    assert "ssf with seed 1 at 0.700 here and 0.900 there" in report.conflicts[0]
+    assert "'birds' has another montecarlo embedding under probe probe there" in report.conflicts[1]
+    merged = filled.task("birds")
+    assert {t.seed: t.score for t in merged.trials} == {0: 0.5, 1: 0.7, 2: 0.4}
+    assert (merged.tags, merged.source) == (("blue", "small", "wild"), "garden")
+    kept = filled.embeddings(name="birds", method="montecarlo")[0]
+    np.testing.assert_array_equal(kept.fisher, embedding("birds").fisher)
+
+
+def rewritten(archive, path, change):
+    """A copy of an archive with some entries changed, its manifest made to agree."""
+    with zipfile.ZipFile(archive) as source:
+        entries = {name: source.read(name) for name in source.namelist()}
+    manifest = json.loads(entries.pop("manifest.json"))
+    change(entries)
+    manifest["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in entries.items()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        for name, content in entries.items():
+            target.writestr(name, content)
+        target.writestr("manifest.json", json.dumps(manifest))
+    return path
+
+
+def of(number):
+    return f"embeddings/{number}.safetensors"
+
+
+def with_fisher(value):
+    def change(entries):
+        tensors, facts = embedding_parts(embedding("birds"))
+        fisher = tensors["fisher"].copy()
+        fisher[3] = value
+        entries[of(0)] = to_bytes(tensors | {"fisher": fisher}, metadata={"task2vec": json.dumps(facts)})
+
+    return change
+
+
+def with_name(name):
+    def change(entries):
+        lines = [json.loads(line) for line in entries["tasks.jsonl"].splitlines()]
+        entries["tasks.jsonl"] = "\n".join(json.dumps(line | {"name": name}) for line in lines).encode()
+
+    return change
+
+
+def put(name, content):
+    return lambda entries: entries.update({name: content})
+
+
+class Malice:
+    def __reduce__(self):
+        return print, ("owned",)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (put("../../etc/owned", b"x"), r"holds '\.\./\.\./etc/owned', which no store's archive has"),
+        (put("/etc/owned", b"x"), "holds '/etc/owned'"),
+        (put("adapters/" + "a" * 32 + "/../../owned", b"x"), "which no store's archive has"),
+        (put("training.pt", pickle.dumps(Malice())), "holds 'training.pt'"),
+        (put(of(0), pickle.dumps(Malice())), "line 1 of tasks.jsonl .* is no task"),
+        (put(of(7), b"\0" * 200_000_000), r"unpacks embeddings/7\.safetensors to 200,000,000 bytes, too many"),
+        (with_fisher(float("nan")), "is no task .*has nan at entry 3"),
+        (with_fisher(-1.0), r"is no task .*has -1\.0 at entry 3"),
+        (with_name("x" * 1_000_000), "1 to 200 characters, not 1000000"),
+        (with_name(""), "1 to 200 characters, not 0"),
+        (put("tasks.jsonl", b"[1, 2]"), "line 1 of tasks.jsonl"),
+        (put("tasks.jsonl", b"\xff\xfe"), "line 1 of tasks.jsonl"),
+        (lambda entries: entries.pop(of(1)), r"lacks embeddings/1\.safetensors"),
+    ],
+)
+def test_hostile_and_damaged_archives_are_refused_and_change_nothing(filled, tmp_path, change, message, capsys):
+    export_store(filled, tmp_path / "all.zip")
+    bad = rewritten(tmp_path / "all.zip", tmp_path / "bad.zip", change)
+    other = TaskStore(tmp_path / "other.db")
+    with pytest.raises(StoreError, match=message):
+        import_archive(other, bad)
+    assert len(other) == 0
+    assert "owned" not in capsys.readouterr().out
+    assert not list(tmp_path.rglob("owned"))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_links_duplicates_and_flipped_bytes_are_refused(filled, tmp_path):
+    export_store(filled, tmp_path / "all.zip")
+    link = zipfile.ZipInfo(of(9))
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    for name, entry in (("link", link), ("twice", of(0))):
+        (tmp_path / f"{name}.zip").write_bytes((tmp_path / "all.zip").read_bytes())
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "a") as archive:
+            archive.writestr(entry, "/etc/passwd")
+        with pytest.raises(StoreError, match="which no store's archive has; nothing was read"):
+            import_archive(TaskStore(), tmp_path / f"{name}.zip")
+
+    def flip(entries):
+        content = bytearray(entries[of(0)])
+        content[-3] ^= 1
+        entries[of(0)] = bytes(content)
+
+    with zipfile.ZipFile(tmp_path / "all.zip") as archive:
+        manifest = archive.read("manifest.json")
+    flipped = rewritten(tmp_path / "all.zip", tmp_path / "flipped.zip", flip)
+    entries = {}
+    with zipfile.ZipFile(flipped) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(flipped, "w") as archive:
+        for name, content in (entries | {"manifest.json": manifest}).items():
+            archive.writestr(name, content)
+    with pytest.raises(StoreError, match=r"has a damaged embeddings/0\.safetensors"):
+        import_archive(TaskStore(), flipped)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 broken"])
+def test_files_that_are_no_archive_are_refused(content, tmp_path):
+    (tmp_path / "bad.zip").write_bytes(content)
+    with pytest.raises(StoreError, match=r"bad\.zip is not a store's archive"):
+        import_archive(TaskStore(), tmp_path / "bad.zip")
+    with pytest.raises(StoreError, match="there is no archive at"):
+        import_archive(TaskStore(), tmp_path / "nowhere.zip")
+
+
+def test_a_truncated_archive_is_refused(filled, tmp_path):
+    export_store(filled, tmp_path / "all.zip")
+    whole = (tmp_path / "all.zip").read_bytes()
+    (tmp_path / "half.zip").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(StoreError, match="is not a store's archive"):
+        import_archive(TaskStore(), tmp_path / "half.zip")
+
+
+def test_an_archive_of_a_newer_format_is_refused(tmp_path):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("manifest.json", json.dumps({"format_version": 99, "files": {}}))
+    (tmp_path / "new.zip").write_bytes(buffer.getvalue())
+    with pytest.raises(StoreError, match="format version 99, this package reads 1; upgrade it"):
+        import_archive(TaskStore(), tmp_path / "new.zip")
