@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from adapters import AdapterConfig
+from adapters import AdapterConfig, ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +44,15 @@ class Trial:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Trial:
-        """Read what `to_dict` gave."""
-        return cls(**dict(values) | {"config": AdapterConfig.from_dict(values["config"])})
+        """Read what `to_dict` gave.
+
+        Raises:
+            ValueError: a field is missing or unknown, or the config is none.
+        """
+        try:
+            return cls(**dict(values) | {"config": AdapterConfig.from_dict(values["config"])})
+        except (ConfigError, KeyError, TypeError) as error:
+            raise ValueError(f"not a trial: {error}") from error
 
     def to_line(self, task: str) -> str:
         """One line of JSON with the task's name."""

@@ -173,7 +173,7 @@ def _read_trials(path: Path) -> list[Trial]:
     for number, line in enumerate(path.read_text().splitlines(), 1):
         try:
             trials.append(Trial.from_line(line)[1])
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError) as error:
             raise StoreError(f"line {number} of {path} is not a trial ({error}); see Trial.to_dict") from error
     return trials
 

@@ -29,6 +29,7 @@ from safetensors.numpy import save as to_bytes
 
 from selection.errors import StoreError
 from selection.store.files import NAMES, digest_of
+from selection.store.schema import NAME_LENGTH
 from selection.store.store import StoredTask, TaskStore
 from selection.trials import Trial
 from task2vec import EmbeddingError, TaskEmbedding
@@ -197,6 +198,8 @@ def _entry(facts: dict[str, Any], checked: Any, folder: Path) -> _Entry:
         embeddings.append(dataclasses.replace(embedding, task=str(facts["name"])))
     if not embeddings:
         raise ValueError("it has no embedding")
+    if not 0 < len(facts["name"]) <= NAME_LENGTH:
+        raise ValueError(f"its name has {len(facts['name'])} characters, not 1 to {NAME_LENGTH}")
     adapter = None
     if facts["adapter"] is not None:
         adapter = folder / re.fullmatch(r"[0-9a-f]{32}", facts["adapter"]).group()  # type: ignore[union-attr]

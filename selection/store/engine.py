@@ -16,6 +16,7 @@ from sqlalchemy.pool import StaticPool
 
 WAIT = 60.0  # seconds that a writer waits for the others
 WRITES = "task2vec_writes"  # the option that marks transactions that write
+ALONE = "task2vec_alone"  # the option that marks statements that must not be in a transaction
 OPENING = 0x7A5C2EC  # PostgreSQL's lock for making and migrating tables, any number that others do not use
 
 
@@ -67,5 +68,6 @@ def _configure_sqlite(connection: Any, _: object) -> None:
 
 
 def _begin_sqlite(connection: sql.Connection) -> None:
-    writes = connection.get_execution_options().get(WRITES)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    options = connection.get_execution_options()
+    if not options.get(ALONE):
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get(WRITES) else "BEGIN")

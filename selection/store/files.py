@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from selection.errors import StoreError
 
 NAMES = ("adapter.json", "adapter.safetensors")
 PARTIAL = ".partial"
+STAYS = 3600.0  # seconds in which a writer has surely finished
 
 
 class AdapterFiles:
@@ -45,6 +47,7 @@ class AdapterFiles:
             raise StoreError(f"{source} is not a saved adapter ({error}); give what adapters.save wrote") from error
         target = self.path(digest)
         if target.exists() and digest_of(target) == digest:
+            os.utime(target)  # it is needed again, no sweep may take it
             return digest
         temporary = self.root / f"{digest}.{uuid.uuid4().hex}{PARTIAL}"
         try:
@@ -74,8 +77,9 @@ class AdapterFiles:
             return f"cannot be read ({error.strerror})"
 
     def sweep(self, used: set[str]) -> int:
-        """Remove adapters that no task uses and what killed writers left; gives how many directories."""
-        gone = [p for p in self.root.iterdir() if p.name not in used] if self.root.exists() else []
+        """Remove old adapters that no task uses and what killed writers left; gives how many directories."""
+        unused = [p for p in self.root.iterdir() if p.name not in used] if self.root.exists() else []
+        gone = [path for path in unused if time.time() - path.stat().st_mtime > STAYS]
         for path in gone:
             shutil.rmtree(path)
         return len(gone)

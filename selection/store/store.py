@@ -27,7 +27,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from selection.errors import StoreError
-from selection.store.engine import WRITES, is_lost, lock_for_opening, open_engine
+from selection.store.engine import ALONE, WRITES, is_lost, lock_for_opening, open_engine
 from selection.store.files import AdapterFiles
 from selection.store.schema import (
     MIGRATIONS,
@@ -287,7 +287,14 @@ class TaskStore:
 
     def verify(self) -> list[str]:
         """Everything that is wrong with what is stored, a sentence each; empty if nothing."""
-        problems = []
+        problems: list[str] = []
+        try:
+            self._verify_into(problems)
+        except StoreError as error:  # so damaged that the database itself gave up
+            problems.append(str(error))
+        return problems
+
+    def _verify_into(self, problems: list[str]) -> None:
         with self._reading() as session:
             if session.get_bind().dialect.name == "sqlite":
                 found = session.execute(sql.text("PRAGMA integrity_check")).scalars().all()
@@ -300,21 +307,24 @@ class TaskStore:
             for trial, name in session.execute(sql.select(TrialRow, TaskRow.name).join(TaskRow)).yield_per(BULK):
                 try:
                     _trial(trial)
-                except (ValueError, KeyError, TypeError) as error:
+                except ValueError as error:
                     problems.append(f"trial {trial.id} of {name!r} is damaged ({error}); remove it and run it again")
             adapters = sql.select(TaskRow.name, TaskRow.adapter).where(TaskRow.adapter.is_not(None))
             for name, digest in session.execute(adapters):
                 problem = "has no directory" if self._files is None else self._files.problem(str(digest))
                 if problem:
                     problems.append(f"the adapter of {name!r} {problem}; add it again")
-        return problems
 
     def vacuum(self) -> int:
-        """Give unused space back, and remove adapters that no task has; gives how many were removed."""
+        """Give unused space back, and remove adapters that no task has; gives how many were removed.
+
+        Adapters of the last hour stay: their writer may not have finished.
+        """
         with self._reading() as session:
             used = set(session.scalars(sql.select(TaskRow.adapter).where(TaskRow.adapter.is_not(None))))
         try:
-            with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            level = {} if self._engine.dialect.name == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
+            with self._engine.connect().execution_options(**{ALONE: True}, **level) as connection:
                 connection.exec_driver_sql("VACUUM")
         except SQLAlchemyError as error:
             raise StoreError(f"{self.location} could not be compacted ({_cause(error)}); nothing was lost") from error

@@ -1,15 +1,22 @@
+import json
+import os
 import sqlite3
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save as to_bytes
 
 import adapters
 from adapters import AdapterConfig
-from selection import StoreError, TaskStore, Trial
+from selection import StoredTask, StoreError, TaskStore, Trial
 from task2vec import Classifier, Layer, TaskEmbedding, distance
+from task2vec.embedding import embedding_parts
 
 
 def embedding(name="birds", seed=0, probe="p" * 32, method="montecarlo", dimension=20):
@@ -133,6 +140,213 @@ def test_files_that_are_no_store_are_refused_and_left_as_they_are(tmp_path):
         TaskStore(tmp_path / "other.db")
     tables = sqlite3.connect(tmp_path / "other.db").execute("select name from sqlite_master").fetchall()
     assert tables == [("recipes",)]
+
+
+def test_another_database_keeps_even_its_journal(tmp_path):
+    other = sqlite3.connect(tmp_path / "other.db")
+    other.execute("create table recipes (name text)")
+    other.commit()
+    with pytest.raises(StoreError):
+        TaskStore(tmp_path / "other.db")
+    assert other.execute("pragma journal_mode").fetchone() == ("delete",)
+
+
+def write_schema_1(path):
+    """A store as the first schema kept it, with one task, two trials and an adapter beside it."""
+    tensors, facts = embedding_parts(embedding())
+    values = trial().to_dict() | {"config": json.dumps(trial().config.to_dict(), sort_keys=True)}
+    values.pop("environment")
+    database = sqlite3.connect(path)
+    database.executescript("""
+        create table schema (version integer primary key);
+        create table tasks (id integer primary key, name varchar(200) not null unique, num_images integer not null,
+            classes text not null, adapter text);
+        create table embeddings (id integer primary key, task_id integer not null references tasks (id) on delete
+            cascade, probe varchar(32) not null, method varchar(32) not null, tensors blob not null,
+            facts text not null, unique (task_id, probe, method));
+        create table trials (id integer primary key, task_id integer not null references tasks (id) on delete cascade,
+            config varchar(500) not null, backbone varchar(200) not null, backbone_fingerprint varchar(32) not null,
+            score float not null, validation float not null, parameters integer not null, seconds float not null,
+            seed integer not null, num_images integer not null,
+            unique (task_id, backbone_fingerprint, config, seed, num_images));
+        insert into schema values (1);
+        insert into tasks values (1, 'birds', 100, '["a", "b"]', null);
+    """)
+    database.execute(
+        "insert into embeddings values (1, 1, ?, 'montecarlo', ?, ?)", ("p" * 32, to_bytes(tensors), json.dumps(facts))
+    )
+    columns = ", ".join(values)
+    marks = ", ".join("?" * len(values))
+    database.execute(f"insert into trials (id, task_id, {columns}) values (1, 1, {marks})", tuple(values.values()))
+    database.commit()
+    database.close()
+
+
+def test_a_store_of_the_first_schema_is_migrated_and_keeps_everything(tmp_path):
+    write_schema_1(tmp_path / "old.db")
+    store = TaskStore(tmp_path / "old.db")
+    assert store.task("birds") == StoredTask("birds", 100, ("a", "b"), (trial(),), None)
+    np.testing.assert_array_equal(store.embeddings("p" * 32)[0].fisher, embedding().fisher)
+    assert store.verify() == []
+    store.add(embedding("fish", seed=1), tags=["wet"])
+    again = TaskStore(tmp_path / "old.db")
+    assert again.names() == ["birds", "fish"]
+    assert [n.name for n in again.nearest(embedding("copy", seed=1), 1)] == ["fish"]
+
+
+def test_a_migration_that_fails_leaves_the_old_schema(tmp_path, monkeypatch):
+    from selection.store import schema
+
+    def broken(connection):
+        schema._from_1_to_2(connection)
+        raise OSError("the power failed")
+
+    write_schema_1(tmp_path / "old.db")
+    monkeypatch.setitem(schema.MIGRATIONS, 1, broken)
+    with pytest.raises(StoreError, match="the power failed"):
+        TaskStore(tmp_path / "old.db")
+    monkeypatch.undo()
+    assert TaskStore(tmp_path / "old.db").verify() == []
+
+
+def test_many_tasks_are_stored_as_one_by_one(store):
+    store.add(embedding("task 3", seed=77), trials=[trial()], tags=["kept"])
+    store.add_many(embedding(f"task {i}", seed=i) for i in range(2500))
+    assert len(store) == 2500
+    assert store.task("task 3").trials == (trial(),)
+    assert store.task("task 3").tags == ("kept",)
+    for i in (0, 3, 2499):
+        found = store.embeddings(name=f"task {i}")[0]
+        np.testing.assert_array_equal(found.fisher, embedding(seed=i).fisher)
+    assert store.nearest(embedding("copy", seed=2022), 1)[0].name == "task 2022"
+    with pytest.raises(StoreError, match="1 to 200 characters"):
+        store.add_many([embedding("fine"), embedding("x" * 201)])
+    assert "fine" not in store
+
+
+def test_tags_and_sources_are_kept_and_searched(store):
+    store.add(embedding("birds", seed=1), tags=["wild", "small"], source="garden")
+    store.add(embedding("birds", seed=1), tags=["blue"])
+    store.add(embedding("fish", seed=2), tags=["wet"])
+    assert store.task("birds").tags == ("blue", "small", "wild")
+    assert store.task("birds").source == "garden"
+    found = store.nearest(embedding("copy", seed=1), 5, where=lambda task: "wet" in task.tags)
+    assert [n.name for n in found] == ["fish"]
+
+
+def test_a_change_by_another_process_is_seen_at_once(tmp_path):
+    one, other = TaskStore(tmp_path / "tasks.db"), TaskStore(tmp_path / "tasks.db")
+    one.add(embedding("birds", seed=1))
+    assert [n.name for n in one.nearest(embedding("copy", seed=2), 2)] == ["birds"]
+    other.add(embedding("fish", seed=2))
+    assert [n.name for n in one.nearest(embedding("copy", seed=2), 2)] == ["fish", "birds"]
+    other.add(embedding("fish", seed=3))
+    other.remove("birds")
+    (found,) = one.nearest(embedding("copy", seed=2), 2)
+    np.testing.assert_array_equal(found.embedding.fisher, embedding(seed=3).fisher)
+
+
+def test_verify_finds_flipped_bytes_in_embeddings_adapters_and_trials(tmp_path):
+    model = adapters.attach(timm.create_model("task2vec_vit_patch4_32"), AdapterConfig("bitfit"), 3)
+    adapters.save(model, tmp_path / "tuned")
+    store = TaskStore(tmp_path / "tasks.db")
+    store.add(embedding("birds"), trials=[trial()], adapter=tmp_path / "tuned")
+    store.add(embedding("fish", seed=1))
+    assert store.verify() == []
+    database = sqlite3.connect(tmp_path / "tasks.db")
+    (fisher,) = database.execute("select fisher from embeddings where task_id = 2").fetchone()
+    database.execute("update embeddings set fisher = ? where task_id = 2", (b"\0\0\0\0" + fisher[4:],))
+    database.execute("update trials set config = '{}'")
+    database.commit()
+    kept = next((tmp_path / "tasks.db.adapters").iterdir()) / "adapter.safetensors"
+    content = bytearray(kept.read_bytes())
+    content[-1] ^= 1
+    kept.write_bytes(bytes(content))
+    problems = "\n".join(store.verify())
+    assert "the stored embedding of 'fish' is damaged (its checksum differs)" in problems
+    assert "trial 1 of 'birds' is damaged" in problems
+    assert "the adapter of 'birds' differs from what was stored; add it again" in problems
+    assert len(store.verify()) == 3
+
+
+def test_equal_adapters_are_kept_once_damaged_ones_replaced_and_unused_ones_swept(tmp_path):
+    model = adapters.attach(timm.create_model("task2vec_vit_patch4_32"), AdapterConfig("bitfit"), 3)
+    adapters.save(model, tmp_path / "tuned")
+    store, kept = TaskStore(tmp_path / "tasks.db"), tmp_path / "tasks.db.adapters"
+    for name in ("birds", "fish"):
+        store.add(embedding(name), adapter=tmp_path / "tuned")
+    assert len(list(kept.iterdir())) == 1
+    (store.task("fish").adapter / "adapter.safetensors").write_bytes(b"damaged")
+    store.add(embedding("fish"), adapter=tmp_path / "tuned")
+    assert store.verify() == []
+    store.remove("birds")
+    (kept / "killed.partial").mkdir()
+    assert store.vacuum() == 0  # a writer may still be at it
+    for path in kept.iterdir():
+        os.utime(path, (0, 0))
+    assert store.vacuum() == 2  # the damaged copy and what a killed writer left
+    store.remove("fish")
+    assert store.vacuum() == 1
+    assert list(kept.iterdir()) == []
+
+
+WRITER = """
+import sys
+from selection import TaskStore
+from tests.selection.test_store import embedding, trial
+store = TaskStore(sys.argv[1], files=sys.argv[2])
+for i in range(int(sys.argv[4])):
+    store.add(embedding(f"{sys.argv[3]} {i}", seed=i), trials=[trial(seed=i)])
+    store.add(embedding("shared", seed=0), trials=[trial(seed=1000 * int(sys.argv[3]) + i)])
+"""
+
+
+def test_processes_that_write_at_once_lose_nothing(store, tmp_path):
+    if store.location == "memory":
+        pytest.skip("a store in memory belongs to one process")
+    files, each = str(tmp_path / "files"), 15
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, store.location, files, str(n), str(each)], cwd=Path.cwd())
+        for n in range(4)
+    ]
+    assert [writer.wait(timeout=300) for writer in writers] == [0] * 4
+    assert len(store) == 4 * each + 1
+    assert len(store.task("shared").trials) == 4 * each
+    assert len({t.seed for t in store.task("shared").trials}) == 4 * each
+    assert store.verify() == []
+
+
+def test_a_writer_killed_at_any_moment_loses_nothing_it_was_told_is_stored(tmp_path):
+    shared = '    store.add(embedding("shared"'
+    code = WRITER.replace(shared, f"    print(i, flush=True)\n{shared}")
+    arguments = [sys.executable, "-c", code, str(tmp_path / "tasks.db"), str(tmp_path / "files"), "1", "100000"]
+    writer = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, cwd=Path.cwd())
+    acknowledged = [int(writer.stdout.readline()) for _ in range(7)]
+    writer.kill()
+    acknowledged += [int(line) for line in writer.stdout.read().split()]
+    store = TaskStore(tmp_path / "tasks.db")
+    assert store.verify() == []
+    for i in acknowledged:
+        assert store.task(f"1 {i}").trials == (trial(seed=i),)
+
+
+@pytest.mark.parametrize("size", [0, 100, 4096, 9000])
+def test_a_truncated_database_is_said_to_be_one(size, tmp_path):
+    store = TaskStore(tmp_path / "tasks.db")
+    store.add_many(embedding(f"task {i}", seed=i) for i in range(50))
+    store.close()
+    content = (tmp_path / "tasks.db").read_bytes()
+    (tmp_path / "tasks.db").write_bytes(content[:size])
+    if size == 0:  # an empty file is a new store
+        assert len(TaskStore(tmp_path / "tasks.db")) == 0
+        return
+    with pytest.raises(StoreError, match=r"tasks\.db (cannot be opened|could not be read)"):
+        TaskStore(tmp_path / "tasks.db").embeddings()
+
+
+def test_a_directory_that_cannot_be_written_is_named():
+    with pytest.raises(StoreError, match=r"/proc/tasks\.db cannot be opened as a task store"):
+        TaskStore("/proc/tasks.db")
 
 
 def test_a_newer_schema_is_refused(tmp_path):
