@@ -28,7 +28,7 @@ CONFIGS = {
     "vpt_shallow": AdapterConfig("vpt_shallow", prompts=3),
     "vpt_shallow one block": AdapterConfig("vpt_shallow", prompts=3, blocks=(1,)),
     "vpt_deep": AdapterConfig("vpt_deep", prompts=3),
-    "pixel_prompt": AdapterConfig("pixel_prompt"),
+    "pixel_prompt": AdapterConfig("pixel_prompt", frame=0.0625),
     "ssf": AdapterConfig("ssf"),
     "ssf late": AdapterConfig("ssf", blocks=(1,)),
     "lora": AdapterConfig("lora", rank=3, scale=0.5),

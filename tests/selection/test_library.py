@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import task2vec
-from adapters import DEFAULT_BACKBONE, METHODS
+from adapters import DEFAULT_BACKBONE
 from selection import load_library, recommend
 from selection.cli.demo import digits
 from task2vec import Task
@@ -31,10 +31,11 @@ def test_the_library_was_made_with_the_bundled_probe_and_backbone(library, probe
     assert {(t.backbone, t.backbone_fingerprint) for t in trials} == {(DEFAULT_BACKBONE, fingerprint)}
 
 
-def test_at_least_twelve_tasks_have_trials_of_every_method_at_two_settings(library):
+def test_at_least_twelve_tasks_have_trials_of_all_four_methods_at_two_settings(library):
+    methods = ("linear", "ssf", "lora", "adaptformer")
     tried = [library.task(name).trials for name in library.names()]
     assert all(0 < t.score <= 1 and t.seconds > 0 for trials in tried for t in trials)
-    settings = [{m: {t.config for t in trials if t.config.method == m} for m in METHODS} for trials in tried]
+    settings = [{m: {t.config for t in trials if t.config.method == m} for m in methods} for trials in tried]
     assert sum(all(len(configs) >= 2 for configs in by_method.values()) for by_method in settings) >= 12
 
 
