@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from adapters.adapter import Adapter, Adapters, adapters_of, plain, replace_classifier, switch
-from adapters.config import AdapterConfig
+from adapters.config import SIZES, AdapterConfig
 from adapters.errors import ConfigError, IncompatibleError
 from adapters.methods.registry import METHODS
 from adapters.methods.site_adapter import SiteAdapter
@@ -113,7 +113,7 @@ def _chosen(backbone: nn.Module, config: AdapterConfig) -> list[Site]:
 
 
 def _fits(sites: list[Site], method: str) -> bool:
-    smallest = {size: 1 for size in ("bottleneck", "rank", "reduction", "prompts") if size in METHODS[method].defaults}
+    smallest = {size: 1 for size in SIZES if size in METHODS[method].defaults}
     config = AdapterConfig(method, **smallest)  # type: ignore[arg-type]
     try:
         return not METHODS[method].needs or any(True for _ in METHODS[method].build(sites, config))

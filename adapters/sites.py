@@ -57,6 +57,10 @@ class Site:
     tokens: TokenSequence | None = None
     image_size: tuple[int, int, int] | None = None
 
+    def is_called(self, target: str) -> bool:
+        """Whether `target` is its whole name, the end of it, or its last part."""
+        return _ends_with(self.name, target)
+
     @property
     def role(self) -> str:
         """The last part of the name, such as `qkv` or `fc1`, which timm uses consistently."""
@@ -130,7 +134,7 @@ def targeted(sites: list[Site], backbone: nn.Module, targets: Iterable[str]) -> 
     """
     found = []
     for target in targets:
-        named = [site for site in sites if _ends_with(site.name, target)] or [
+        named = [site for site in sites if site.is_called(target)] or [
             Site(name, module, "mlp")
             for name, module in backbone.named_modules()
             if _ends_with(name, target) and next(module.parameters(), None) is not None

@@ -175,6 +175,7 @@ class _Run:
         self.optimiser = create_optimizer_v2(
             model, opt="adamw", lr=self.config.learning_rate, weight_decay=self.config.weight_decay
         )
+        self.parameters = list(tuned_parameters(model).values())
         self.history: list[dict[str, float]] = []
         self.best = self._copy()  # should the very first epoch fail, the model is as it was
         if self.out is not None:
@@ -264,7 +265,7 @@ class _Run:
             )
         self.optimiser.zero_grad()
         self.processes.backward(loss)
-        nn.utils.clip_grad_norm_(list(tuned_parameters(self.model).values()), GRADIENT_CLIP)
+        nn.utils.clip_grad_norm_(self.parameters, GRADIENT_CLIP)
         self.optimiser.step()
         return value, logits.detach()[: len(share)], share
 

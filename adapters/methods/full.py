@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from adapters.methods.own_weights import OwnWeights, statistics_of
+from adapters.methods.own_weights import OwnWeights, statistics_of, weights_of
 from adapters.methods.registry import register_method
 
 if TYPE_CHECKING:
@@ -22,6 +22,6 @@ if TYPE_CHECKING:
 def full(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, OwnWeights]]:
     """Every module that owns weights, each once (the input is its first convolution)."""
     for site in sites:
-        names = [name for name, weight in site.module._parameters.items() if weight is not None]
+        names = weights_of(site.module)
         if names and site.kind != "input":
             yield site, OwnWeights(site.module, names, statistics_of(site.module))

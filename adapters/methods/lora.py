@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from adapters.sites import Site
 
 PACKED = ("q", "k", "v")  # the parts of a `qkv` layer, in their order
-PARTS = {"q": ("q_proj",), "k": ("k_proj",), "v": ("v_proj",)}  # where they are layers of their own
 
 
 @register_method(
@@ -50,9 +49,9 @@ def lora(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteA
     assert config.scale is not None
     assert config.targets is not None
     parts = tuple(part for part in PACKED if part in config.targets)
-    own = {role for part in parts for role in PARTS[part]}
+    own = {f"{part}_proj" for part in parts}  # where they are layers of their own
     chosen = [s for s in sites if s.kind == "linear" and (s.role in own or (parts and s.role == "qkv"))]
-    chosen += [s for s in sites if _is_updatable(s) and any(_names(target, s) for target in config.targets)]
+    chosen += [s for s in sites if _is_updatable(s) and any(s.is_called(target) for target in config.targets)]
     if not chosen and len(parts) == len(config.targets):
         chosen = [site for site in sites if _is_updatable(site) and site.block is not None]
     fitting = [site for site in chosen if _full_rank(site) >= config.rank]
@@ -62,7 +61,7 @@ def lora(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteA
             f"rank={config.rank} exceeds the full rank {_full_rank(widest)} of {widest.name}; take a smaller one"
         )
     for site in fitting:
-        if parts and site.role == "qkv" and not any(_names(target, site) for target in config.targets):
+        if parts and site.role == "qkv" and not any(site.is_called(target) for target in config.targets):
             yield site, LowRankPacked(config.rank, site.module, config.scale, parts)
         elif site.kind == "conv":
             yield site, LowRankConv(config.rank, site.module, config.scale)
@@ -72,10 +71,6 @@ def lora(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteA
 
 def _is_updatable(site: Site) -> bool:
     return site.kind == "linear" or (isinstance(site.module, nn.Conv2d) and site.module.groups == 1)
-
-
-def _names(target: str, site: Site) -> bool:
-    return site.name == target or site.name.endswith(f".{target}")
 
 
 def _full_rank(site: Site) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from adapters.methods.own_weights import OwnWeights, statistics_of
+from adapters.methods.own_weights import OwnWeights, statistics_of, weights_of
 from adapters.methods.registry import register_method
 
 if TYPE_CHECKING:
@@ -25,6 +25,6 @@ if TYPE_CHECKING:
 def norm(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, OwnWeights]]:
     """Scale and shift of every normalisation."""
     for site in sites:
-        names = [name for name, weight in site.module._parameters.items() if weight is not None]
+        names = weights_of(site.module)
         if site.kind == "norm" and names:
             yield site, OwnWeights(site.module, names, statistics_of(site.module))

@@ -64,6 +64,11 @@ class OwnWeights(SiteAdapter):
                 own[name], theirs[name] = theirs[name], own[name]
 
 
+def weights_of(module: nn.Module) -> list[str]:
+    """The names of the parameters that a module itself owns."""
+    return [name for name, weight in module._parameters.items() if weight is not None]
+
+
 def statistics_of(module: nn.Module) -> list[str]:
     """The names of a batch norm's running statistics; none for other modules."""
     if not isinstance(module, _BatchNorm):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapters.methods.own_weights import OwnWeights, statistics_of
+from adapters.methods.own_weights import OwnWeights, statistics_of, weights_of
 from adapters.methods.registry import register_method
 from adapters.methods.site_adapter import SiteAdapter
 
@@ -55,7 +55,7 @@ def own_batch_norms(sites: list[Site]) -> Iterator[tuple[Site, OwnWeights]]:
     """Batch norms for this task alone, in the blocks."""
     for site in sites:
         if site.block is not None and statistics_of(site.module):
-            yield site, OwnWeights(site.module, site.module._parameters, statistics_of(site.module))
+            yield site, OwnWeights(site.module, weights_of(site.module), statistics_of(site.module))
 
 
 class Serial(SiteAdapter):
