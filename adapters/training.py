@@ -142,12 +142,20 @@ def fit(
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, dataset: Any, *, batch_size: int = 128) -> Metrics:
-    """How well a model does on a map-style dataset of (image, label)."""
+def evaluate(model: nn.Module, dataset: Any, *, batch_size: int = 128, autocast: torch.dtype | None = None) -> Metrics:
+    """How well a model does on a map-style dataset of (image, label).
+
+    Args:
+        model: Any classifier, on the device to compute on.
+        dataset: Map-style dataset of (image, label).
+        batch_size: Images at once.
+        autocast: Compute in this type where that is safe, such as `torch.bfloat16`.
+    """
     batches = dataset if isinstance(dataset, Batches) else Batches(dataset, transform_of(model))
     model.eval()
     device = next(model.parameters()).device
-    return _measure(batches, model, OneProcess(), device, batch_size)
+    with nullcontext() if autocast is None else _autocast(model, device.type, autocast):
+        return _measure(batches, model, OneProcess(), device, batch_size)
 
 
 class _Run:

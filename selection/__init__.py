@@ -6,10 +6,11 @@ result = selection.auto_tune(task, "task2vec_vit_patch4_32", store)
 """
 
 from selection.errors import RecommendationError, SelectionError, StoreError
-from selection.grid import run_grid
+from selection.grid import Grid
 from selection.library import load_library
 from selection.model2vec import Model2Vec
 from selection.recommendation import Candidate, Evidence, Recommendation, recommend
+from selection.running import run_grid
 from selection.store import (
     ImportReport,
     Neighbour,
@@ -26,6 +27,7 @@ __all__ = [
     "AutoTuned",
     "Candidate",
     "Evidence",
+    "Grid",
     "ImportReport",
     "Model2Vec",
     "Neighbour",

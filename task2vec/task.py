@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -180,6 +180,28 @@ class Task:
         return dataclasses.replace(
             self, name=name or self.name, labels=self.labels[chosen], images=lambda i: images(int(chosen[i]))
         )
+
+    def regrouped(self, groups: Mapping[str, Sequence[int]], *, name: str | None = None) -> Task:
+        """The task with new classes, each made of some of the old ones; images of the other classes are left out.
+
+        Args:
+            groups: Name of each new class, and the old classes that it is made of, each in one group at most.
+            name: What to call the new task.
+
+        Raises:
+            TaskError: the task has several labels an image, or a class is unknown or in two groups.
+        """
+        members = [label for labels in groups.values() for label in labels]
+        if self.multi_label or len(set(members)) < len(members) or not set(members) <= set(range(self.num_classes)):
+            raise TaskError(
+                f"classes {members} cannot make new classes of {self.name!r}; give each of its {self.num_classes} "
+                "classes once at most, and one label an image"
+            )
+        new = np.full(self.num_classes, -1, np.int64)
+        for number, labels in enumerate(groups.values()):
+            new[list(labels)] = number
+        kept = self.select(np.flatnonzero(new[self.labels] >= 0), name=name)
+        return dataclasses.replace(kept, labels=new[kept.labels], class_names=tuple(groups))
 
     def split(self, share: float, *, seed: int = 0) -> tuple[Task, Task]:
         """Two tasks, the second with about `share` of every class; a class with one image stays in the first.

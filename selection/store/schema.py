@@ -2,12 +2,14 @@
 
 Schema 1 kept all tensors of an embedding in one blob. Schema 2 keeps the Fisher by itself, so that searching reads
 nothing else, knows tags and sources of tasks, what trials were run with, and a checksum of every embedding, and names
-adapters by their content.
+adapters by their content. Schema 3 knows at which change an embedding was written, so that a search index can catch
+up, and who it is, so that the index of another store is not mistaken for its own.
 """
 
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Callable
 
 import sqlalchemy as sql
@@ -15,7 +17,7 @@ from safetensors.numpy import load as from_bytes
 from safetensors.numpy import save as to_bytes
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 NAME_LENGTH = 200  # the most characters that a task's name may have
 
@@ -25,11 +27,13 @@ class Base(DeclarativeBase):
 
 
 class SchemaRow(Base):
-    """The version of the tables and the number of changes to what they hold, in a single row."""
+    """The version of the tables and how often what they hold was changed, in a single row."""
 
     __tablename__ = "schema"
     version: Mapped[int] = mapped_column(primary_key=True)
     revision: Mapped[int] = mapped_column(server_default="0")
+    removals: Mapped[int] = mapped_column(server_default="0")
+    identity: Mapped[str] = mapped_column(sql.String(32), server_default="")
 
 
 class TaskRow(Base):
@@ -54,15 +58,19 @@ class EmbeddingRow(Base):
     """
 
     __tablename__ = "embeddings"
-    __table_args__ = (sql.UniqueConstraint("task_id", "probe", "method"),)
+    __table_args__ = (
+        sql.UniqueConstraint("task_id", "probe", "method"),
+        sql.Index("ix_embeddings_written", "probe", "method", "revision"),
+    )
     id: Mapped[int] = mapped_column(primary_key=True)
-    task_id: Mapped[int] = mapped_column(sql.ForeignKey("tasks.id", ondelete="CASCADE"), index=True)
-    probe: Mapped[str] = mapped_column(sql.String(32), index=True)
+    task_id: Mapped[int] = mapped_column(sql.ForeignKey("tasks.id", ondelete="CASCADE"))
+    probe: Mapped[str] = mapped_column(sql.String(32))
     method: Mapped[str] = mapped_column(sql.String(32))
     tensors: Mapped[bytes]
     facts: Mapped[str] = mapped_column(sql.Text)
     fisher: Mapped[bytes] = mapped_column(sql.LargeBinary, server_default="")
     checksum: Mapped[str] = mapped_column(sql.String(64), server_default="")
+    revision: Mapped[int] = mapped_column(server_default="0")
 
 
 class TrialRow(Base):
@@ -71,7 +79,7 @@ class TrialRow(Base):
     __tablename__ = "trials"
     __table_args__ = (sql.UniqueConstraint("task_id", "backbone_fingerprint", "config", "seed", "num_images"),)
     id: Mapped[int] = mapped_column(primary_key=True)
-    task_id: Mapped[int] = mapped_column(sql.ForeignKey("tasks.id", ondelete="CASCADE"), index=True)
+    task_id: Mapped[int] = mapped_column(sql.ForeignKey("tasks.id", ondelete="CASCADE"))
     config: Mapped[str] = mapped_column(sql.String(2000))
     backbone: Mapped[str] = mapped_column(sql.String(200), index=True)
     backbone_fingerprint: Mapped[str] = mapped_column(sql.String(32))
@@ -82,6 +90,11 @@ class TrialRow(Base):
     seed: Mapped[int]
     num_images: Mapped[int]
     environment: Mapped[str] = mapped_column(sql.Text, server_default="")
+
+
+def new_identity() -> str:
+    """What tells one store from all others."""
+    return uuid.uuid4().hex
 
 
 def checksum_of(fisher: bytes, tensors: bytes, facts: str) -> str:
@@ -111,5 +124,21 @@ def _from_1_to_2(connection: sql.Connection) -> None:
         connection.execute(sql.update(stored).where(stored.c.id == row.id).values(new))
 
 
+def _from_2_to_3(connection: sql.Connection) -> None:
+    for table, column in (
+        ("schema", "removals INTEGER DEFAULT 0 NOT NULL"),
+        ("schema", "identity VARCHAR(32) DEFAULT '' NOT NULL"),
+        ("embeddings", "revision INTEGER DEFAULT 0 NOT NULL"),
+    ):
+        connection.execute(sql.text(f"ALTER TABLE {table} ADD COLUMN {column}"))
+    # Whatever is there was written at the first change that an index can ask for.
+    connection.execute(sql.text("UPDATE schema SET revision = revision + 1"))
+    connection.execute(sql.text("UPDATE schema SET identity = :new"), {"new": new_identity()})
+    connection.execute(sql.text("UPDATE embeddings SET revision = (SELECT revision FROM schema)"))
+    for index in ("ix_embeddings_probe", "ix_embeddings_task_id", "ix_trials_task_id"):
+        connection.execute(sql.text(f"DROP INDEX IF EXISTS {index}"))
+    connection.execute(sql.text("CREATE INDEX ix_embeddings_written ON embeddings (probe, method, revision)"))
+
+
 # Each takes a database from the version that is its key to the next one. Schema 1 was only ever in SQLite.
-MIGRATIONS: dict[int, Callable[[sql.Connection], None]] = {1: _from_1_to_2}
+MIGRATIONS: dict[int, Callable[[sql.Connection], None]] = {1: _from_1_to_2, 2: _from_2_to_3}

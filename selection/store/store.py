@@ -17,18 +17,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import sqlalchemy as sql
-from safetensors import SafetensorError
-from safetensors.numpy import load as from_bytes
-from safetensors.numpy import save as to_bytes
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from selection.errors import StoreError
 from selection.store.engine import ALONE, WRITES, is_lost, lock_for_opening, open_engine
 from selection.store.files import AdapterFiles
+from selection.store.rows import REVISION, get_task, put_embedding, put_many, put_trial, to_embedding, to_trial
 from selection.store.schema import (
     MIGRATIONS,
     NAME_LENGTH,
@@ -38,14 +34,14 @@ from selection.store.schema import (
     SchemaRow,
     TaskRow,
     TrialRow,
-    checksum_of,
+    new_identity,
 )
+from selection.store.search import Search
 from selection.trials import Trial
-from task2vec import EmbeddingError, TaskEmbedding, distance_matrix, mean_log_embedding
-from task2vec.distances.reference import shipped_reference
-from task2vec.embedding import embedding_from, embedding_parts
+from task2vec import TaskEmbedding
 
 TRIES = 10  # of a transaction that collided with another one
+EXACT_UP_TO = 50_000  # embeddings of one probe
 BULK = 1000  # embeddings in one transaction of `add_many`
 
 Result = TypeVar("Result")
@@ -83,33 +79,34 @@ class Neighbour:
     embedding: TaskEmbedding
 
 
-@dataclasses.dataclass(frozen=True)
-class _Vectors:
-    """All Fishers of one probe and estimator, as of one revision of the store."""
-
-    revision: int
-    ids: list[int]
-    names: list[str]
-    fisher: npt.NDArray[np.float32]
-
-
 class TaskStore:
     """Tasks with their embeddings, trials and adapters.
 
     Args:
         location: A file such as `tasks.db`, made if it is not there, or a SQLAlchemy URL; None keeps it in memory.
         files: Directory for adapters; beside the file if not given, and needed for adapters in a database by URL.
+        index: Directory for the search index of a large store; beside the file if not given. It can be removed at any
+            time. For a database by URL it is kept in memory if not given.
+        exact_up_to: With more embeddings of one probe than this, `nearest` searches a sketch of them first.
 
     Raises:
         StoreError: the place cannot be used, or holds something else than a store.
     """
 
-    def __init__(self, location: str | Path | None = None, *, files: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        location: str | Path | None = None,
+        *,
+        files: str | Path | None = None,
+        index: str | Path | None = None,
+        exact_up_to: int = EXACT_UP_TO,
+    ) -> None:
         self.location = "memory" if location is None else str(location)
-        if files is None and location is not None and "://" not in str(location):
-            files = f"{location}.adapters"
+        if location is not None and "://" not in str(location):
+            files = f"{location}.adapters" if files is None else files
+            index = f"{location}.index" if index is None else index
         self._files = None if files is None else AdapterFiles(Path(files))
-        self._vectors: dict[tuple[str, str], _Vectors] = {}
+        self._search = Search(self.location, self._reading, exact_up_to, None if index is None else Path(index))
         try:
             self._engine = open_engine(location)
             self._writing = self._engine.execution_options(**{WRITES: True})
@@ -160,7 +157,7 @@ class TaskStore:
         kept, new_trials, new_tags = self._keep(adapter), list(trials), list(tags)
 
         def change(session: Session) -> None:
-            row = _get_task(session, name)
+            row = get_task(session, name)
             if row is None:
                 row = TaskRow(name=name, tags="[]", source="")
                 session.add(row)
@@ -168,9 +165,9 @@ class TaskStore:
             row.tags = json.dumps(sorted({*json.loads(row.tags), *new_tags}))
             row.source = source or row.source
             row.adapter = kept or row.adapter
-            _put_embedding(row, embedding)
+            put_embedding(session, row, embedding)
             for trial in new_trials:
-                _put_trial(row, trial)
+                put_trial(row, trial)
 
         self._write(change)
 
@@ -182,7 +179,8 @@ class TaskStore:
         """
         rest = iter(embeddings)
         while some := list(islice(rest, BULK)):
-            self._write(partial(_put_many, {_checked(embedding.task): embedding for embedding in some}))
+            named = {_checked(embedding.task): embedding for embedding in some}
+            self._write(partial(put_many, named))
 
     def add_trials(self, name: str, trials: Iterable[Trial]) -> None:
         """Store more trials of a stored task.
@@ -195,7 +193,7 @@ class TaskStore:
         def change(session: Session) -> None:
             row = self._existing(session, name)
             for trial in new:
-                _put_trial(row, trial)
+                put_trial(row, trial)
 
         self._write(change)
 
@@ -205,7 +203,12 @@ class TaskStore:
         Raises:
             StoreError: there is no such task.
         """
-        self._write(lambda session: session.delete(self._existing(session, name)))
+
+        def change(session: Session) -> None:
+            session.delete(self._existing(session, name))
+            session.execute(sql.update(SchemaRow).values(removals=SchemaRow.removals + 1))
+
+        self._write(change)
 
     def names(self) -> list[str]:
         """Names of all tasks, in alphabetical order."""
@@ -242,7 +245,7 @@ class TaskStore:
                 query = query.where(column == value)
         with self._reading() as session:
             rows = session.execute(query.order_by(TaskRow.name, EmbeddingRow.probe, EmbeddingRow.method)).all()
-            return [_embedding(row, stored_name) for row, stored_name in rows]
+            return [to_embedding(row, stored_name) for row, stored_name in rows]
 
     def nearest(
         self,
@@ -253,7 +256,9 @@ class TaskStore:
         where: Callable[[StoredTask], bool] | None = None,
         exclude: Sequence[str] = (),
     ) -> list[Neighbour]:
-        """The k stored tasks that are nearest to a task, nearest first.
+        """The k stored tasks that are nearest to a task, nearest first; fewer if there are not so many.
+
+        Large stores search a sketch of all embeddings and compare the best thousand exactly (`selection.store.sketch`).
 
         Args:
             embedding: The target. Only tasks embedded by the same probe and estimator are compared.
@@ -266,23 +271,15 @@ class TaskStore:
         Raises:
             StoreError: no stored task was embedded by the same probe and estimator.
         """
-        vectors = self._vectors_of(embedding.probe, embedding.method)
-        if not set(vectors.names) - set(exclude):
-            raise StoreError(
-                f"{self.location} has no task embedded with probe {embedding.probe_name} ({embedding.probe[:8]}) "
-                f"and method {embedding.method}; embed its tasks with that probe and add them"
-            )
-        reference = shipped_reference(embedding.probe)
-        if reference is None and distance == "log_cosine":
-            reference = mean_log_embedding(np.vstack([vectors.fisher, embedding.fisher]))
-        distances = self._distances(vectors, embedding, distance, reference)
         found: list[Neighbour] = []
-        for i in np.argsort(distances, kind="stable"):
+        for number, value in self._search.ranked(embedding, distance):
             if len(found) == k:
                 break
-            name = vectors.names[i]
-            if name not in exclude and (where is None or where(self.task(name))):
-                found.append(Neighbour(name, float(distances[i]), self._embedding_by_id(vectors.ids[i], name)))
+            neighbour = self._neighbour(number, value)
+            if neighbour is None or neighbour.name in exclude:
+                continue
+            if where is None or where(self.task(neighbour.name)):
+                found.append(neighbour)
         return found
 
     def verify(self) -> list[str]:
@@ -301,12 +298,12 @@ class TaskStore:
                 problems += [f"the database file is damaged: {line}" for line in found if line != "ok"]
             for row, name in session.execute(sql.select(EmbeddingRow, TaskRow.name).join(TaskRow)).yield_per(BULK):
                 try:
-                    _embedding(row, name)
+                    to_embedding(row, name)
                 except StoreError as error:
                     problems.append(str(error))
             for trial, name in session.execute(sql.select(TrialRow, TaskRow.name).join(TaskRow)).yield_per(BULK):
                 try:
-                    _trial(trial)
+                    to_trial(trial)
                 except ValueError as error:
                     problems.append(f"trial {trial.id} of {name!r} is damaged ({error}); remove it and run it again")
             adapters = sql.select(TaskRow.name, TaskRow.adapter).where(TaskRow.adapter.is_not(None))
@@ -338,7 +335,7 @@ class TaskStore:
                 raise StoreError(f"{self.location} is a database but not a task store; give a new file or a store")
             if not tables:
                 Base.metadata.create_all(connection)
-                connection.execute(sql.insert(SchemaRow).values(version=SCHEMA_VERSION))
+                connection.execute(sql.insert(SchemaRow).values(version=SCHEMA_VERSION, identity=new_identity()))
                 return
             version = connection.scalar(sql.select(SchemaRow.version))
             if version is None or version > SCHEMA_VERSION:
@@ -366,9 +363,10 @@ class TaskStore:
         for attempt in range(1, TRIES + 1):
             try:
                 with Session(self._writing) as session, session.begin():
-                    result = change(session)
-                    session.execute(sql.update(SchemaRow).values(revision=SchemaRow.revision + 1))
-                return result
+                    # Counting first makes writers wait for each other, so that revisions come in the order of commits.
+                    count = sql.update(SchemaRow).values(revision=SchemaRow.revision + 1).returning(SchemaRow.revision)
+                    session.info[REVISION] = session.scalar(count)
+                    return change(session)
             except SQLAlchemyError as error:
                 if attempt < TRIES and (isinstance(error, IntegrityError) or is_lost(error)):
                     time.sleep(random.uniform(0, 0.02 * attempt))
@@ -379,7 +377,7 @@ class TaskStore:
         raise AssertionError  # the last attempt returns or raises
 
     def _existing(self, session: Session, name: str) -> TaskRow:
-        row = _get_task(session, name)
+        row = get_task(session, name)
         if row is None:
             known = ", ".join(session.scalars(sql.select(TaskRow.name).order_by(TaskRow.name).limit(5))) or "none"
             raise StoreError(f"{self.location} has no task {name!r}; it has {known}")
@@ -387,7 +385,7 @@ class TaskStore:
 
     def _stored(self, row: TaskRow) -> StoredTask:
         adapter = None if row.adapter is None or self._files is None else self._files.path(row.adapter)
-        trials = tuple(_trial(trial) for trial in row.trials)
+        trials = tuple(to_trial(trial) for trial in row.trials)
         classes, tags = tuple(json.loads(row.classes)), tuple(json.loads(row.tags))
         return StoredTask(row.name, row.num_images, classes, trials, adapter, tags, row.source)
 
@@ -398,49 +396,12 @@ class TaskStore:
             raise StoreError(f"{self.location} has no directory for adapters; open it with files=")
         return self._files.keep(Path(adapter))
 
-    def _vectors_of(self, probe: str, method: str) -> _Vectors:
-        """All Fishers of a probe and estimator, kept in memory until the store changes."""
-        with self._reading() as session:
-            revision = int(session.scalar(sql.select(SchemaRow.revision)) or 0)
-            known = self._vectors.get((probe, method))
-            if known is not None and known.revision == revision:
-                return known
-            query = (
-                sql.select(EmbeddingRow.id, TaskRow.name, EmbeddingRow.fisher)
-                .join(TaskRow)
-                .where(EmbeddingRow.probe == probe, EmbeddingRow.method == method)
-                .order_by(TaskRow.name)
-            )
-            rows = session.execute(query).all()
-        lengths = {len(row.fisher) for row in rows}
-        if len(lengths) > 1:
-            odd = next(row.name for row in rows if len(row.fisher) != max(lengths))
-            raise StoreError(f"the stored embedding of {odd!r} is damaged (its length); embed the task again")
-        fisher = np.frombuffer(b"".join(row.fisher for row in rows), "<f4").reshape(len(rows), -1 if rows else 0)
-        vectors = _Vectors(revision, [row.id for row in rows], [row.name for row in rows], fisher)
-        self._vectors[probe, method] = vectors
-        return vectors
-
-    def _distances(
-        self, vectors: _Vectors, embedding: TaskEmbedding, distance: str, reference: npt.ArrayLike | None
-    ) -> npt.NDArray[np.float64]:
-        """From each stored task to the target, `(n,)`."""
-        if embedding.trivial is not None:  # the trivial task differs from one embedding to the next
-            stored = [self._embedding_by_id(i, name) for i, name in zip(vectors.ids, vectors.names, strict=True)]
-            return distance_matrix(stored, distance, [embedding], reference=reference)[:, 0]
-        try:
-            return distance_matrix(vectors.fisher, distance, embedding.fisher[None], reference=reference)[:, 0]
-        except EmbeddingError as error:
-            raise StoreError(
-                f"{self.location} holds a damaged embedding ({error}); run task2vec store verify"
-            ) from error
-
-    def _embedding_by_id(self, number: int, name: str) -> TaskEmbedding:
+    def _neighbour(self, number: int, distance: float) -> Neighbour | None:
+        """The embedding of that id; None if it was removed in the meantime."""
         with self._reading() as session:
             row = session.get(EmbeddingRow, number)
-            if row is None:
-                raise StoreError(f"the embedding of {name!r} was removed in the meantime; ask again")
-            return _embedding(row, name)
+            name = None if row is None else session.scalar(sql.select(TaskRow.name).where(TaskRow.id == row.task_id))
+            return None if row is None or name is None else Neighbour(name, distance, to_embedding(row, name))
 
 
 def _checked(name: str) -> str:
@@ -451,73 +412,3 @@ def _checked(name: str) -> str:
 
 def _cause(error: Exception) -> str:
     return str(getattr(error, "orig", None) or error).splitlines()[0]
-
-
-def _get_task(session: Session, name: str) -> TaskRow | None:
-    return session.scalar(sql.select(TaskRow).where(TaskRow.name == name))
-
-
-def _columns(embedding: TaskEmbedding) -> dict[str, str | bytes]:
-    parts, facts = embedding_parts(embedding)
-    fisher = parts.pop("fisher").astype("<f4").tobytes()
-    tensors, text = to_bytes(parts), json.dumps(facts)
-    checksum = checksum_of(fisher, tensors, text)
-    return {"fisher": fisher, "tensors": tensors, "facts": text, "checksum": checksum}
-
-
-def _put_embedding(row: TaskRow, embedding: TaskEmbedding) -> None:
-    found = next((e for e in row.embeddings if (e.probe, e.method) == (embedding.probe, embedding.method)), None)
-    if found is None:
-        found = EmbeddingRow(probe=embedding.probe, method=embedding.method)
-        row.embeddings.append(found)
-    for column, value in _columns(embedding).items():
-        setattr(found, column, value)
-
-
-def _put_many(named: dict[str, TaskEmbedding], session: Session) -> None:
-    """Insert the tasks that are new in two statements; the others as `add` would."""
-    present = set(session.scalars(sql.select(TaskRow.name).where(TaskRow.name.in_(named))))
-    new = {name: embedding for name, embedding in named.items() if name not in present}
-    if new:
-        rows = [{"name": n, "num_images": e.num_samples, "classes": json.dumps(e.classes)} for n, e in new.items()]
-        insert = sql.insert(TaskRow).returning(TaskRow.id, sort_by_parameter_order=True)
-        ids = session.scalars(insert, rows).all()
-        session.execute(
-            sql.insert(EmbeddingRow),
-            [
-                {"task_id": i, "probe": e.probe, "method": e.method, **_columns(e)}
-                for i, e in zip(ids, new.values(), strict=True)
-            ],
-        )
-    for name in present:
-        row = _get_task(session, name)
-        assert row is not None
-        row.num_images, row.classes = named[name].num_samples, json.dumps(named[name].classes)
-        _put_embedding(row, named[name])
-
-
-def _embedding(row: EmbeddingRow, name: str) -> TaskEmbedding:
-    try:
-        if checksum_of(row.fisher, row.tensors, row.facts) != row.checksum:
-            raise ValueError("its checksum differs")
-        tensors = from_bytes(row.tensors) | {"fisher": np.frombuffer(row.fisher, "<f4")}
-        embedding = embedding_from(tensors, json.loads(row.facts), f"the embedding of {name!r}")
-    except (SafetensorError, ValueError, EmbeddingError) as error:
-        raise StoreError(f"the stored embedding of {name!r} is damaged ({error}); embed the task again") from error
-    return dataclasses.replace(embedding, task=name)
-
-
-def _put_trial(row: TaskRow, trial: Trial) -> None:
-    values = trial.to_dict() | {"config": json.dumps(trial.config.to_dict(), sort_keys=True)}
-    key = ("backbone_fingerprint", "config", "seed", "num_images")
-    found = next((t for t in row.trials if all(getattr(t, k) == values[k] for k in key)), None)
-    if found is None:
-        row.trials.append(TrialRow(**values))
-    else:
-        for field, value in values.items():
-            setattr(found, field, value)
-
-
-def _trial(row: TrialRow) -> Trial:
-    values = {f.name: getattr(row, f.name) for f in dataclasses.fields(Trial)}
-    return Trial.from_dict(values | {"config": json.loads(row.config)})

@@ -11,11 +11,18 @@ from task2vec.distances.registry import Matrix, Options, register_distance
 # both tasks from dividing zero by zero.
 STABILISER = 1e-8
 
+COMPILE_ABOVE = 10**8  # entries of pairs; below that, array expressions are done before a compiler is loaded
+
 
 @register_distance("cosine")
 def cosine(a: Matrix, b: Matrix, options: Options) -> Matrix:
     """d_sym(a, b) = 1 - cos(a / (a + b), b / (a + b)), elementwise quotients (Achille et al. 2019, section 3.2)."""
-    return over_pairs(_relative_cosine, a, b).clip(0, 1)
+    if a.size * len(b) <= COMPILE_ABOVE:
+        return over_pairs(_relative_cosine, a, b).clip(0, 1)
+    from task2vec.distances.compiled import cosine_among, cosine_pairs
+
+    found = cosine_among(a, STABILISER) if a is b else cosine_pairs(a, b, STABILISER)
+    return np.asarray(found.clip(0, 1))
 
 
 def paired_cosine(a: Matrix, b: Matrix) -> Matrix:

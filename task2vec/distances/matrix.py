@@ -60,8 +60,7 @@ def distance_matrix(
     """
     if name not in DISTANCES:
         raise DistanceError(f"there is no distance {name!r}; choose from {', '.join(sorted(DISTANCES))}")
-    pairs = [*embeddings, *(others if others is not None else [])]  # type: ignore[misc]
-    probe = common_probe([e for e in pairs if isinstance(e, TaskEmbedding)])
+    probe = common_probe([*_of_probes(embeddings), *_of_probes(others if others is not None else [])])
     a = as_matrix(embeddings)
     b = a if others is None else as_matrix(others)
     if a.shape[1] != b.shape[1]:
@@ -89,8 +88,15 @@ def _trivial(embeddings: Embeddings, values: Matrix, given: Matrix | None) -> Ma
     """The trivial task as the estimator of each row sees it, `(n, D)`; None if ever smaller constants stand for it."""
     if given is not None:
         return np.broadcast_to(given, values.shape)
-    own = [e.trivial for e in embeddings if isinstance(e, TaskEmbedding) and e.trivial is not None]  # type: ignore[union-attr]
+    own = [e.trivial for e in _of_probes(embeddings) if e.trivial is not None]
     return np.asarray(own, np.float64) if own and len(own) == len(values) else None
+
+
+def _of_probes(embeddings: Embeddings) -> list[TaskEmbedding]:
+    """Those that are embeddings; none of an array."""
+    if isinstance(embeddings, np.ndarray):
+        return []
+    return [e for e in embeddings if isinstance(e, TaskEmbedding)]  # type: ignore[union-attr]
 
 
 def common_probe(embeddings: Sequence[TaskEmbedding]) -> str | None:
@@ -115,15 +121,18 @@ def as_matrix(embeddings: Embeddings) -> Matrix:
     Raises:
         EmbeddingError: not `(n, D)`, or not all finite and at least 0.
     """
-    rows = [e.fisher if isinstance(e, TaskEmbedding) else e for e in embeddings]  # type: ignore[union-attr]
-    lengths = sorted({len(row) for row in rows if isinstance(row, np.ndarray) and row.ndim == 1})
-    if len(lengths) > 1:
-        raise EmbeddingError(
-            f"vectors of length {lengths[0]} and {lengths[1]} have no distance; measure the same layers"
-        )
-    matrix = np.asarray(rows, np.float64)
+    if isinstance(embeddings, np.ndarray):
+        matrix = np.ascontiguousarray(embeddings, np.float64)
+    else:
+        rows = [e.fisher if isinstance(e, TaskEmbedding) else e for e in embeddings]  # type: ignore[union-attr]
+        lengths = sorted({len(row) for row in rows if isinstance(row, np.ndarray) and row.ndim == 1})
+        if len(lengths) > 1:
+            raise EmbeddingError(
+                f"vectors of length {lengths[0]} and {lengths[1]} have no distance; measure the same layers"
+            )
+        matrix = np.ascontiguousarray(rows, np.float64)
     if matrix.ndim != 2:
         raise EmbeddingError(f"expected embeddings or an array (n, D), not shape {matrix.shape}")
-    if not (np.isfinite(matrix) & (matrix >= 0)).all():
+    if matrix.size and not (matrix.min() >= 0 and matrix.max() < np.inf):  # NaN fails both
         raise EmbeddingError("embeddings must be finite and at least 0; embed the task again")
     return matrix

@@ -1,0 +1,106 @@
+"""How tasks, embeddings and trials become rows of the store's tables, and come back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import sqlalchemy as sql
+from safetensors import SafetensorError
+from safetensors.numpy import load as from_bytes
+from safetensors.numpy import save as to_bytes
+from sqlalchemy.orm import Session
+
+from selection.errors import StoreError
+from selection.store.schema import EmbeddingRow, TaskRow, TrialRow, checksum_of
+from selection.trials import Trial
+from task2vec import EmbeddingError, TaskEmbedding
+from task2vec.embedding import embedding_from, embedding_parts
+
+REVISION = "task2vec_revision"  # under which a session that writes knows the number of its change
+
+
+def get_task(session: Session, name: str) -> TaskRow | None:
+    """The task of that name, if there is one."""
+    return session.scalar(sql.select(TaskRow).where(TaskRow.name == name))
+
+
+def _columns(embedding: TaskEmbedding) -> dict[str, str | bytes]:
+    parts, facts = embedding_parts(embedding)
+    fisher = parts.pop("fisher").astype("<f4").tobytes()
+    tensors, text = to_bytes(parts), json.dumps(facts)
+    checksum = checksum_of(fisher, tensors, text)
+    return {"fisher": fisher, "tensors": tensors, "facts": text, "checksum": checksum}
+
+
+def put_embedding(session: Session, row: TaskRow, embedding: TaskEmbedding) -> None:
+    """Add an embedding to a task, in place of one of the same probe and estimator."""
+    found = next((e for e in row.embeddings if (e.probe, e.method) == (embedding.probe, embedding.method)), None)
+    if found is None:
+        found = EmbeddingRow(probe=embedding.probe, method=embedding.method)
+        row.embeddings.append(found)
+    found.revision = session.info[REVISION]
+    for column, value in _columns(embedding).items():
+        setattr(found, column, value)
+
+
+def put_many(named: dict[str, TaskEmbedding], session: Session) -> None:
+    """Insert the tasks that are new in two statements; the others as `add` would."""
+    revision = session.info[REVISION]
+    present = set(session.scalars(sql.select(TaskRow.name).where(TaskRow.name.in_(named))))
+    new = {name: embedding for name, embedding in named.items() if name not in present}
+    if new:
+        rows = [{"name": n, "num_images": e.num_samples, "classes": json.dumps(e.classes)} for n, e in new.items()]
+        insert = sql.insert(TaskRow).returning(TaskRow.id, sort_by_parameter_order=True)
+        ids = session.scalars(insert, rows).all()
+        session.execute(
+            sql.insert(EmbeddingRow),
+            [
+                {"task_id": i, "probe": e.probe, "method": e.method, "revision": revision, **_columns(e)}
+                for i, e in zip(ids, new.values(), strict=True)
+            ],
+        )
+    for name in present:
+        row = get_task(session, name)
+        assert row is not None
+        row.num_images, row.classes = named[name].num_samples, json.dumps(named[name].classes)
+        put_embedding(session, row, named[name])
+
+
+def to_embedding(row: EmbeddingRow, name: str) -> TaskEmbedding:
+    """The embedding of the task of that name.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    try:
+        if checksum_of(row.fisher, row.tensors, row.facts) != row.checksum:
+            raise ValueError("its checksum differs")
+        tensors = from_bytes(row.tensors) | {"fisher": np.frombuffer(row.fisher, "<f4")}
+        embedding = embedding_from(tensors, json.loads(row.facts), f"the embedding of {name!r}")
+    except (SafetensorError, ValueError, EmbeddingError) as error:
+        raise StoreError(f"the stored embedding of {name!r} is damaged ({error}); embed the task again") from error
+    return dataclasses.replace(embedding, task=name)
+
+
+def put_trial(row: TaskRow, trial: Trial) -> None:
+    """Add a trial to a task, in place of one of the same config, backbone, seed and number of images."""
+    values = trial.to_dict() | {"config": json.dumps(trial.config.to_dict(), sort_keys=True)}
+    key = ("backbone_fingerprint", "config", "seed", "num_images")
+    found = next((t for t in row.trials if all(getattr(t, k) == values[k] for k in key)), None)
+    if found is None:
+        row.trials.append(TrialRow(**values))
+    else:
+        for field, value in values.items():
+            setattr(found, field, value)
+
+
+def to_trial(row: TrialRow) -> Trial:
+    """The trial of a row.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    values = {f.name: getattr(row, f.name) for f in dataclasses.fields(Trial)}
+    return Trial.from_dict(values | {"config": json.loads(row.config)})

@@ -1,0 +1,206 @@
+"""Which stored embeddings are nearest: all of them compared, or those that a sketch names first."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sql
+from sqlalchemy.orm import Session
+
+from selection.errors import StoreError
+from selection.store.index import SearchIndex
+from selection.store.rows import to_embedding
+from selection.store.schema import EmbeddingRow, SchemaRow, TaskRow
+from selection.store.sketch import ESTIMATES, estimated
+from task2vec import EmbeddingError, TaskEmbedding, distance_matrix, mean_log_embedding
+from task2vec.distances.reference import shipped_reference
+
+CANDIDATES = 1000  # of a sketch that are compared exactly, before more are asked for
+BLOCK = 2**16  # entries of stored vectors compared at once: they stay in a core's cache
+
+Found = tuple[int, float]
+"""The id of an embedding and its distance."""
+
+Reading = Callable[[], AbstractContextManager[Session]]
+
+
+class Search:
+    """Orders the embeddings of a store by their distance to one.
+
+    Args:
+        location: The store, for messages.
+        reading: Opens a session.
+        exact_up_to: With more embeddings of a probe than this, a sketch is searched first.
+        directory: Where the sketches are kept; None keeps them in memory.
+    """
+
+    def __init__(self, location: str, reading: Reading, exact_up_to: int, directory: Path | None) -> None:
+        self._location, self._reading, self._exact_up_to, self._directory = location, reading, exact_up_to, directory
+        self._vectors: dict[tuple[str, str], _Vectors] = {}
+        self._indexes: dict[tuple[str, str], SearchIndex] = {}
+        self._counted: dict[tuple[str, str], tuple[int, int]] = {}
+
+    def ranked(self, embedding: TaskEmbedding, distance: str) -> Iterator[Found]:
+        """Ids and distances of all embeddings of the same probe and estimator, nearest first.
+
+        Raises:
+            StoreError: there is none, or one is damaged.
+        """
+        count = self._count(embedding)
+        if not count:
+            raise StoreError(
+                f"{self._location} has no task embedded with probe {embedding.probe_name} ({embedding.probe[:8]}) "
+                f"and method {embedding.method}; embed its tasks with that probe and add them"
+            )
+        try:
+            if count <= self._exact_up_to:
+                yield from self._all_of_a_small_store(embedding, distance)
+            elif distance in ESTIMATES:
+                yield from self._by_sketch(embedding, distance)
+            else:
+                yield from self._all_of_a_large_store(embedding, distance)
+        except EmbeddingError as error:
+            raise StoreError(
+                f"{self._location} holds a damaged embedding ({error}); run task2vec store verify"
+            ) from error
+
+    def _count(self, embedding: TaskEmbedding) -> int:
+        """How many embeddings of the same probe and estimator there are."""
+        key = (embedding.probe, embedding.method)
+        with self._reading() as session:
+            revision = session.scalar(sql.select(SchemaRow.revision)) or 0
+            if self._counted.get(key, (-1, 0))[0] != revision:
+                count = session.scalar(sql.select(sql.func.count()).select_from(_ids(embedding).subquery())) or 0
+                self._counted[key] = revision, count
+        return self._counted[key][1]
+
+    def _all_of_a_small_store(self, embedding: TaskEmbedding, distance: str) -> Iterator[Found]:
+        vectors = self._vectors_of(embedding)
+        distances = self._distances(vectors.ids, vectors.fisher, embedding, distance)
+        for i in np.argsort(distances, kind="stable"):
+            yield int(vectors.ids[i]), float(distances[i])
+
+    def _by_sketch(self, embedding: TaskEmbedding, distance: str) -> Iterator[Found]:
+        key = (embedding.probe, embedding.method)
+        if key not in self._indexes:
+            with self._reading() as session:
+                identity = session.scalar(sql.select(SchemaRow.identity))
+            place = None if self._directory is None else self._directory / f"{identity}-{key[0]}-{key[1]}"
+            self._indexes[key] = SearchIndex(*key, embedding.trivial is not None, place)
+        index = self._indexes[key]
+        with self._reading() as session:
+            index.update(session)
+        trivial = None if embedding.trivial is None else embedding.trivial[None]
+        target = index.projection.sketch([-1], embedding.fisher[None], trivial)
+        estimates = np.concatenate([estimated(distance, s, target, index.num_filters) for s in index.sketches])
+        ids = np.concatenate([sketch.ids for sketch in index.sketches])
+        start, end = 0, min(CANDIDATES, len(ids))
+        while start < len(ids):
+            best = _smallest(estimates, start, end)
+            yield from self._exactly(ids[best], embedding, distance, index.projection.centre)
+            start, end = end, min(4 * end, len(ids))
+
+    def _all_of_a_large_store(self, embedding: TaskEmbedding, distance: str) -> Iterator[Found]:
+        with self._reading() as session:
+            ids = np.fromiter(session.scalars(_ids(embedding)), np.int64)
+        found = (self._exactly(part, embedding, distance) for part in np.array_split(ids, -(-len(ids) // 4096)))
+        yield from sorted((pair for part in found for pair in part), key=lambda pair: pair[1])
+
+    def _exactly(
+        self,
+        ids: npt.NDArray[np.int64],
+        embedding: TaskEmbedding,
+        distance: str,
+        reference: npt.ArrayLike | None = None,
+    ) -> list[Found]:
+        """These embeddings, nearest first."""
+        query = sql.select(EmbeddingRow.id, EmbeddingRow.fisher).where(EmbeddingRow.id.in_(ids.tolist()))
+        with self._reading() as session:
+            rows = session.execute(query).all()
+        present = np.array([row.id for row in rows], np.int64)  # one may have been removed in the meantime
+        distances = self._distances(present, _stack(rows), embedding, distance, reference)
+        order = np.argsort(distances, kind="stable")
+        return list(zip(present[order].tolist(), distances[order].tolist(), strict=True))
+
+    def _vectors_of(self, embedding: TaskEmbedding) -> _Vectors:
+        """All Fishers of a probe and estimator by the names of their tasks, kept until the store changes."""
+        key = (embedding.probe, embedding.method)
+        with self._reading() as session:
+            revision = int(session.scalar(sql.select(SchemaRow.revision)) or 0)
+            known = self._vectors.get(key)
+            if known is not None and known.revision == revision:
+                return known
+            named = _ids(embedding).add_columns(EmbeddingRow.fisher).join(TaskRow).order_by(TaskRow.name)
+            rows = session.execute(named).all()
+        vectors = _Vectors(revision, np.array([row.id for row in rows], np.int64), _stack(rows))
+        self._vectors[key] = vectors
+        return vectors
+
+    def _distances(
+        self,
+        ids: npt.NDArray[np.int64],
+        fisher: npt.NDArray[np.float32],
+        embedding: TaskEmbedding,
+        distance: str,
+        reference: npt.ArrayLike | None = None,
+    ) -> npt.NDArray[np.float64]:
+        """From each stored embedding to the target, `(n,)`."""
+        shipped = shipped_reference(embedding.probe)
+        if shipped is not None:
+            reference = shipped
+        elif reference is None and distance == "log_cosine":
+            reference = mean_log_embedding(np.vstack([fisher, embedding.fisher]))
+        if embedding.trivial is not None:  # the trivial task differs from one embedding to the next
+            stored = [self._embedding(i) for i in ids.tolist()]
+            return distance_matrix(stored, distance, [embedding], reference=reference)[:, 0]
+        rows = max(1, BLOCK // max(1, fisher.shape[1]))
+        blocks = (fisher[i : i + rows] for i in range(0, len(fisher), rows))
+        target = embedding.fisher[None]
+        return np.concatenate([distance_matrix(b, distance, target, reference=reference)[:, 0] for b in blocks])
+
+    def _embedding(self, number: int) -> TaskEmbedding:
+        with self._reading() as session:
+            row = session.get(EmbeddingRow, number)
+            if row is None:
+                raise StoreError(f"embedding {number} was removed in the meantime; ask again")
+            return to_embedding(row, str(number))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Vectors:
+    """All Fishers of one probe and estimator, as of one revision of the store."""
+
+    revision: int
+    ids: npt.NDArray[np.int64]
+    fisher: npt.NDArray[np.float32]
+
+
+def _ids(embedding: TaskEmbedding) -> sql.Select[Any]:
+    """The embeddings of the same probe and estimator."""
+    return sql.select(EmbeddingRow.id).where(
+        EmbeddingRow.probe == embedding.probe, EmbeddingRow.method == embedding.method
+    )
+
+
+def _smallest(values: npt.NDArray[np.float32], start: int, end: int) -> npt.NDArray[np.int64]:
+    """Where the values from the start-th smallest to before the end-th stand."""
+    return np.asarray(np.argpartition(values, end - 1)[:end] if start == 0 else np.argsort(values)[start:end])
+
+
+def _stack(rows: Sequence[Any]) -> npt.NDArray[np.float32]:
+    """The Fishers of rows, `(n, D)`.
+
+    Raises:
+        StoreError: one is damaged.
+    """
+    lengths = {len(row.fisher) for row in rows}
+    if len(lengths) > 1:
+        odd = next(row.id for row in rows if len(row.fisher) != max(lengths))
+        raise StoreError(f"stored embedding {odd} is damaged (its length); run task2vec store verify")
+    return np.frombuffer(b"".join(row.fisher for row in rows), "<f4").reshape(len(rows), -1 if rows else 0)
