@@ -2,12 +2,13 @@
 
 What was written to the store since the last search is sketched and added; embeddings that are gone are dropped. On
 disk every addition is a file of its own, named by the revisions of the store that it covers, and a file takes in its
-predecessors that are not much larger, so that there are few. The files can be lost at any time: what is damaged or
+small predecessors, so that there are few. The files can be lost at any time: what is damaged or
 does not follow is made again from the store. Several processes may share them, as no file is ever changed.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import uuid
@@ -29,10 +30,18 @@ from selection.store.sketch import SAMPLE, Projection, Sketch
 from task2vec.distances.reference import shipped_reference
 
 CHUNK = 4096  # embeddings sketched at once
+LARGEST = 2**16  # embeddings of a sketch that still takes in another
 FORMAT_VERSION = 1
 
-Rows = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], "npt.NDArray[np.float32] | None"]
-"""Ids `(n,)`, Fishers `(n, D)` and trivial tasks `(n, D)`."""
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """Some embeddings, in the order of their revisions."""
+
+    ids: npt.NDArray[np.int64]
+    revisions: npt.NDArray[np.int64]
+    fisher: npt.NDArray[np.float32]
+    trivial: npt.NDArray[np.float32] | None
 
 
 class SearchIndex:
@@ -77,12 +86,16 @@ class SearchIndex:
             self._forget()
             self._fit(session, total)
         fresh = self._all().where(EmbeddingRow.revision > self._revision)
-        parts = [self.projection.sketch(*rows) for rows in self._chunks(session, fresh)]
+        parts: list[Sketch] = []
+        last = 0
+        for rows in self._chunks(session, fresh.order_by(EmbeddingRow.revision, EmbeddingRow.id)):
+            if sum(map(len, parts)) >= LARGEST and rows.revisions[0] > last:
+                self._append(Sketch.concatenate(parts), last)
+                parts = []
+            parts.append(self.projection.sketch(rows.ids, rows.fisher, rows.trivial))
+            last = int(rows.revisions[-1])
         if parts:
-            new = Sketch.concatenate(parts)
-            if self.sketches:
-                self._drop(lambda ids: np.isin(ids, new.ids, assume_unique=True))
-            self._append(new, schema.revision)
+            self._append(Sketch.concatenate(parts), schema.revision)
         if schema.removals != self._removals and self.sketches:
             present = np.fromiter(session.scalars(self._all()), np.int64)
             self._drop(lambda ids: ~np.isin(ids, present, assume_unique=True))
@@ -97,21 +110,23 @@ class SearchIndex:
         numbered = self._all().add_columns(rank.label("rank")).subquery()
         some = sql.select(numbered.c.id).where(numbered.c.rank % max(1, total // SAMPLE) == 0)
         sample = self._all().where(EmbeddingRow.id.in_(some))
-        fisher = np.concatenate([fisher for _, fisher, _ in self._chunks(session, sample)])
+        fisher = np.concatenate([rows.fisher for rows in self._chunks(session, sample)])
         self.projection = Projection.fit(fisher, shipped_reference(self.probe))
         self._fitted_on = total
         tensors = {"centre": self.projection.centre, "axes": self.projection.axes}
         self._save("projection", tensors, {"fitted_on": total})
 
-    def _chunks(self, session: Session, query: sql.Select[Any]) -> Iterator[Rows]:
-        """Ids, Fishers and, if they have their own, trivial tasks of the embeddings that a query of ids finds."""
-        columns = [EmbeddingRow.fisher, *([EmbeddingRow.tensors] if self.own_trivial else [])]
+    def _chunks(self, session: Session, query: sql.Select[Any]) -> Iterator[_Rows]:
+        """The embeddings that a query of ids finds."""
+        columns = [EmbeddingRow.revision, EmbeddingRow.fisher, *([EmbeddingRow.tensors] if self.own_trivial else [])]
         found = session.execute(query.add_columns(*columns).execution_options(yield_per=CHUNK))
         for part in found.partitions(CHUNK):
-            ids = np.fromiter((row[0] for row in part), np.int64)
-            fisher = np.frombuffer(b"".join(row[1] for row in part), "<f4").reshape(len(part), -1)
-            trivial = np.stack([from_bytes(row[2])["trivial"] for row in part]) if self.own_trivial else None
-            yield ids, fisher, trivial
+            yield _Rows(
+                ids=np.fromiter((row.id for row in part), np.int64),
+                revisions=np.fromiter((row.revision for row in part), np.int64),
+                fisher=np.frombuffer(b"".join(row.fisher for row in part), "<f4").reshape(len(part), -1),
+                trivial=np.stack([from_bytes(row.tensors)["trivial"] for row in part]) if self.own_trivial else None,
+            )
 
     def _drop(self, gone: Any) -> None:
         for i, sketch in enumerate(self.sketches):
@@ -120,9 +135,10 @@ class SearchIndex:
                 self.sketches[i] = sketch.rows(~away)
 
     def _append(self, new: Sketch, revision: int) -> None:
-        """Add a sketch, merged with its predecessors that are not more than twice as large."""
+        """Add a sketch, merged with its predecessors that are small and not more than twice as large."""
+        self._drop(lambda ids: np.isin(ids, new.ids, assume_unique=True))
         start = self._saved
-        while self.sketches and len(self.sketches[-1]) <= 2 * len(new):
+        while self.sketches and len(self.sketches[-1]) <= min(2 * len(new), LARGEST - len(new)):
             new = Sketch.concatenate([self.sketches.pop(), new])
             start = self._starts.pop()
         self.sketches.append(new)

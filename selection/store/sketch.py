@@ -32,7 +32,7 @@ from task2vec.distances.registry import Options
 
 Array = npt.NDArray[np.float32]
 
-AXES = 128
+AXES = 64
 SAMPLE = 8192  # embeddings that the axes are taken from
 
 
@@ -95,7 +95,8 @@ class Projection:
         t0 = None if trivial is None else trivial.astype(np.float64)
         t = distance_to_trivial(values, t0)
         square = np.einsum("id,id->i", x, x)
-        return Sketch(np.asarray(ids, np.int64), x @ self.axes, x.mean(axis=1), square, t.astype(np.float32))
+        projected = np.asarray(x @ self.axes, np.float32)
+        return Sketch(np.asarray(ids, np.int64), projected, x.mean(axis=1), square, t.astype(np.float32))
 
 
 def estimated(distance: str, stored: Sketch, target: Sketch, num_filters: int) -> Array:
