@@ -62,11 +62,7 @@ def load(backbone: Backbone, directory: str | Path, *, name: str = DEFAULT_NAME)
         CheckpointError: nothing is saved there, it is damaged, or it belongs to another backbone.
     """
     directory = Path(directory)
-    metadata = read_metadata(directory)
-    try:
-        tensors = load_file(directory / TENSORS)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"cannot read {directory / TENSORS} ({error}); save the adapter again") from error
+    metadata, tensors = read_metadata(directory), _read_tensors(directory)
     if metadata["backbone_fingerprint"] != backbone_fingerprint(backbone):
         raise CheckpointError(
             f"the adapter in {directory} was tuned on {metadata['backbone']} with weights "
@@ -83,6 +79,33 @@ def load(backbone: Backbone, directory: str | Path, *, name: str = DEFAULT_NAME)
             switch(backbone, former)
         raise
     return backbone
+
+
+def start_from(model: nn.Module, directory: str | Path) -> None:
+    """Give the active adapter of `model` the weights of one that was tuned on another task.
+
+    The classifier keeps its own weights, since the other task's classes are others.
+
+    Args:
+        model: What `attach` gave.
+        directory: What `save` wrote, of the same method and sizes.
+
+    Raises:
+        CheckpointError: nothing is saved there, or it does not fit.
+    """
+    directory = Path(directory)
+    heads = tuple(f"{name}/" for name in classifier_names(model))
+    tuned = tuned_tensors(model)
+    own = {name: tensor for name, tensor in tuned.items() if name.startswith(heads)}
+    others = {name: tensor for name, tensor in _read_tensors(directory).items() if not name.startswith(heads)}
+    load_tuned(model, others | own, str(directory))
+
+
+def _read_tensors(directory: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(directory / TENSORS)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"cannot read {directory / TENSORS} ({error}); save the adapter again") from error
 
 
 def read_metadata(directory: Path) -> dict[str, Any]:

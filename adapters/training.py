@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from adapters.adapter import adapter_of, tuned_parameters, tuned_tensors
-from adapters.checkpoint import load_tuned, tuned_classes, write_atomically
+from adapters.checkpoint import load_tuned, start_from, tuned_classes, write_atomically
 from adapters.data import Batches, transform_of
 from adapters.drop_path import dropping_paths
 from adapters.errors import CheckpointError, ConfigError, TrainingError
@@ -67,6 +67,7 @@ class _Settings:
     drop_path: float
     monitor: str
     autocast: str
+    init_from: str
     seed: int
 
 
@@ -83,6 +84,7 @@ def fit(
     autocast: torch.dtype | None = None,
     compile: bool = False,
     accelerator: Any = None,
+    init_from: str | Path | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     progress: bool = True,
@@ -103,20 +105,24 @@ def fit(
         compile: Compile the model first; pays off in long trainings.
         accelerator: An `accelerate.Accelerator`, to train in several processes. All of them call `fit`; `out` is
             written by the first.
+        init_from: Directory of an adapter that was tuned on another task, to start from; of the same method and
+            sizes. The classifier starts anew.
         seed: Fixes the order of the images and the dropout.
         out: Directory for `metrics.jsonl` and the state to resume from.
         progress: Show a progress bar on standard error.
 
     Raises:
         TrainingError: labels do not fit the classifier, or the loss becomes NaN (the best weights so far are kept).
-        CheckpointError: `out` holds the training of another configuration.
+        CheckpointError: `out` holds the training of another configuration, or `init_from` does not fit.
         ConfigError: `monitor` is none of the metrics.
     """
     known = [field.name for field in dataclasses.fields(Metrics)]
     if monitor not in known:
         raise ConfigError(f"monitor={monitor!r} is not measured; choose from {', '.join(known)}")
-    settings = _Settings(batch_size, label_smoothing, drop_path, monitor, str(autocast), seed)
+    settings = _Settings(batch_size, label_smoothing, drop_path, monitor, str(autocast), str(init_from), seed)
     processes = processes_of(accelerator)
+    if init_from is not None:
+        start_from(model, init_from)
     with Progress(console=Console(stderr=True), disable=not progress or processes.rank > 0) as bars:
         training = _read(train, model, "Reading training images", bars)
         validation = None if val is None else _read(val, model, "Reading validation images", bars)

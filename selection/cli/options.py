@@ -18,7 +18,9 @@ from task2vec import DEFAULT_PROBE, Task, TaskEmbedding
 Source = Annotated[Path, typer.Argument(help="Folder or zip of images in class folders, or a saved embedding.")]
 Images = Annotated[Path, typer.Argument(help="Folder or zip of images in class folders.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Store = Annotated[Path | None, typer.Option("--store", help="Task store; the shipped library if not given.")]
+Store = Annotated[
+    str | None, typer.Option("--store", help="Task store: a file or a URL; the shipped library if not given.")
+]
 ProbeName = Annotated[str, typer.Option("--probe", help="timm model to embed with.")]
 ProbeWeights = Annotated[Path | None, typer.Option("--probe-weights", help="Local weights of the probe.")]
 Backbone = Annotated[str, typer.Option("--backbone", help="timm model to tune.")]
@@ -30,17 +32,17 @@ Seed = Annotated[int, typer.Option(help="Fixes everything that is drawn at rando
 PROBE, BACKBONE, DISTANCE = DEFAULT_PROBE, DEFAULT_BACKBONE, "log_cosine"
 
 
-def open_store(path: Path | None) -> TaskStore:
-    """The store at `path`, which must be there, or the shipped library.
+def open_store(location: str | None) -> TaskStore:
+    """The store at a file, which must be there, or behind a URL, or the shipped library.
 
     Raises:
         StoreError: there is no such file, or it is not a store.
     """
-    if path is None:
+    if location is None:
         return load_library()
-    if "://" not in str(path) and not path.exists():
-        raise StoreError(f"there is no task store at {path}; make one with task2vec store create {path}")
-    return TaskStore(path)
+    if "://" not in location and not Path(location).exists():
+        raise StoreError(f"there is no task store at {location}; make one with task2vec store create {location}")
+    return TaskStore(location)
 
 
 def embedding_of(source: Path, probe: str, weights: Path | None, split: str | None, seed: int) -> TaskEmbedding:

@@ -16,21 +16,21 @@ from selection.store import ImportReport, TaskStore, export_store, import_archiv
 from selection.trials import Trial
 
 app = typer.Typer(help="Make, fill and look into task stores.", no_args_is_help=True)
-Path_ = Annotated[Path, typer.Argument(help="The store's file.")]
+Location = Annotated[str, typer.Argument(help="The store's file, or the URL of a database.")]
 Archive = Annotated[Path, typer.Argument(help="The exported file.")]
 
 
 @app.command()
 def create(
-    path: Path_,
+    location: Location,
     empty: Annotated[bool, typer.Option("--empty", help="Without the shipped library's tasks and trials.")] = False,
     as_json: o.Json = False,
 ) -> None:
     """Make a new store that starts with the shipped library."""
-    if path.exists():
-        raise StoreError(f"{path} is there already; give a new name")
-    store = TaskStore(path) if empty else load_library(path)
-    _say({"store": str(path), "tasks": len(store)}, as_json)
+    if "://" not in location and Path(location).exists():
+        raise StoreError(f"{location} is there already; give a new name")
+    store = TaskStore(location) if empty else load_library(location)
+    _say({"store": location, "tasks": len(store)}, as_json)
 
 
 @app.command(name="list")
@@ -90,7 +90,7 @@ def show(name: str, store: o.Store = None, as_json: o.Json = False) -> None:
 
 @app.command()
 def add(
-    path: Path_,
+    location: Location,
     source: o.Source,
     name: Annotated[str | None, typer.Option(help="What to call the task.")] = None,
     trials: Annotated[Path | None, typer.Option(help="JSON lines of its trials, one object a line.")] = None,
@@ -104,7 +104,7 @@ def add(
     as_json: o.Json = False,
 ) -> None:
     """Add a task to a store: its embedding, and what was tuned on it."""
-    opened = o.open_store(path)
+    opened = o.open_store(location)
     read = [] if trials is None else _read_trials(trials)
     embedding = o.embedding_of(source, probe, probe_weights, split, seed)
     opened.add(embedding, name=name, trials=read, adapter=adapter, tags=tag or (), source=origin)
@@ -112,39 +112,39 @@ def add(
 
 
 @app.command()
-def remove(path: Path_, name: str, as_json: o.Json = False) -> None:
+def remove(location: Location, name: str, as_json: o.Json = False) -> None:
     """Remove a task from a store, with its embeddings and trials."""
-    opened = o.open_store(path)
+    opened = o.open_store(location)
     opened.remove(name)
     _say({"removed": name, "tasks": len(opened)}, as_json)
 
 
 @app.command()
-def export(path: Path_, archive: Archive, as_json: o.Json = False) -> None:
+def export(location: Location, archive: Archive, as_json: o.Json = False) -> None:
     """Write everything in a store to one portable file."""
-    opened = o.open_store(path)
+    opened = o.open_store(location)
     export_store(opened, archive)
     _say({"exported": str(archive), "tasks": len(opened), "bytes": archive.stat().st_size}, as_json)
 
 
 @app.command(name="import")
-def import_(path: Path_, archive: Archive, as_json: o.Json = False) -> None:
+def import_(location: Location, archive: Archive, as_json: o.Json = False) -> None:
     """Add everything in an exported file to a store, which is made if it is not there."""
-    _report(import_archive(TaskStore(path), archive), as_json)
+    _report(import_archive(TaskStore(location), archive), as_json)
 
 
 @app.command()
 def merge(
-    path: Path_, other: Annotated[Path, typer.Argument(help="The store to add to it.")], as_json: o.Json = False
+    location: Location, other: Annotated[str, typer.Argument(help="The store to add to it.")], as_json: o.Json = False
 ) -> None:
     """Add everything in another store; what the first one has stays."""
-    _report(merge_stores(o.open_store(path), o.open_store(other)), as_json)
+    _report(merge_stores(o.open_store(location), o.open_store(other)), as_json)
 
 
 @app.command()
-def verify(path: Path_, as_json: o.Json = False) -> None:
+def verify(location: Location, as_json: o.Json = False) -> None:
     """Check everything in a store; ends with 1 if something is damaged."""
-    opened = o.open_store(path)
+    opened = o.open_store(location)
     problems = opened.verify()
     if as_json:
         print_json({"tasks": len(opened), "problems": problems})
@@ -155,9 +155,9 @@ def verify(path: Path_, as_json: o.Json = False) -> None:
 
 
 @app.command()
-def vacuum(path: Path_, as_json: o.Json = False) -> None:
+def vacuum(location: Location, as_json: o.Json = False) -> None:
     """Give unused space back, and remove adapters that no task has."""
-    _say({"adapters removed": o.open_store(path).vacuum()}, as_json)
+    _say({"adapters removed": o.open_store(location).vacuum()}, as_json)
 
 
 def _report(report: ImportReport, as_json: bool) -> None:

@@ -1,0 +1,152 @@
+"""Experts: adapters tuned on one task each, and what they are worth for the other tasks.
+
+python benchmarks/experts.py train GRID EXPERTS       tune one adapter on all images of every task of a grid
+python benchmarks/experts.py transfer GRID EXPERTS    every expert on 100 images of every other task, and the cheap scores
+python benchmarks/experts.py warm GRID EXPERTS        tuning on 100 images from an expert, beside tuning from scratch
+
+All write to benchmarks/results and go on where they were stopped; `task2vec evaluate` reads them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+import adapters
+from adapters import AdapterConfig
+from adapters.data import Batches, transform_of
+from selection import Grid
+from selection.grid import GridTask
+from selection.library import load_library
+from selection.transferability import SCORES, Outputs
+from selection.tuning import VALIDATION_SHARE, load_backbone
+from task2vec import embed, load_probe
+from task2vec.classifier import fit_classifier
+
+RESULTS = Path(__file__).parent / "results"
+EXPERT = AdapterConfig("ssf")
+TUNED = AdapterConfig("ssf", epochs=20)
+IMAGES = 100
+L2 = 0.1  # of the classifier on an expert's features, the same that embeddings use
+SEEDS = (0, 1)
+
+app = typer.Typer(add_completion=False, help=__doc__)
+GridFile = Annotated[Path, typer.Argument(help="a grid file; its folder, sources and excluded tasks count")]
+Experts = Annotated[Path, typer.Argument(help="where the tuned adapters lie")]
+Part = Annotated[int, typer.Option(help="which share of the tasks, for several processes at once")]
+
+
+def whole_tasks(grid: Path, images: int | None) -> list[GridTask]:
+    """The tasks of a grid without their parts, with so many training images."""
+    found = Grid.from_file(grid)
+    return list(Grid(found.folder, found.configs, found.exclude, images, sources=found.sources).tasks())
+
+
+@app.command()
+def train(grid: GridFile, experts: Experts, part: Part = 0, parts: int = 1) -> None:
+    """Tune an expert on every task."""
+    for task in whole_tasks(grid, None)[part::parts]:
+        out = experts / task.train.name
+        if (out / "adapter.json").exists():
+            continue
+        model = load_backbone(adapters.DEFAULT_BACKBONE)
+        learning, validation = task.train.split(VALIDATION_SHARE)
+        adapters.attach(model, EXPERT, task.train.num_classes, seed=0)
+        adapters.fit(model, learning, validation, autocast=torch.bfloat16, progress=False)
+        adapters.save(model, out, class_names=task.train.class_names)
+        typer.echo(task.train.name)
+
+
+@app.command()
+def transfer(grid: GridFile, experts: Experts, part: Part = 0, parts: int = 1) -> None:
+    """A linear classifier on the frozen features of every expert from another source, for every target."""
+    path = RESULTS / "experts.jsonl"
+    done = {(row["target"], row["expert"]) for row in rows_of(path)}
+    sources = {task.train.name: task.source for task in whole_tasks(grid, None)}
+    transform = transform_of(load_backbone(adapters.DEFAULT_BACKBONE))
+    for task in whole_tasks(grid, IMAGES)[part::parts]:
+        target = task.train.name.split("@")[0]
+        train, test = Batches(task.train, transform), Batches(task.test, transform)
+        for expert in sources:
+            if sources[expert] == task.source or (target, expert) in done:
+                continue
+            model = adapters.load(load_backbone(adapters.DEFAULT_BACKBONE), experts / expert)
+            features, logits = outputs(model, train)
+            classifier = fit_classifier(features, task.train.labels, task.train.num_classes, l2=L2)
+            seen, _ = outputs(model, test)
+            predicted = (seen @ classifier.weight.T + classifier.bias).argmax(axis=1)
+            probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+            probabilities /= probabilities.sum(axis=1, keepdims=True)
+            scores = {
+                name: score(Outputs(features, probabilities, task.train.labels)) for name, score in SCORES.items()
+            }
+            accuracy = float((predicted == task.test.labels).mean())
+            append(path, {"target": target, "expert": expert, "accuracy": accuracy} | scores)
+
+
+@app.command()
+def warm(grid: GridFile, experts: Experts, part: Part = 0, parts: int = 1) -> None:
+    """Tune from the expert that the asymmetric distance names, and from scratch."""
+    path = RESULTS / "warm.jsonl"
+    done = {(row["target"], row["seed"]) for row in rows_of(path)}
+    probe, library = load_probe(), load_library()
+    tasks = whole_tasks(grid, IMAGES)
+    for task in tasks[part::parts]:
+        target = task.train.name.split("@")[0]
+        embedding = embed(task.train, probe)
+        same = {t.train.name.split("@")[0] for t in tasks if t.source == task.source}
+        whole = [name for name in library.names() if (experts / name).exists() and name not in same]
+        near = library.nearest(
+            embedding, 1, distance="asymmetric", exclude=[name for name in library.names() if name not in whole]
+        )[0]
+        learning, validation = task.train.split(VALIDATION_SHARE)
+        for seed in SEEDS:
+            if (target, seed) in done:
+                continue
+            accuracy = {}
+            for name, start in (("cold", None), ("warm", experts / near.name)):
+                model = load_backbone(adapters.DEFAULT_BACKBONE)
+                adapters.attach(model, TUNED, task.train.num_classes, seed=seed)
+                adapters.fit(
+                    model, learning, validation, init_from=start, seed=seed, autocast=torch.bfloat16, progress=False
+                )
+                accuracy[name] = adapters.evaluate(model, task.test, autocast=torch.bfloat16).accuracy
+            append(
+                path,
+                {"target": target, "seed": seed, "expert": near.name, "distance": near.distance, **accuracy},
+            )
+
+
+@torch.no_grad()
+def outputs(model: Any, batches: Batches) -> tuple[np.ndarray, np.ndarray]:
+    """The classifier's inputs `(N, d)` and outputs `(N, K)`."""
+    model.eval()
+    features, logits = [], []
+    for indices in torch.arange(len(batches)).split(128):
+        pooled = model.forward_head(model.forward_features(batches.take(indices)[0]), pre_logits=True)
+        features.append(pooled.double().numpy())
+        logits.append(model.get_classifier()(pooled).double().numpy())
+    return np.concatenate(features), np.concatenate(logits)
+
+
+def rows_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a file of results, if there is one."""
+    for line in path.read_text().splitlines() if path.exists() else ():
+        yield json.loads(line)
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    """Write a result at once."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    app()
