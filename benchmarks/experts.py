@@ -1,10 +1,10 @@
 """Experts: adapters tuned on one task each, and what they are worth for the other tasks.
 
 python benchmarks/experts.py train GRID EXPERTS       tune one adapter on all images of every task of a grid
-python benchmarks/experts.py transfer GRID EXPERTS    every expert on 100 images of every other task, and the cheap scores
+python benchmarks/experts.py transfer GRID EXPERTS    every expert on 100 images of other tasks, and the cheap scores
 python benchmarks/experts.py warm GRID EXPERTS        tuning on 100 images from an expert, beside tuning from scratch
 
-All write to benchmarks/results and go on where they were stopped; `task2vec evaluate` reads them.
+All write beside the shipped library and go on where they were stopped; `task2vec evaluate` reads them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from adapters import AdapterConfig
 from adapters.data import Batches, transform_of
 from selection import Grid
 from selection.grid import GridTask
-from selection.library import load_library
+from selection.library import EXPERTS, WARM_STARTS, load_library
 from selection.transferability import SCORES, Outputs
 from selection.tuning import VALIDATION_SHARE, load_backbone
 from task2vec import embed, load_probe
 from task2vec.classifier import fit_classifier
 
-RESULTS = Path(__file__).parent / "results"
 EXPERT = AdapterConfig("ssf")
 TUNED = AdapterConfig("ssf", epochs=20)
 IMAGES = 100
@@ -66,7 +65,7 @@ def train(grid: GridFile, experts: Experts, part: Part = 0, parts: int = 1) -> N
 @app.command()
 def transfer(grid: GridFile, experts: Experts, part: Part = 0, parts: int = 1) -> None:
     """A linear classifier on the frozen features of every expert from another source, for every target."""
-    path = RESULTS / "experts.jsonl"
+    path = EXPERTS
     done = {(row["target"], row["expert"]) for row in rows_of(path)}
     sources = {task.train.name: task.source for task in whole_tasks(grid, None)}
     transform = transform_of(load_backbone(adapters.DEFAULT_BACKBONE))
@@ -93,7 +92,7 @@ def transfer(grid: GridFile, experts: Experts, part: Part = 0, parts: int = 1) -
 @app.command()
 def warm(grid: GridFile, experts: Experts, part: Part = 0, parts: int = 1) -> None:
     """Tune from the expert that the asymmetric distance names, and from scratch."""
-    path = RESULTS / "warm.jsonl"
+    path = WARM_STARTS
     done = {(row["target"], row["seed"]) for row in rows_of(path)}
     probe, library = load_probe(), load_library()
     tasks = whole_tasks(grid, IMAGES)

@@ -9,7 +9,8 @@ from selection.errors import RecommendationError, SelectionError, StoreError
 from selection.grid import Grid
 from selection.library import load_library
 from selection.model2vec import Model2Vec
-from selection.recommendation import Candidate, Evidence, Recommendation, recommend
+from selection.recommendation import DEFAULT_RECOMMENDER, Candidate, Evidence, Recommendation, recommend
+from selection.recommenders import RECOMMENDERS
 from selection.running import run_grid
 from selection.store import (
     ImportReport,
@@ -24,6 +25,8 @@ from selection.trials import Trial
 from selection.tuning import AutoTuned, Tuned, auto_tune, tune
 
 __all__ = [
+    "DEFAULT_RECOMMENDER",
+    "RECOMMENDERS",
     "AutoTuned",
     "Candidate",
     "Evidence",

@@ -1,34 +1,31 @@
-"""Which adapter to tune on a new task, from what worked on the stored tasks nearest to it.
-
-Indices: i neighbour, c configuration.
-
-With distances d_i, weights w_i proportional to 1 / d_i^2 (Shepard 1968) and scores y_ic, a configuration's gain on a
-task is its score over the task's mean score m_i, so that easy tasks do not make their configurations look good:
-
-    predicted_c = sum_i w_i m_i + sum_i w_i (y_ic - m_i)
-
-The second sum runs over the neighbours on which c was tried, with their weights scaled up to sum to 1. The spread is
-the standard deviation of y_ic over the same neighbours with the same weights.
-"""
+"""Which adapter to tune on a new task, from what worked on the stored tasks: candidates, limits, and the answer."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import timm
+from scipy.stats import norm
 from torch import nn
 
 import adapters
-from adapters import AdapterConfig
+from adapters import METHODS, AdapterConfig
 from selection.errors import RecommendationError
-from selection.store import Neighbour, TaskStore
+from selection.recommenders import RECOMMENDERS, Prediction, TaskFacts, TrialTable
+from selection.space import parameters_on
+from selection.store import StoredTask, TaskStore
+from selection.table import table_of
 from selection.trials import Trial
 from task2vec import TaskEmbedding
+
+DEFAULT_RECOMMENDER = "gaussian_process"
+CONSIDERED = 150  # tasks with trials, the nearest ones; a learned model takes the cube of their trials
+SHOWN = 5  # stored tasks that are named as evidence
+COVERAGE = 0.8  # of the interval
+VALIDATION_OF_TRAINING = 0.25  # images that chose the epoch, for each that was learned from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +35,7 @@ class Candidate:
     Attributes:
         config: The configuration.
         predicted: Expected top-1 accuracy, in [0, 1].
-        std: Spread of its score over the neighbours.
+        std: Standard deviation of what a trial would score; NaN where the recommender does not know.
         parameters: Trainable parameters beside the classifier's.
         seconds: Expected training time on the machine that made the trials, for as many images as the target has.
     """
@@ -49,15 +46,20 @@ class Candidate:
     parameters: int
     seconds: float
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where a trial is expected to score with a chance of 80%."""
+        width = float(norm.ppf(0.5 + COVERAGE / 2)) * self.std
+        return max(0.0, self.predicted - width), min(1.0, self.predicted + width)
+
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """A stored task that the recommendation rests on.
+    """A stored task near the target, and what worked there.
 
     Attributes:
         task: Its name.
         distance: How far it is from the target.
-        weight: Its share of the prediction.
         score: What the recommended configuration scored there; None if it was not tried.
         best: The configuration that scored best there.
         best_score: Its score.
@@ -65,7 +67,6 @@ class Evidence:
 
     task: str
     distance: float
-    weight: float
     score: float | None
     best: AdapterConfig
     best_score: float
@@ -76,31 +77,63 @@ class Recommendation:
     """Configurations ranked for a target task.
 
     Attributes:
+        config: What to tune; after trials on the target, what to try next.
         ranking: All candidates, best first.
-        evidence: The neighbours, nearest first.
-        warm_start: A tuned adapter of the recommended configuration on the nearest task that has one.
+        evidence: The nearest stored tasks with trials, nearest first.
+        recommender: Which one of `selection.RECOMMENDERS` it comes from.
+        warm_start: A tuned adapter of the same configuration to start from, where that is expected to help.
         note: What to know about where the evidence comes from; empty if nothing.
     """
 
+    config: AdapterConfig
     ranking: tuple[Candidate, ...]
     evidence: tuple[Evidence, ...]
+    recommender: str
     warm_start: Path | None = None
     note: str = ""
 
     @property
-    def config(self) -> AdapterConfig:
-        """The configuration to tune."""
-        return self.ranking[0].config
+    def candidate(self) -> Candidate:
+        """The recommended configuration with what is expected of it."""
+        return next(c for c in self.ranking if c.config == self.config)
 
     @property
     def predicted(self) -> float:
         """Its expected top-1 accuracy, in [0, 1]."""
-        return self.ranking[0].predicted
+        return self.candidate.predicted
 
     @property
     def std(self) -> float:
-        """The spread of its score over the neighbours."""
-        return self.ranking[0].std
+        """Standard deviation of what a trial of it would score."""
+        return self.candidate.std
+
+    def explain(self) -> str:
+        """Why this configuration, in a paragraph."""
+        chosen = self.candidate
+        text = f"Tune {chosen.config.label} ({chosen.parameters:,} parameters, about {chosen.seconds:.0f} s)."
+        if np.isfinite(chosen.std):
+            low, high = chosen.interval
+            text += f" It is expected to reach {chosen.predicted:.1%}, and with a chance of 80% between {low:.1%} "
+            text += f"and {high:.1%}."
+        others = [c for c in self.ranking if c.config != self.config]
+        if others:
+            text += f" Next best of {len(self.ranking)} candidates is {others[0].config.label}"
+            text += (
+                f", {100 * abs(chosen.predicted - others[0].predicted):.1f} points away." if self.is_calibrated else "."
+            )
+        near = [
+            f"{e.task} (distance {e.distance:.2f}, best there {e.best.label} with {e.best_score:.1%})"
+            for e in self.evidence[:3]
+        ]
+        text += f" The nearest tasks with trials are {'; '.join(near)}."
+        if self.warm_start is not None:
+            text += f" Start from the adapter in {self.warm_start}, which was tuned on a task close to this one."
+        return text + (f" Note: {self.note}." if self.note else "")
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether predictions are accuracies with a spread, and not only an order."""
+        return bool(np.isfinite(self.candidate.std))
 
 
 def recommend(
@@ -108,164 +141,213 @@ def recommend(
     store: TaskStore,
     backbone: str | nn.Module = adapters.DEFAULT_BACKBONE,
     *,
-    k: int = 5,
-    distance: str = "log_cosine",
+    recommender: str = DEFAULT_RECOMMENDER,
+    trials: Sequence[Trial] = (),
     max_params: int | None = None,
     max_seconds: float | None = None,
+    mergeable_only: bool = False,
+    methods: Sequence[str] | None = None,
+    without_methods: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> Recommendation:
-    """Rank the configurations that were tried on the k nearest tasks, for a target task.
+    """Rank the configurations that were tried on stored tasks, for a target task.
 
     Args:
         embedding: The target.
         store: Where tasks and their trials are kept; `selection.load_library()` is shipped with the package.
         backbone: What will be tuned. Trials on it are preferred; without any, those on other backbones are used, and
             `note` says so.
-        k: How many tasks with trials to consider.
-        distance: Any of `task2vec.DISTANCES`.
+        recommender: One of `selection.RECOMMENDERS`.
+        trials: Results on the target itself so far. Their validation accuracies update the expectations, and the
+            answer is what to try next.
         max_params: Leave out configurations with more trainable parameters than this (classifier not counted).
         max_seconds: Leave out configurations whose expected training time is longer.
-        exclude: Names of tasks to leave out.
+        mergeable_only: Leave out methods that cannot become a plain model.
+        methods: Only these.
+        without_methods: Not these.
+        exclude: Names of stored tasks to leave out.
 
     Raises:
-        RecommendationError: no stored task has trials that fit the backbone and the limits.
+        RecommendationError: no stored task has trials that fit the backbone and the limits, or a name is unknown.
         StoreError: no stored task was embedded by the same probe and estimator.
     """
-    neighbours, trials, note = _neighbours_with_trials(embedding, store, backbone, k, distance, exclude)
-    weights = shepard_weights(np.array([n.distance for n in neighbours]))
-    candidates = [
-        _candidate(config, trials, weights, embedding.num_samples)
-        for config in {config for by_config in trials for config in by_config}
-    ]
-    candidates.sort(key=lambda candidate: (-candidate.predicted, candidate.parameters, candidate.config.label))
-    ranking = _within(candidates, max_params, max_seconds)
-    evidence = tuple(
-        _evidence(neighbour, weight, by_config, ranking[0].config)
-        for neighbour, weight, by_config in zip(neighbours, weights, trials, strict=True)
-    )
-    return Recommendation(ranking, evidence, _warm_start(store, neighbours, ranking[0].config, backbone), note)
-
-
-def shepard_weights(distances: np.ndarray) -> np.ndarray:
-    """Weights that sum to 1, proportional to the inverse square of the distance; asymmetric ones may be negative."""
-    positive = distances - min(0.0, float(distances.min()))
-    inverse = 1 / (positive + 1e-6) ** 2
-    return np.asarray(inverse / inverse.sum())
-
-
-TrialsByConfig = dict[AdapterConfig, list[Trial]]
-
-
-def _candidate(config: AdapterConfig, trials: list[TrialsByConfig], weights: np.ndarray, num_images: int) -> Candidate:
-    """What the neighbours' trials, one mapping for each, say of a configuration."""
-    means = np.array([np.mean([t.score for runs in by_config.values() for t in runs]) for by_config in trials])
-    tried = np.array([config in by_config for by_config in trials])
-    scores = np.array([np.mean([t.score for t in by_config[config]]) for by_config in trials if config in by_config])
-    share = weights[tried] / weights[tried].sum()
-    runs = [t for by_config in trials for t in by_config.get(config, ())]
-    return Candidate(
-        config,
-        predicted=float(weights @ means + share @ (scores - means[tried])),
-        std=float(np.sqrt(share @ (scores - share @ scores) ** 2)),
-        parameters=runs[0].parameters,
-        seconds=float(np.mean([t.seconds / t.num_images for t in runs])) * num_images,
-    )
-
-
-def _within(candidates: list[Candidate], max_params: int | None, max_seconds: float | None) -> tuple[Candidate, ...]:
-    """The candidates that keep to the limits, in the same order."""
-    within = tuple(
-        candidate
-        for candidate in candidates
-        if (max_params is None or candidate.parameters <= max_params)
-        and (max_seconds is None or candidate.seconds <= max_seconds)
-    )
-    if not within:
-        smallest, quickest = min(c.parameters for c in candidates), min(c.seconds for c in candidates)
+    if recommender not in RECOMMENDERS:
         raise RecommendationError(
-            f"no configuration keeps to max_params={max_params} and max_seconds={max_seconds}; the smallest has "
-            f"{smallest} parameters and the quickest takes about {quickest:.0f} s"
+            f"there is no recommender {recommender!r}; choose from {', '.join(sorted(RECOMMENDERS))}"
         )
-    return within
-
-
-def _neighbours_with_trials(
-    embedding: TaskEmbedding,
-    store: TaskStore,
-    backbone: str | nn.Module,
-    k: int,
-    distance: str,
-    exclude: Sequence[str],
-) -> tuple[list[Neighbour], list[TrialsByConfig], str]:
-    """The k nearest tasks that have trials which fit the backbone, those trials, and where they come from."""
-    if k < 1:
-        raise RecommendationError(f"k={k} considers no task; give at least 1")
+    limits = Limits(max_params, max_seconds, mergeable_only, methods, tuple(without_methods))
     name = backbone if isinstance(backbone, str) else adapters.backbone_name(backbone)
-    nearest = store.nearest(embedding, k=len(store), distance=distance, exclude=exclude)
-    stored = {n.name: store.task(n.name).trials for n in nearest}
-    note = ""
-    if not any(t.backbone == name for trials in stored.values() for t in trials):
-        stored, note = _from_other_backbones(stored, backbone, name)
-    neighbours: list[Neighbour] = []
-    by_task: list[TrialsByConfig] = []
-    for neighbour in nearest:
-        by_config: TrialsByConfig = defaultdict(list)
-        for trial in stored[neighbour.name]:
-            if note or trial.backbone == name:
-                by_config[trial.config].append(trial)
-        if by_config and len(neighbours) < k:
-            neighbours.append(neighbour)
-            by_task.append(dict(by_config))
-    if not neighbours:
+    near = _nearest_with_trials(embedding, store, exclude)
+    table, note = _table(near, backbone, name)
+    if not table.tasks:
         raise RecommendationError(
             f"{store.location} has no trials that fit {name}; tune configurations on stored tasks and add them"
         )
-    return neighbours, by_task, note
+    seconds = table.seconds * embedding.num_samples
+    kept = limits.keep(table, seconds, already=[trial.config for trial in trials])
+    candidates = [table.configs[c] for c in kept]
+    target = TaskFacts(embedding.task or "target", embedding)
+    prediction = RECOMMENDERS[recommender](table, target, candidates)
+    seen = [_observation(trial, candidates) for trial in trials if trial.config in candidates]
+    if len(seen) >= len(candidates):
+        raise RecommendationError(f"all {len(candidates)} candidates were tried; the best one is the answer")
+    chosen = candidates[prediction.next_try(seen)]
+    after = prediction.given(seen)
+    return Recommendation(
+        config=chosen,
+        ranking=_ranking(after, table, kept, seconds),
+        evidence=tuple(_evidence(table, near, chosen)[:SHOWN]),
+        recommender=recommender,
+        warm_start=_warm_start(embedding, store, near, chosen, name),
+        note=note,
+    )
 
 
-def _from_other_backbones(
-    stored: dict[str, tuple[Trial, ...]], backbone: str | nn.Module, name: str
-) -> tuple[dict[str, tuple[Trial, ...]], str]:
-    """The trials whose configurations fit a backbone that has none of its own, with parameters counted on it."""
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a configuration must keep to; the fields are those of `recommend`."""
+
+    max_params: int | None = None
+    max_seconds: float | None = None
+    mergeable_only: bool = False
+    methods: Sequence[str] | None = None
+    without_methods: tuple[str, ...] = ()
+
+    def keep(self, table: TrialTable, seconds: np.ndarray, already: Sequence[AdapterConfig] = ()) -> list[int]:
+        """The numbers of the configurations within the limits, or `already` tried.
+
+        Raises:
+            RecommendationError: a method is unknown, or nothing is left.
+        """
+        unknown = [name for name in (*(self.methods or ()), *self.without_methods) if name not in METHODS]
+        if unknown:
+            raise RecommendationError(f"there is no method {unknown[0]!r}; choose from {', '.join(sorted(METHODS))}")
+        allowed = [
+            c
+            for c, config in enumerate(table.configs)
+            if (self.methods is None or config.method in self.methods)
+            and config.method not in self.without_methods
+            and not (self.mergeable_only and METHODS[config.method].cannot_merge)
+        ]
+        within = [
+            c
+            for c in allowed
+            if table.configs[c] in already
+            or (
+                (self.max_params is None or table.parameters[c] <= self.max_params)
+                and (self.max_seconds is None or seconds[c] <= self.max_seconds)
+            )
+        ]
+        if not allowed:
+            known = ", ".join(sorted({config.method for config in table.configs}))
+            raise RecommendationError(f"no allowed method has trials here; there are trials of {known}")
+        if not within:
+            raise RecommendationError(
+                f"no configuration keeps to max_params={self.max_params} and max_seconds={self.max_seconds}; the "
+                f"smallest has {min(table.parameters[c] for c in allowed)} parameters and the quickest takes about "
+                f"{min(seconds[c] for c in allowed):.0f} s"
+            )
+        return within
+
+
+@dataclasses.dataclass(frozen=True)
+class _Near:
+    """A stored task with its distance to the target."""
+
+    task: StoredTask
+    embedding: TaskEmbedding
+    distance: float
+
+
+def _nearest_with_trials(embedding: TaskEmbedding, store: TaskStore, exclude: Sequence[str]) -> list[_Near]:
+    """The nearest tasks that have trials, nearest first."""
+    tried = {task.name: task for task in store.tasks(with_trials=True)}
+    found = store.nearest(embedding, CONSIDERED, where=lambda task: task.name in tried, exclude=exclude)
+    return [_Near(tried[n.name], n.embedding, n.distance) for n in found]
+
+
+def _table(near: list[_Near], backbone: str | nn.Module, name: str) -> tuple[TrialTable, str]:
+    """Trials on the backbone or, where there are none, on others; with a note if so."""
+    tasks = [(n.task, n.embedding) for n in near]
+    table = table_of(tasks, lambda trial: trial.backbone == name)
+    if table.tasks:
+        return table, ""
     if isinstance(backbone, str) and not timm.is_model(backbone):
         raise RecommendationError(f"timm knows no model {backbone!r}; timm.list_models() names those it has")
-    model: nn.Module = timm.create_model(backbone) if isinstance(backbone, str) else backbone
-    configs = {t.config for trials in stored.values() for t in trials if t.config.blocks is None}
-    counts = {config: count for config in configs if (count := _parameters_on(model, config)) is not None}
-    fitting = {
-        task: tuple(dataclasses.replace(t, parameters=counts[t.config]) for t in trials if t.config in counts)
-        for task, trials in stored.items()
-    }
-    others = sorted({t.backbone for trials in fitting.values() for t in trials})
-    return fitting, (
+    table = table_of(tasks, lambda trial: trial.config.blocks is None)
+    counts = [parameters_on(backbone, config) for config in table.configs]
+    table = table.of_configs([c for c, count in enumerate(counts) if count is not None])
+    own = np.array([count for count in counts if count is not None], np.int64)
+    others = sorted({t.backbone for n in near for t in n.task.trials})
+    return dataclasses.replace(table, parameters=own), (
         f"no stored trial used {name}: the ranking rests on {', '.join(others)}, "
         "so trust its order more than its accuracies"
     )
 
 
-def _parameters_on(model: nn.Module, config: AdapterConfig) -> int | None:
-    """Trainable parameters of a configuration on a backbone, classifier not counted; None if it does not fit."""
-    try:
-        return adapters.num_adapter_parameters(adapters.attach(copy.deepcopy(model), config, num_classes=2))
-    except adapters.AdapterError:
-        return None
+def _observation(trial: Trial, candidates: list[AdapterConfig]) -> tuple[int, float, float]:
+    """Which candidate was tried on the target, its validation accuracy, and the variance of that as an estimate."""
+    images = max(1.0, VALIDATION_OF_TRAINING * trial.num_images)
+    return candidates.index(trial.config), trial.validation, validation_variance(trial.validation, images)
 
 
-def _evidence(neighbour: Neighbour, weight: float, by_config: TrialsByConfig, recommended: AdapterConfig) -> Evidence:
-    scores = {config: float(np.mean([t.score for t in trials])) for config, trials in by_config.items()}
-    best = max(scores, key=lambda config: scores[config])
-    return Evidence(neighbour.name, neighbour.distance, float(weight), scores.get(recommended), best, scores[best])
+def validation_variance(accuracy: float, num_images: float) -> float:
+    """Variance of an accuracy on so many images, for the accuracy that two more images, one right, would leave."""
+    shrunk = (accuracy * num_images + 1) / (num_images + 2)
+    return float(shrunk * (1 - shrunk) / num_images)
+
+
+def _ranking(prediction: Prediction, table: TrialTable, kept: list[int], seconds: np.ndarray) -> tuple[Candidate, ...]:
+    found = [
+        Candidate(
+            table.configs[c],
+            float(prediction.mean[i]),
+            float(prediction.std[i]),
+            int(table.parameters[c]),
+            float(seconds[c]),
+        )
+        for i, c in enumerate(kept)
+    ]
+    return tuple(sorted(found, key=lambda c: (-c.predicted, c.parameters, c.config.label)))
+
+
+def _evidence(table: TrialTable, near: list[_Near], chosen: AdapterConfig) -> list[Evidence]:
+    distances = {n.task.name: n.distance for n in near}
+    found = []
+    for t, task in enumerate(table.tasks):
+        best = int(np.nanargmax(table.scores[t]))
+        score = table.scores[t, table.configs.index(chosen)]
+        found.append(
+            Evidence(
+                task.name,
+                distances[task.name],
+                float(score) if np.isfinite(score) else None,
+                table.configs[best],
+                float(table.scores[t, best]),
+            )
+        )
+    return sorted(found, key=lambda e: e.distance)
 
 
 def _warm_start(
-    store: TaskStore, neighbours: list[Neighbour], config: AdapterConfig, backbone: str | nn.Module
+    embedding: TaskEmbedding, store: TaskStore, near: list[_Near], config: AdapterConfig, name: str
 ) -> Path | None:
-    name = backbone if isinstance(backbone, str) else adapters.backbone_name(backbone)
-    for neighbour in neighbours:
-        path = store.task(neighbour.name).adapter
+    """An adapter of the same method and sizes on this backbone, of the task with the smallest asymmetric distance."""
+    fitting: dict[str, Path] = {}
+    for n in near:
+        path = n.task.adapter
         if path is None:
             continue
         metadata = adapters.read_metadata(path)
-        if metadata["backbone"] == name and AdapterConfig.from_dict(metadata["config"]) == config:
-            return path
-    return None
+        if metadata["backbone"] == name and _same_tensors(AdapterConfig.from_dict(metadata["config"]), config):
+            fitting[n.task.name] = path
+    if not fitting:
+        return None
+    best = store.nearest(embedding, 1, distance="asymmetric", where=lambda task: task.name in fitting)
+    return fitting[best[0].name] if best else None
+
+
+def _same_tensors(a: AdapterConfig, b: AdapterConfig) -> bool:
+    """Whether two configurations differ in how they are trained only."""
+    training = {"learning_rate": None, "weight_decay": None, "epochs": None}
+    return {**a.to_dict(), **training} == {**b.to_dict(), **training}

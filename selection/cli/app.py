@@ -7,7 +7,7 @@ import sys
 import typer
 
 from adapters import AdapterError
-from selection.cli import compare, demo, embed, recommend, stores, tune
+from selection.cli import compare, demo, embed, evaluate, recommend, stores, trials, tune
 from selection.errors import SelectionError
 from task2vec import Task2VecError
 
@@ -25,7 +25,9 @@ app.command()(compare.nearest)
 app.command()(recommend.recommend)
 app.command()(tune.tune)
 app.command()(tune.merge)
+app.command()(evaluate.evaluate)
 app.add_typer(stores.app, name="store")
+app.add_typer(trials.app, name="trials")
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from rich.table import Table
 
 from selection.recommendation import Recommendation
 from task2vec import TaskEmbedding
+
+RANKING_SHOWN = 10
 
 
 def print_json(values: Any) -> None:
@@ -52,32 +55,47 @@ def describe_recommendation(recommendation: Recommendation) -> dict[str, Any]:
     return {
         "config": recommendation.config.to_dict(),
         "predicted": recommendation.predicted,
-        "std": recommendation.std,
+        "std": _number(recommendation.std),
+        "interval": None if not recommendation.is_calibrated else list(recommendation.candidate.interval),
+        "recommender": recommendation.recommender,
+        "explanation": recommendation.explain(),
         "note": recommendation.note,
         "warm_start": None if recommendation.warm_start is None else str(recommendation.warm_start),
-        "ranking": [vars(c) | {"config": c.config.to_dict()} for c in recommendation.ranking],
+        "ranking": [vars(c) | {"config": c.config.to_dict(), "std": _number(c.std)} for c in recommendation.ranking],
         "evidence": [vars(e) | {"best": e.best.to_dict()} for e in recommendation.evidence],
     }
 
 
+def _number(value: float) -> float | None:
+    """JSON knows no NaN."""
+    return value if math.isfinite(value) else None
+
+
 def print_recommendation(recommendation: Recommendation) -> None:
-    """A recommendation as two tables and a sentence."""
+    """A recommendation as two tables and a paragraph."""
+    shown = recommendation.ranking[:RANKING_SHOWN]
+    left = len(recommendation.ranking) - len(shown)
     print_table(
-        "Recommended configurations, best first",
-        ("configuration", "predicted", "spread", "parameters", "seconds"),
+        "Recommended configurations, best first" + (f" ({left} more with --json)" if left else ""),
+        ("configuration", "predicted", "80% between", "parameters", "seconds"),
         (
-            (c.config.label, f"{c.predicted:.1%}", f"{c.std:.1%}", f"{c.parameters:,}", f"{c.seconds:.0f}")
-            for c in recommendation.ranking
+            (
+                c.config.label,
+                f"{c.predicted:.1%}" if recommendation.is_calibrated else "-",
+                f"{c.interval[0]:.0%} and {c.interval[1]:.0%}" if recommendation.is_calibrated else "-",
+                f"{c.parameters:,}",
+                f"{c.seconds:.0f}",
+            )
+            for c in shown
         ),
     )
     print_table(
         "Because of these stored tasks",
-        ("task", "distance", "weight", recommendation.config.label, "best there", "scored"),
+        ("task", "distance", recommendation.config.label, "best there", "scored"),
         (
             (
                 e.task,
                 f"{e.distance:.3f}",
-                f"{e.weight:.0%}",
                 "-" if e.score is None else f"{e.score:.1%}",
                 e.best.label,
                 f"{e.best_score:.1%}",
@@ -85,8 +103,7 @@ def print_recommendation(recommendation: Recommendation) -> None:
             for e in recommendation.evidence
         ),
     )
-    if recommendation.note:
-        Console().print(f"Note: {recommendation.note}.")
+    Console().print(recommendation.explain())
 
 
 def print_unreadable(embedding: TaskEmbedding) -> None:

@@ -12,16 +12,24 @@ from selection.cli.output import describe_recommendation, print_json, print_reco
 
 MaxParams = Annotated[int | None, typer.Option(help="At most so many trainable parameters beside the classifier.")]
 MaxSeconds = Annotated[float | None, typer.Option(help="At most so long an expected training.")]
+MergeableOnly = Annotated[bool, typer.Option("--mergeable-only", help="Only methods that become a plain model.")]
+Methods = Annotated[list[str] | None, typer.Option("--method", help="Only this method; may be given several times.")]
+WithoutMethods = Annotated[
+    list[str] | None, typer.Option("--without-method", help="Not this method; may be given several times.")
+]
+Recommender = Annotated[str, typer.Option(help=f"One of {', '.join(sorted(selection.RECOMMENDERS))}.")]
 
 
 def recommend(
     source: o.Source,
     backbone: o.Backbone = o.BACKBONE,
     store: o.Store = None,
-    k: Annotated[int, typer.Option("-k", help="How many stored tasks to consider.", min=1)] = 5,
-    name: o.DistanceName = o.DISTANCE,
+    recommender: Recommender = selection.DEFAULT_RECOMMENDER,
     max_params: MaxParams = None,
     max_seconds: MaxSeconds = None,
+    mergeable_only: MergeableOnly = False,
+    methods: Methods = None,
+    without_methods: WithoutMethods = None,
     split: o.Split = None,
     probe: o.ProbeName = o.PROBE,
     probe_weights: o.ProbeWeights = None,
@@ -32,7 +40,15 @@ def recommend(
     opened = o.open_store(store)
     embedding = o.embedding_of(source, probe, probe_weights, split, seed)
     found = selection.recommend(
-        embedding, opened, backbone, k=k, distance=name, max_params=max_params, max_seconds=max_seconds
+        embedding,
+        opened,
+        backbone,
+        recommender=recommender,
+        max_params=max_params,
+        max_seconds=max_seconds,
+        mergeable_only=mergeable_only,
+        methods=methods,
+        without_methods=without_methods or (),
     )
     if as_json:
         print_json({"task": embedding.task} | describe_recommendation(found))

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import safe_open
+from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
 
 from selection.store import TaskStore
@@ -21,7 +23,9 @@ from task2vec import TaskEmbedding
 from task2vec.embedding import embedding_from, embedding_parts
 
 HERE = Path(__file__).parent
-EMBEDDINGS, TRIALS = HERE / "embeddings.safetensors", HERE / "trials.jsonl"
+EMBEDDINGS, TRIALS, SOURCES = HERE / "embeddings.safetensors", HERE / "trials.jsonl", HERE / "sources.json"
+MEAN_FEATURES = HERE / "mean_features.safetensors"
+EXPERTS, WARM_STARTS, COSTS = HERE / "experts.jsonl", HERE / "warm_starts.jsonl", HERE / "costs.jsonl"
 
 
 def load_library(location: str | Path | None = None) -> TaskStore:
@@ -31,10 +35,37 @@ def load_library(location: str | Path | None = None) -> TaskStore:
         StoreError: `location` cannot be used.
     """
     store = TaskStore(location)
-    trials = read_trials(TRIALS)
-    for embedding in read_embeddings(EMBEDDINGS):
-        store.add(embedding, trials=trials.get(embedding.task, ()))
+    trials, sources = read_trials(TRIALS), json.loads(SOURCES.read_text())
+    embeddings = read_embeddings(EMBEDDINGS)
+    for embedding in embeddings:
+        name = embedding.task
+        tags = ["part of a task"] if "." in name else []
+        store.add(embedding, trials=trials.get(name, ()), source=sources[name], tags=tags)
     return store
+
+
+def mean_features() -> dict[str, npt.NDArray[np.float32]]:
+    """For each task of the library the mean of the probe's features over its images, `(d,)`."""
+    return load_file(MEAN_FEATURES) if MEAN_FEATURES.exists() else {}
+
+
+def library_experts() -> list[dict[str, Any]]:
+    """How well each expert's features served each target, and what the cheap scores said of it."""
+    return _lines(EXPERTS)
+
+
+def library_warm_starts() -> list[dict[str, Any]]:
+    """Test accuracies of tuning from an expert and from scratch."""
+    return _lines(WARM_STARTS)
+
+
+def library_costs() -> list[dict[str, Any]]:
+    """Seconds that embedding a task and recommending for it took."""
+    return _lines(COSTS)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def read_embeddings(path: Path) -> list[TaskEmbedding]:

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import sqlalchemy as sql
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
 
 from selection.errors import StoreError
 from selection.store.engine import ALONE, WRITES, is_lost, lock_for_opening, open_engine
@@ -42,7 +42,7 @@ from task2vec import TaskEmbedding
 
 TRIES = 10  # of a transaction that collided with another one
 EXACT_UP_TO = 50_000  # embeddings of one probe
-BULK = 1000  # embeddings in one transaction of `add_many`
+BULK = 1000  # tasks that are written or read at once
 
 Result = TypeVar("Result")
 
@@ -224,10 +224,19 @@ class TaskStore:
         with self._reading() as session:
             return self._stored(self._existing(session, name))
 
-    def tasks(self) -> Iterator[StoredTask]:
-        """All tasks, in alphabetical order of their names."""
-        for name in self.names():
-            yield self.task(name)
+    def tasks(self, *, with_trials: bool = False) -> Iterator[StoredTask]:
+        """All tasks, or those that have trials, in alphabetical order of their names."""
+        query = sql.select(TaskRow).order_by(TaskRow.name).limit(BULK).options(selectinload(TaskRow.trials))
+        if with_trials:
+            query = query.where(TaskRow.trials.any())
+        last = ""
+        while True:
+            with self._reading() as session:
+                found = [self._stored(row) for row in session.scalars(query.where(TaskRow.name > last))]
+            if not found:
+                return
+            yield from found
+            last = found[-1].name
 
     def embeddings(
         self, probe: str | None = None, method: str | None = None, *, name: str | None = None

@@ -1,0 +1,38 @@
+"""`task2vec trials`: fill a store with trials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import selection
+from selection.cli import options as o
+from selection.cli.output import print_json, print_table
+from selection.store import TaskStore
+
+app = typer.Typer(help="Run trials of many configurations on many tasks.", no_args_is_help=True)
+
+
+@app.callback()
+def trials() -> None:
+    """Run trials of many configurations on many tasks."""
+
+
+@app.command()
+def run(
+    grid: Annotated[Path, typer.Argument(help="What to run, in TOML; see selection.Grid.")],
+    store: Annotated[str, typer.Option("--store", help="Where tasks and trials go: a file, or the URL of a database.")],
+    part: Annotated[int, typer.Option(help="Which share of the tasks to run, counted from 0.", min=0)] = 0,
+    parts: Annotated[int, typer.Option(help="How many processes share the grid.", min=1)] = 1,
+    as_json: o.Json = False,
+) -> None:
+    """Tune every configuration of a grid on every task; a run that was stopped goes on where it was."""
+    opened = TaskStore(store)
+    selection.run_grid(selection.Grid.from_file(grid), opened, part=part, parts=parts)
+    facts = {"store": store, "tasks": len(opened), "trials": sum(len(t.trials) for t in opened.tasks())}
+    if as_json:
+        print_json(facts)
+    else:
+        print_table("Trials", ("", ""), ((name, str(value)) for name, value in facts.items()))

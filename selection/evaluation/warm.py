@@ -1,0 +1,70 @@
+"""Tuning from another task's adapter beside tuning from scratch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmStarts:
+    """How often and by how much a start from an expert was better, over targets, seeds averaged.
+
+    Attributes:
+        targets: How many.
+        better: Share of them that ended better.
+        worse: Share that ended worse.
+        gain: Mean difference of test accuracies.
+        predicted: Targets for which a gain was predicted.
+        better_where_predicted: Share of those that ended better.
+        worse_where_predicted: Share of those that ended worse.
+        gain_where_predicted: Their mean difference.
+    """
+
+    targets: int
+    better: float
+    worse: float
+    gain: float
+    predicted: int
+    better_where_predicted: float
+    worse_where_predicted: float
+    gain_where_predicted: float
+
+
+def warm_starts(rows: Sequence[Mapping[str, Any]], sources: Mapping[str, str]) -> WarmStarts:
+    """What the trials say, as `benchmarks/experts.py warm` writes them.
+
+    Args:
+        rows: One for each target and seed.
+        sources: Where each target comes from: a gain is predicted from the targets of other sources.
+    """
+    gains: dict[str, list[float]] = defaultdict(list)
+    distances = {}
+    for row in rows:
+        gains[row["target"]].append(row["warm"] - row["cold"])
+        distances[row["target"]] = row["distance"]
+    names = sorted(gains)
+    gain = np.array([np.mean(gains[name]) for name in names])
+    distance = np.array([distances[name] for name in names])
+    source = np.array([sources[name] for name in names])
+    predicted = np.zeros(len(names), bool)
+    for i in range(len(names)):
+        others = source != source[i]
+        if others.sum() > 2:
+            slope, offset = np.polyfit(distance[others], gain[others], 1)
+            predicted[i] = slope * distance[i] + offset > 0
+    chosen = gain[predicted] if predicted.any() else np.array([np.nan])
+    return WarmStarts(
+        len(names),
+        float((gain > 0).mean()),
+        float((gain < 0).mean()),
+        float(gain.mean()),
+        int(predicted.sum()),
+        float((chosen > 0).mean()),
+        float((chosen < 0).mean()),
+        float(chosen.mean()),
+    )

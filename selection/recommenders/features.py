@@ -1,0 +1,47 @@
+"""Tasks and configurations as numbers, for recommenders that learn.
+
+Indices: t task, c configuration, d filter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from adapters import METHODS, AdapterConfig
+from adapters.config import SIZES
+from selection.recommenders.registry import TaskFacts
+from task2vec.distances.log_cosine import logs
+from task2vec.distances.of_variances import unit
+from task2vec.distances.reference import shipped_reference
+
+Array = npt.NDArray[np.float64]
+
+
+def task_directions(tasks: Sequence[TaskFacts]) -> Array:
+    """Unit vectors `(T, T)` whose squared Euclidean distances are twice the tasks' log_cosine distances.
+
+    They are log embeddings without the reference, in the space that the tasks span.
+    """
+    log = logs(np.stack([task.embedding.fisher for task in tasks]).astype(np.float64))
+    reference = shipped_reference(tasks[0].embedding.probe)
+    directions = unit(log - (log.mean(axis=0) if reference is None else reference))
+    left, singular, _ = np.linalg.svd(directions, full_matrices=False)
+    return np.asarray(left * singular)
+
+
+def config_numbers(configs: Sequence[AdapterConfig]) -> tuple[Array, Array]:
+    """Methods `(C, M)` as one of many, and `(C, 4)`: logarithms of size, learning rate over the default, epochs, and
+    the share of blocks left out.
+    """
+    names = sorted(METHODS)
+    methods = np.array([[config.method == name for name in names] for config in configs], np.float64)
+    numbers = []
+    for config in configs:
+        default = METHODS[config.method].defaults
+        size = next((getattr(config, name) for name in SIZES if getattr(config, name)), 8)
+        rate = np.log(config.learning_rate / default["learning_rate"])
+        numbers.append([np.log(size / 8), rate, np.log(config.epochs / 15), 0.0 if config.blocks is None else 1.0])  # type: ignore[operator]
+    return methods, np.array(numbers)
