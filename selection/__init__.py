@@ -9,6 +9,7 @@ from selection.errors import RecommendationError, SelectionError, StoreError
 from selection.grid import Grid
 from selection.library import load_library
 from selection.model2vec import Model2Vec
+from selection.published import published_gains, published_recipes, published_results
 from selection.recommendation import DEFAULT_RECOMMENDER, Candidate, Evidence, Recommendation, recommend
 from selection.recommenders import RECOMMENDERS
 from selection.running import run_grid
@@ -47,6 +48,9 @@ __all__ = [
     "import_archive",
     "load_library",
     "merge_stores",
+    "published_gains",
+    "published_recipes",
+    "published_results",
     "recommend",
     "run_grid",
     "tune",

@@ -14,6 +14,7 @@ from torch import nn
 import adapters
 from adapters import METHODS, AdapterConfig
 from selection.errors import RecommendationError
+from selection.published import RESULTS, published_gains
 from selection.recommenders import RECOMMENDERS, Prediction, TaskFacts, TrialTable
 from selection.space import parameters_on
 from selection.store import StoredTask, TaskStore
@@ -188,6 +189,8 @@ def recommend(
     candidates = [table.configs[c] for c in kept]
     target = TaskFacts(embedding.task or "target", embedding)
     prediction = RECOMMENDERS[recommender](table, target, candidates)
+    if note:
+        prediction, note = _with_published(prediction, candidates, name, note)
     seen = [_observation(trial, candidates) for trial in trials if trial.config in candidates]
     if len(seen) >= len(candidates):
         raise RecommendationError(f"all {len(candidates)} candidates were tried; the best one is the answer")
@@ -283,6 +286,28 @@ def _table(near: list[_Near], backbone: str | nn.Module, name: str) -> tuple[Tri
         f"no stored trial used {name}: the ranking rests on {', '.join(others)}, "
         "so trust its order more than its accuracies"
     )
+
+
+def _with_published(
+    prediction: Prediction, candidates: Sequence[AdapterConfig], backbone: str, note: str
+) -> tuple[Prediction, str]:
+    """With each method's mean moved to what was published for the backbone, where something was.
+
+    Trials on another backbone say which configuration of a method suits the task; which method suits the backbone is
+    known better from others who measured on it.
+    """
+    gains = published_gains(backbone)
+    known = [i for i, config in enumerate(candidates) if config.method in gains]
+    if not known or prediction.covariance is None:
+        return prediction, note
+    mean = prediction.mean.copy()
+    methods = {candidates[i].method for i in known}
+    centre = float(np.mean([gains[method] for method in methods]))
+    for method in methods:
+        own = [i for i in known if candidates[i].method == method]
+        mean[own] += prediction.mean[known].mean() - prediction.mean[own].mean() + gains[method] - centre
+    moved = dataclasses.replace(prediction, mean=mean)
+    return moved, f"{note}; the order of the methods is that published for it on {' and '.join(RESULTS)}"
 
 
 def _observation(trial: Trial, candidates: list[AdapterConfig]) -> tuple[int, float, float]:

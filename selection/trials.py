@@ -18,7 +18,7 @@ class Trial:
         config: What was tuned and how.
         backbone: The backbone's name in timm.
         backbone_fingerprint: Hash of its weights.
-        score: Top-1 accuracy on images that played no part in the tuning, in [0, 1].
+        score: Top-1 accuracy on images that played no part in the tuning, in [0, 1]; NaN if there were none.
         validation: Top-1 accuracy on the images that chose the epoch.
         parameters: Trainable parameters beside the classifier's.
         seconds: Time it took to tune, on the machine that did it.

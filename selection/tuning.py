@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import timm
@@ -15,6 +18,7 @@ from selection.errors import SelectionError
 from selection.library import load_library
 from selection.recommendation import Recommendation, recommend
 from selection.store import TaskStore
+from selection.trials import Trial
 from task2vec import Probe, Task, TaskEmbedding, embed, load_probe
 
 VALIDATION_SHARE = 0.2
@@ -40,10 +44,17 @@ class Tuned:
 
 @dataclasses.dataclass(frozen=True)
 class AutoTuned(Tuned):
-    """A tuned model with what led to it."""
+    """A tuned model with what led to it.
+
+    Attributes:
+        embedding: The task's embedding.
+        recommendation: The one that named what was tuned.
+        trials: Every configuration that was tried, in order; their scores are NaN, as no test images were given.
+    """
 
     embedding: TaskEmbedding
     recommendation: Recommendation
+    trials: tuple[Trial, ...]
 
 
 def auto_tune(
@@ -52,8 +63,11 @@ def auto_tune(
     store: TaskStore | None = None,
     *,
     probe: Probe | None = None,
+    tries: int = 1,
     max_params: int | None = None,
     max_seconds: float | None = None,
+    mergeable_only: bool = False,
+    methods: Sequence[str] | None = None,
     out: str | Path | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -62,29 +76,94 @@ def auto_tune(
 
     Args:
         task: Training images; a fifth of them chooses the best epoch.
-        backbone: A timm name, whose pretrained weights are loaded, or a model. A model is changed in place.
+        backbone: A timm name, whose pretrained weights are loaded, or a model, which is changed in place; with several
+            tries, copies of it.
         store: Where the evidence comes from; the shipped library if not given.
         probe: What the store's tasks were embedded with; the bundled probe if not given.
+        tries: How many configurations to tune, each recommended in the light of those before; the best one by the
+            recommender's expectations after all of them is kept.
         max_params: See `recommend`.
         max_seconds: See `recommend`.
-        out: Directory for `adapter.safetensors`, `adapter.json`, `metrics.jsonl` and `merged.safetensors`.
+        mergeable_only: See `recommend`.
+        methods: See `recommend`.
+        out: Directory for `adapter.safetensors`, `adapter.json`, `metrics.jsonl` and `merged.safetensors`; with several
+            tries, each try has a directory of its own inside.
         seed: Fixes the split, the drawn labels, the initial weights and the order of the images.
         progress: Show progress bars on standard error.
 
     Raises:
+        SelectionError: there is no try, or an image has several labels.
         Task2VecError, RecommendationError, StoreError, AdapterError: see `embed`, `recommend` and `adapters.fit`.
     """
     _check_single_label(task)
+    if tries < 1:
+        raise SelectionError(f"tries={tries} tunes nothing; give at least 1")
+    evidence = store if store is not None else load_library()
     embedding = embed(task, probe or load_probe(), seed=seed, progress=progress)
-    recommendation = recommend(
-        embedding,
-        store if store is not None else load_library(),
-        backbone,
-        max_params=max_params,
-        max_seconds=max_seconds,
+
+    def ask(trials: Sequence[Trial]) -> Recommendation:
+        return recommend(
+            embedding,
+            evidence,
+            backbone,
+            trials=trials,
+            max_params=max_params,
+            max_seconds=max_seconds,
+            mergeable_only=mergeable_only,
+            methods=methods,
+        )
+
+    trials: list[Trial] = []
+    found: list[tuple[Recommendation, Tuned]] = []
+    for number in range(1, tries + 1):
+        recommendation = ask(trials)
+        own = backbone if tries == 1 or isinstance(backbone, str) else copy.deepcopy(backbone)
+        place = None if out is None else Path(out) / f"try-{number}" if tries > 1 else Path(out)
+        tuned = tune(
+            task,
+            own,
+            recommendation.config,
+            init_from=recommendation.warm_start,
+            out=place,
+            seed=seed,
+            progress=progress,
+        )
+        found.append((recommendation, tuned))
+        trials.append(_trial_of(tuned, recommendation.config, seed, len(task)))
+        if len(trials) == len(recommendation.ranking):
+            break
+    recommendation, best = found[_best_of(found, trials, ask)]
+    if out is not None and tries > 1:
+        write(best, Path(out), task.class_names)
+    return AutoTuned(**vars(best), embedding=embedding, recommendation=recommendation, trials=tuple(trials))
+
+
+def _best_of(
+    found: Sequence[tuple[Recommendation, Tuned]],
+    trials: Sequence[Trial],
+    ask: Callable[[Sequence[Trial]], Recommendation],
+) -> int:
+    """Which of the tries is expected to be the best, what was seen on all of them considered."""
+    if len(trials) == 1:
+        return 0
+    if len(trials) == len(found[0][0].ranking) or not found[0][0].is_calibrated:
+        return max(range(len(trials)), key=lambda i: trials[i].validation)
+    expected = {candidate.config: candidate.predicted for candidate in ask(trials).ranking}
+    return max(range(len(trials)), key=lambda i: expected[trials[i].config])
+
+
+def _trial_of(tuned: Tuned, config: AdapterConfig, seed: int, num_images: int) -> Trial:
+    return Trial(
+        config=config,
+        backbone=adapters.backbone_name(tuned.model),
+        backbone_fingerprint=adapters.backbone_fingerprint(tuned.model),
+        score=math.nan,
+        validation=tuned.fit.best.accuracy,
+        parameters=adapters.num_adapter_parameters(tuned.model),
+        seconds=tuned.fit.seconds,
+        seed=seed,
+        num_images=round((1 - VALIDATION_SHARE) * num_images),
     )
-    tuned = tune(task, backbone, recommendation.config, out=out, seed=seed, progress=progress)
-    return AutoTuned(**vars(tuned), embedding=embedding, recommendation=recommendation)
 
 
 def tune(
@@ -92,25 +171,32 @@ def tune(
     backbone: str | nn.Module,
     config: AdapterConfig,
     *,
+    init_from: str | Path | None = None,
     out: str | Path | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Tuned:
     """Tune one configuration on a task, keep the best epoch on a fifth of its images, and merge if the method can.
 
-    The arguments are those of `auto_tune`.
+    `init_from` is that of `adapters.fit`, the other arguments are those of `auto_tune`.
     """
     _check_single_label(task)
     task = task.readable(progress=progress)
     train, validation = task.split(VALIDATION_SHARE, seed=seed)
     model = adapters.attach(load_backbone(backbone), config, task.num_classes, seed=seed)
-    result = adapters.fit(model, train, validation, seed=seed, out=out, progress=progress)
+    result = adapters.fit(model, train, validation, init_from=init_from, seed=seed, out=out, progress=progress)
     merged = None if adapters.METHODS[config.method].cannot_merge else adapters.merge(model).eval()
+    tuned = Tuned(model, result, merged, None if out is None else Path(out))
     if out is not None:
-        adapters.save(model, out, class_names=task.class_names)
-        if merged is not None:
-            save_merged(merged, Path(out) / MERGED)
-    return Tuned(model, result, merged, None if out is None else Path(out))
+        write(tuned, Path(out), task.class_names)
+    return tuned
+
+
+def write(tuned: Tuned, out: Path, class_names: tuple[str, ...]) -> None:
+    """Adapter and, if there is one, merged model."""
+    adapters.save(tuned.model, out, class_names=class_names)
+    if tuned.merged is not None:
+        save_merged(tuned.merged, out / MERGED)
 
 
 def _check_single_label(task: Task) -> None:

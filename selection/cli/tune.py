@@ -12,7 +12,7 @@ import selection
 from adapters import AdapterConfig
 from selection.cli import options as o
 from selection.cli.output import describe_recommendation, print_json, print_recommendation, print_table
-from selection.cli.recommend import MaxParams, MaxSeconds
+from selection.cli.recommend import MaxParams, MaxSeconds, MergeableOnly
 from selection.tuning import MERGED, load_backbone, save_merged
 from task2vec import Task
 
@@ -30,8 +30,10 @@ def tune(
     prompts: Annotated[int | None, typer.Option(help="Learned tokens of VPT, with --method.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the images, with --method.")] = None,
     store: o.Store = None,
+    tries: Annotated[int, typer.Option(help="Tune so many recommendations and keep the best.", min=1)] = 1,
     max_params: MaxParams = None,
     max_seconds: MaxSeconds = None,
+    mergeable_only: MergeableOnly = False,
     split: o.Split = None,
     seed: o.Seed = 0,
     as_json: o.Json = False,
@@ -44,7 +46,15 @@ def tune(
         if any(size is not None for size in (bottleneck, rank, prompts, epochs)):
             raise adapters.ConfigError("bottleneck, rank, prompts and epochs belong to a method; give --method too")
         tuned: selection.Tuned = selection.auto_tune(
-            task, model, o.open_store(store), max_params=max_params, max_seconds=max_seconds, out=out, seed=seed
+            task,
+            model,
+            o.open_store(store),
+            tries=tries,
+            max_params=max_params,
+            max_seconds=max_seconds,
+            mergeable_only=mergeable_only,
+            out=out,
+            seed=seed,
         )
         assert isinstance(tuned, selection.AutoTuned)
         recommendation = tuned.recommendation

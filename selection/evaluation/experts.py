@@ -17,6 +17,7 @@ import numpy as np
 
 from selection.evaluation.protocol import Outcome
 from selection.model2vec import Model2Vec
+from selection.recommenders.features import reference_of
 from selection.transferability import SCORES
 from task2vec import TaskEmbedding, distance_matrix
 
@@ -48,7 +49,8 @@ def expert_outcomes(
         others = [t for t in table if sources[t] != sources[target]]
         choices = {score: int(np.argmax([candidates[n][score] for n in names])) for score in SCORES}
         for distance in DISTANCES:
-            distances = distance_matrix(near, distance, [targets[target]])[:, 0]
+            reference = reference_of([*near, targets[target]])
+            distances = distance_matrix(near, distance, [targets[target]], reference=reference)[:, 0]
             choices[distance] = int(np.argmin(distances))
         choices["model2vec"] = names.index(_model2vec(table, target, names, others, targets, experts))
         choices["best on other targets"] = int(np.argmax([_mean_rank(table, others, name) for name in names]))

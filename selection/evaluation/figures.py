@@ -10,6 +10,7 @@ import numpy as np
 from selection.evaluation.protocol import TRIES, Outcome, Target
 from selection.evaluation.summary import covered, mean_of, of
 from selection.recommenders import TrialTable
+from selection.recommenders.features import reference_of
 from task2vec import distance_matrix
 from task2vec.plots import classical_scaling
 
@@ -60,7 +61,8 @@ def plot_best_methods(table: TrialTable, targets: Sequence[Target]) -> Figure:
     from matplotlib.figure import Figure
     from sklearn.manifold import smacof
 
-    distances = distance_matrix([target.facts.embedding for target in targets], "log_cosine")
+    embeddings = [target.facts.embedding for target in targets]
+    distances = distance_matrix(embeddings, "log_cosine", reference=reference_of(embeddings))
     distances = (distances + distances.T) / 2
     points, _ = smacof(distances, init=classical_scaling(distances), n_init=1, normalized_stress=False)
     best = [table.configs[target.columns[int(np.argmax(target.scores))]].method for target in targets]

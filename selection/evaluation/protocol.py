@@ -145,7 +145,7 @@ def outcomes(row: str, prediction: Prediction, target: Target, tries: Iterable[i
     """What a prediction is worth on a target, before and after tries on it."""
     seen: list[tuple[int, float, float]] = []
     best, mean = target.scores.max(), target.scores.mean()
-    correlation = spearmanr(prediction.mean, target.scores).statistic
+    correlation = rank_correlation(prediction.mean, target.scores)
     for count in sorted(tries):
         while len(seen) < count:
             number = prediction.next_try(seen)
@@ -161,11 +161,16 @@ def outcomes(row: str, prediction: Prediction, target: Target, tries: Iterable[i
             count,
             regret=float((best - target.scores[choice]) / max(best - mean, 1e-9)),
             lost=float(best - target.scores[choice]),
-            correlation=float(correlation) if count == 0 else np.nan,
+            correlation=correlation if count == 0 else np.nan,
             deviation=float(target.scores[choice] - after.mean[choice]) / std,
             width=2 * float(norm.ppf(0.5 + COVERAGE / 2)) * std,
             share=float(target.seconds[[number for number, _, _ in seen]].sum() / target.seconds.sum()),
         )
+
+
+def rank_correlation(a: Array, b: Array) -> float:
+    """Spearman's; NaN where one of them is constant."""
+    return float(spearmanr(a, b).statistic) if np.ptp(a) > 0 and np.ptp(b) > 0 else float("nan")
 
 
 def oracle(target: Target) -> Prediction:
@@ -186,7 +191,7 @@ def outcome_of_another_seed(target: Target) -> Outcome | None:
         loss = judged.max() - judged[int(np.argmax(chosen))]
         regrets.append(loss / max(judged.max() - judged.mean(), 1e-9))
         lost.append(loss)
-    correlation = float(spearmanr(first, second).statistic)
+    correlation = rank_correlation(first, second)
     name, source = target.facts.name, target.facts.source
     return Outcome(
         "best by another seed", name, source, 0, float(np.mean(regrets)), float(np.mean(lost)), correlation,

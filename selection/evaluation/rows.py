@@ -62,11 +62,11 @@ def by_symmetric_distance(tasks: Sequence[TaskFacts]) -> Array:
 
 
 def _of_the_same_size(table: TrialTable) -> Predict:
-    """One process for tasks with 100 images and one for the larger ones."""
+    """One process for tasks with 100 images and one for the larger ones; for both, where there are none of a kind."""
     sizes = np.array([task.embedding.num_samples <= SMALL for task in table.tasks])
     processes = {}
     for small in (True, False):
-        rows = np.flatnonzero(sizes == small)
+        rows = np.flatnonzero(sizes == small) if (sizes == small).any() else np.arange(len(sizes))
         own = dataclasses.replace(table, tasks=tuple(table.tasks[t] for t in rows), scores=table.scores[rows])
         processes[small] = own, GaussianProcess.learn(own).calibrated(own)
 

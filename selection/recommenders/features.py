@@ -13,6 +13,7 @@ import numpy.typing as npt
 from adapters import METHODS, AdapterConfig
 from adapters.config import SIZES
 from selection.recommenders.registry import TaskFacts
+from task2vec import TaskEmbedding, mean_log_embedding
 from task2vec.distances.log_cosine import logs
 from task2vec.distances.of_variances import unit
 from task2vec.distances.reference import shipped_reference
@@ -25,11 +26,16 @@ def task_directions(tasks: Sequence[TaskFacts]) -> Array:
 
     They are log embeddings without the reference, in the space that the tasks span.
     """
-    log = logs(np.stack([task.embedding.fisher for task in tasks]).astype(np.float64))
-    reference = shipped_reference(tasks[0].embedding.probe)
-    directions = unit(log - (log.mean(axis=0) if reference is None else reference))
+    embeddings = [task.embedding for task in tasks]
+    directions = unit(logs(np.stack([e.fisher for e in embeddings]).astype(np.float64)) - reference_of(embeddings))
     left, singular, _ = np.linalg.svd(directions, full_matrices=False)
     return np.asarray(left * singular)
+
+
+def reference_of(embeddings: Sequence[TaskEmbedding]) -> Array:
+    """What log_cosine subtracts, `(D,)`: shipped with the probe, or the mean of these embeddings."""
+    shipped = shipped_reference(embeddings[0].probe)
+    return mean_log_embedding(embeddings) if shipped is None else shipped
 
 
 def config_numbers(configs: Sequence[AdapterConfig]) -> tuple[Array, Array]:

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from adapters import AdapterConfig
+from selection.recommenders.features import reference_of
 from selection.recommenders.registry import Array, Prediction, TaskFacts, TrialTable, register_recommender
-from task2vec import distance_matrix, mean_log_embedding
-from task2vec.distances.reference import shipped_reference
+from task2vec import distance_matrix
 
 NEIGHBOURS = 5
 
@@ -46,9 +46,7 @@ def nearest_vote(table: TrialTable, target: TaskFacts, candidates: Sequence[Adap
 def distances_to(table: TrialTable, target: TaskFacts) -> Array:
     """log_cosine from each stored task to the target, `(T,)`."""
     stored = [task.embedding for task in table.tasks]
-    reference = shipped_reference(target.embedding.probe)
-    if reference is None:
-        reference = mean_log_embedding([*stored, target.embedding])
+    reference = reference_of([*stored, target.embedding])
     return distance_matrix(stored, "log_cosine", [target.embedding], reference=reference)[:, 0]
 
 

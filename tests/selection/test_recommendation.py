@@ -1,9 +1,14 @@
+"""Recommendations as users ask for them: limits, evidence, trials of their own, other backbones."""
+
+import dataclasses
+
 import numpy as np
 import pytest
+import timm
 
+import adapters
 from adapters import AdapterConfig
-from selection import RecommendationError, TaskStore, recommend
-from selection.recommendation import shepard_weights
+from selection import RECOMMENDERS, RecommendationError, TaskStore, published_gains, recommend
 from tests.selection.test_store import embedding, trial
 
 SSF, LORA, WIDE = AdapterConfig("ssf"), AdapterConfig("lora", rank=4), AdapterConfig("adaptformer", bottleneck=64)
@@ -14,8 +19,8 @@ def stored(scores, **changes):
     store = TaskStore()
     for i, row in enumerate(scores):
         trials = [
-            trial(score, backbone="vit", parameters=10 * (n + 1), seconds=100.0 * (n + 1)).__class__(
-                **vars(trial(score, parameters=10 * (n + 1), seconds=100.0 * (n + 1), **changes)) | {"config": config}
+            dataclasses.replace(
+                trial(score, parameters=10 * (n + 1), seconds=100.0 * (n + 1), **changes), config=config
             )
             for n, (config, score) in enumerate(row.items())
         ]
@@ -23,43 +28,14 @@ def stored(scores, **changes):
     return store
 
 
-def test_the_prediction_is_the_stated_formula():
-    scores = [{SSF: 0.9, LORA: 0.7}, {SSF: 0.3, LORA: 0.5}, {SSF: 0.6}]
-    store, target = stored(scores), embedding("new", seed=50)
-    found = recommend(target, store, "vit", k=3)
-    neighbours = {e.task: e for e in found.evidence}
-    distances = np.array([neighbours[f"task {i}"].distance for i in range(3)])
-    weights = distances**-2 / (distances**-2).sum()
-    means = np.array([0.8, 0.4, 0.6])
-    lora_share = weights[:2] / weights[:2].sum()
-    expected = {
-        SSF: weights @ means + weights @ (np.array([0.9, 0.3, 0.6]) - means),
-        LORA: weights @ means + lora_share @ (np.array([0.7, 0.5]) - means[:2]),
-    }
-    for candidate in found.ranking:
-        assert candidate.predicted == pytest.approx(expected[candidate.config], abs=1e-4)
-    assert found.predicted == max(c.predicted for c in found.ranking)
-    assert found.config == max(expected, key=expected.get)
-    mean = weights @ [0.9, 0.3, 0.6]
-    spread = np.sqrt(weights @ (np.array([0.9, 0.3, 0.6]) - mean) ** 2)
-    assert next(c.std for c in found.ranking if c.config == SSF) == pytest.approx(spread, abs=1e-4)
-    assert sum(e.weight for e in found.evidence) == pytest.approx(1)
-
-
-def test_a_stored_copy_of_the_target_decides():
+@pytest.mark.parametrize("recommender", ["nearest_vote", "gaussian_process"])
+def test_a_stored_copy_of_the_target_decides(recommender):
     store = stored([{SSF: 0.9, LORA: 0.7}, {SSF: 0.2, LORA: 0.9}, {SSF: 0.2, LORA: 0.9}])
-    found = recommend(embedding("copy", seed=0), store, "vit", k=3)
+    found = recommend(embedding("copy", seed=0), store, "vit", recommender="nearest_vote")
     assert found.config == SSF
     assert found.evidence[0].task == "task 0"
     assert found.evidence[0].best == SSF
-    assert found.evidence[0].weight > 0.99
-    assert recommend(embedding("copy", seed=0), store, "vit", k=2, exclude=["task 0"]).config == LORA
-
-
-def test_an_easy_task_does_not_make_its_configurations_look_good():
-    easy_only, both = {SSF: 0.99}, {SSF: 0.50, LORA: 0.52}
-    found = recommend(embedding("new", seed=50), stored([easy_only, both, both]), "vit", k=3)
-    assert found.config == LORA
+    assert recommend(embedding("copy", seed=0), store, "vit", exclude=["task 0"]).config == LORA
 
 
 def test_limits_leave_configurations_out_and_say_what_would_fit():
@@ -68,13 +44,50 @@ def test_limits_leave_configurations_out_and_say_what_would_fit():
     assert recommend(target, store, "vit").config == WIDE
     assert recommend(target, store, "vit", max_params=20).config == LORA
     assert recommend(target, store, "vit", max_seconds=150).config == SSF
+    assert recommend(target, store, "vit", mergeable_only=True).config == LORA
+    assert recommend(target, store, "vit", methods=["ssf"]).config == SSF
+    assert recommend(target, store, "vit", without_methods=["adaptformer", "lora"]).config == SSF
     with pytest.raises(RecommendationError, match="the smallest has 10 parameters and the quickest takes about 100 s"):
         recommend(target, store, "vit", max_params=5)
+    with pytest.raises(RecommendationError, match="no allowed method has trials here; there are trials of adaptformer"):
+        recommend(target, store, "vit", methods=["vpt_deep"])
+    with pytest.raises(RecommendationError, match="there is no method 'magic'"):
+        recommend(target, store, "vit", methods=["magic"])
 
 
 def test_tasks_without_trials_are_passed_over():
     store = stored([{}, {}, {SSF: 0.5}])
-    assert [e.task for e in recommend(embedding("new", seed=0), store, "vit", k=2).evidence] == ["task 2"]
+    assert [e.task for e in recommend(embedding("new", seed=0), store, "vit").evidence] == ["task 2"]
+
+
+def test_results_on_the_target_change_what_comes_next():
+    store = stored([{SSF: 0.8, LORA: 0.75, WIDE: 0.7}, {SSF: 0.7, LORA: 0.65, WIDE: 0.6}] * 3)
+    target = embedding("new", seed=50)
+    first = recommend(target, store, "vit")
+    assert first.config == SSF
+    failed = dataclasses.replace(trial(0.0), config=SSF, validation=0.1, num_images=4000)
+    after = recommend(target, store, "vit", trials=[failed])
+    assert after.config in (LORA, WIDE)
+    before = next(c.predicted for c in first.ranking if c.config == SSF)
+    assert next(c.predicted for c in after.ranking if c.config == SSF) < before
+    all_tried = [dataclasses.replace(failed, config=config) for config in (SSF, LORA, WIDE)]
+    with pytest.raises(RecommendationError, match="all 3 candidates were tried"):
+        recommend(target, store, "vit", trials=all_tried)
+
+
+def test_every_recommender_answers_and_explains_itself():
+    store = stored([{SSF: 0.9, LORA: 0.7}, {SSF: 0.2, LORA: 0.9}, {SSF: 0.4}])
+    for name in RECOMMENDERS:
+        found = recommend(embedding("new", seed=50), store, "vit", recommender=name)
+        assert {c.config for c in found.ranking} == {SSF, LORA}
+        assert found.config.label in found.explain()
+        assert "task " in found.explain()
+        assert ("80%" in found.explain()) == found.is_calibrated
+        if found.is_calibrated:
+            low, high = found.candidate.interval
+            assert 0 <= low <= found.predicted <= high <= 1
+    with pytest.raises(RecommendationError, match="there is no recommender 'oracle'"):
+        recommend(embedding("new", seed=50), store, "vit", recommender="oracle")
 
 
 def test_trials_on_another_backbone_serve_where_there_are_no_others_and_the_note_says_so():
@@ -87,18 +100,34 @@ def test_trials_on_another_backbone_serve_where_there_are_no_others_and_the_note
     assert [c.config for c in on_resnet.ranking] == [SSF]  # the other does not fit
 
 
+def test_on_vit_b_the_methods_are_ordered_as_published():
+    store = stored([{SSF: 0.5, LORA: 0.52, AdapterConfig("linear"): 0.9}] * 2)
+    found = recommend(embedding("new", seed=50), store, "vit_base_patch16_224")
+    gains = published_gains("vit_base_patch16_224")
+    assert [c.config.method for c in found.ranking] == sorted(("ssf", "lora", "linear"), key=lambda m: -gains[m])
+    assert "VTAB-1k" in found.note
+    assert published_gains("resnet18") == {}
+
+
 def test_a_store_without_trials_and_an_unknown_backbone_are_named():
     with pytest.raises(RecommendationError, match="has no trials that fit vit"):
         recommend(embedding("new", seed=50), stored([{}]), "vit_tiny_patch16_224")
     with pytest.raises(RecommendationError, match="timm knows no model 'nonsense'"):
         recommend(embedding("new", seed=50), stored([{SSF: 0.5}]), "nonsense")
-    with pytest.raises(RecommendationError, match="k=0"):
-        recommend(embedding("new", seed=50), stored([{SSF: 0.5}]), "vit", k=0)
 
 
-@pytest.mark.parametrize("distances", [[0.0, 1.0], [-0.1, 0.2, 0.3], [0.5, 0.5]])
-def test_weights_are_positive_sum_to_one_and_fall_with_distance(distances):
-    weights = shepard_weights(np.array(distances))
-    assert (weights > 0).all()
-    assert weights.sum() == pytest.approx(1)
-    assert (np.diff(weights) <= 1e-12).all()
+def test_a_warm_start_is_the_adapter_of_the_task_from_which_the_target_is_nearest(tmp_path):
+    store = TaskStore(tmp_path / "tasks.db")
+    short, long = AdapterConfig("bitfit", epochs=1), AdapterConfig("bitfit", epochs=9)
+    name = "task2vec_vit_patch4_32"
+    for i, config in enumerate([short, short, SSF]):
+        adapters.save(adapters.attach(timm.create_model(name), config, 2 + i), tmp_path / str(i))
+        runs = [dataclasses.replace(trial(0.9, backbone=name), config=long)]
+        store.add(embedding(f"task {i}", seed=i), trials=runs, adapter=tmp_path / str(i))
+    target = embedding("new", seed=1)
+    found = recommend(target, store, name)
+    assert found.config == long  # the stored adapter differs in its epochs only
+    nearest = store.nearest(target, 3, distance="asymmetric")
+    expected = next(n.name for n in nearest if n.name != "task 2")
+    assert found.warm_start == store.task(expected).adapter
+    assert np.isfinite(found.predicted)

@@ -1,0 +1,111 @@
+"""Grids of trials: what is written down, and what is run of it."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import adapters
+from adapters import AdapterConfig
+from selection import Grid, SelectionError, TaskStore, run_grid
+from selection.space import SPACE, search_space
+from selection.subtasks import subtasks
+from task2vec import Task
+from tests.selection.test_cli import as_json, run
+
+CLASSES = 8
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two tasks of eight grey levels each, with train and test splits."""
+    root, generator = tmp_path_factory.mktemp("datasets"), np.random.default_rng(0)
+    for name in ("first", "second"):
+        for split, count in (("train", 4), ("test", 2)):
+            for label in range(CLASSES):
+                place = root / name / split / f"class {label}"
+                place.mkdir(parents=True)
+                for i in range(count):
+                    pixels = generator.integers(30 * label, 30 * label + 30, (8, 8, 3)).astype(np.uint8)
+                    Image.fromarray(pixels).save(place / f"{i}.png")
+    return root
+
+
+def grid_file(folder, tmp_path, text=""):
+    path = tmp_path / "grid.toml"
+    path.write_text(f'folder = "{folder}"\nexclude = ["second"]\n{text}')
+    return path
+
+
+LINEAR = '[[config]]\nmethod = "linear"\nlearning_rate = [0.01, 0.1]\nepochs = 1\n'
+
+
+def test_lists_stand_for_alternatives_and_no_config_for_the_search_space(folder, tmp_path):
+    grid = Grid.from_file(grid_file(folder, tmp_path, LINEAR))
+    assert [c.learning_rate for c in grid.configs] == [0.01, 0.1]
+    assert {c.epochs for c in grid.configs} == {1}
+    assert Grid.from_file(grid_file(folder, tmp_path)).configs == search_space()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("colour = 1", "has colour"),
+        ("seeds = [", "is not a grid"),
+        ('[[config]]\nmethod = "magic"', "no method 'magic'"),
+    ],
+)
+def test_grids_that_make_no_sense_are_named(folder, tmp_path, text, message):
+    with pytest.raises((SelectionError, adapters.ConfigError), match=message):
+        Grid.from_file(grid_file(folder, tmp_path, text))
+    assert "task2vec: " in run("trials", "run", tmp_path / "grid.toml", "--store", tmp_path / "x.db", ok=False).stderr
+
+
+def test_parts_of_tasks_come_after_the_whole_ones_and_keep_their_source(folder, tmp_path):
+    text = f'images = 24\nsubtasks = true\n{LINEAR}[sources]\n"fir*" = "grey"\n'
+    tasks = list(Grid.from_file(grid_file(folder, tmp_path, text)).tasks())
+    assert [t.train.name for t in tasks] == ["first@24", "first.half1@24", "first.half2@24", "first.coarse@24"]
+    assert {t.source for t in tasks} == {"grey"}
+    assert [t.train.num_classes for t in tasks] == [8, 4, 4, 2]
+    assert [len(t.train) for t in tasks] == [24, 16, 16, 24]
+    assert tasks[1].test.class_names == tasks[1].train.class_names
+
+
+def test_the_halves_share_no_class_and_the_groups_hold_each_once(folder):
+    found = subtasks(Task.from_folder(folder / "first", split="train"))
+    first, second = (set(found[f"first.half{n}"]) for n in (1, 2))
+    assert not first & second
+    assert len(first | second) == CLASSES
+    assert sorted(c for group in found["first.coarse"].values() for c in group) == list(range(CLASSES))
+
+
+def test_a_run_that_was_stopped_goes_on_and_runs_nothing_twice(folder, tmp_path, monkeypatch):
+    grid = Grid.from_file(grid_file(folder, tmp_path, f"seeds = [0, 1]\n{LINEAR}"))
+    store = TaskStore(tmp_path / "tasks.db")
+    fit, runs = adapters.fit, []
+
+    def stopping(*arguments, **options):
+        runs.append(options["seed"])
+        if len(runs) == 3:
+            raise KeyboardInterrupt
+        return fit(*arguments, **options)
+
+    monkeypatch.setattr(adapters, "fit", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(grid, store, progress=False)
+    assert len(store.task("first").trials) == 2
+    run_grid(grid, store, progress=False)
+    assert len(runs) == 5
+    trials = store.task("first").trials
+    assert [(t.seed, t.config.learning_rate) for t in trials] == [(0, 0.01), (0, 0.1), (1, 0.01), (1, 0.1)]
+    assert all(0 <= t.score <= 1 and t.num_images == 24 and "torch" in t.environment for t in trials)
+    assert store.task("first").source == "first"
+    facts = as_json("trials", "run", tmp_path / "grid.toml", "--store", tmp_path / "tasks.db")
+    assert facts["trials"] == 4
+    assert len(runs) == 5
+
+
+def test_the_search_space_varies_what_a_method_has(folder):
+    assert set(SPACE) == set(adapters.METHODS)
+    assert {c.method for c in search_space("resnet18")} >= {"residual_serial", "conv_adapter", "linear"}
+    assert "vpt_deep" not in {c.method for c in search_space("resnet18")}
+    assert AdapterConfig("ssf") in search_space("task2vec_vit_patch4_32", ("ssf",))
