@@ -1,30 +1,25 @@
-"""Every method on every task, and docs/adapters.md.
+"""docs/adapters.md, from the shipped library's trials and the tests' table of methods and backbones.
 
-python benchmarks/adapters_page.py trials datasets/   tune each method at its defaults on every task; resumes
-python benchmarks/adapters_page.py docs               docs/adapters.md from the trials and the tests' table of pairs
+python benchmarks/adapters_page.py
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import timm
 import torch
 import typer
-from library import archives
+from library import is_whole
 from page import DOCS, table
 
 import selection
-import task2vec
-from adapters import DEFAULT_BACKBONE, METHODS, AdapterConfig, attach, num_adapter_parameters
-from selection.trials import Trial
+from adapters import METHODS, AdapterConfig, attach, num_adapter_parameters
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.adapters import families
 
-RESULTS = Path(__file__).parent / "results" / "adapters.jsonl"
 FAMILY = "ViT, average pooling"  # the bundled backbone's
 
 CONFIGS = [AdapterConfig(method) for method in METHODS if families.fits(FAMILY, method)]
@@ -39,30 +34,11 @@ PUBLISHED = {
     "vpt_shallow": (AdapterConfig("vpt_shallow", prompts=100), "0.08"),
 }
 
-app = typer.Typer(add_completion=False, help=__doc__)
 
-
-@app.command()
-def trials(
-    datasets: Annotated[Path, typer.Argument(help="folder of ImageFolder zips with train and test splits")],
-    part: Annotated[int, typer.Option(help="which share of the tasks, for several processes at once")] = 0,
-    parts: int = 1,
-) -> None:
-    """Tune each method at its defaults on every task, one seed each, in bfloat16 where that is safe."""
-    pairs = [
-        (task2vec.Task.from_folder(path), task2vec.Task.from_folder(path, split="test"))
-        for path in archives(datasets)[part::parts]
-    ]
-    RESULTS.parent.mkdir(exist_ok=True)
-    selection.run_grid(pairs, CONFIGS, RESULTS, backbone=DEFAULT_BACKBONE, autocast=torch.bfloat16)
-
-
-@app.command()
-def docs() -> None:
+def main() -> None:
     """Write docs/adapters.md."""
-    scores: dict[str, dict[AdapterConfig, float]] = {}
-    for task, trial in map(Trial.from_line, RESULTS.read_text().splitlines()):
-        scores.setdefault(task, {})[trial.config] = trial.score
+    whole = [task for task in selection.load_library().tasks() if is_whole(task.name)]
+    scores = {task.name: {trial.config: trial.score for trial in task.trials if trial.seed == 0} for task in whole}
     complete = {task: found for task, found in sorted(scores.items()) if all(config in found for config in CONFIGS)}
     means = {c: sum(found[c] for found in complete.values()) / len(complete) for c in CONFIGS}
     order = sorted(CONFIGS, key=lambda c: -means[c])
@@ -116,7 +92,7 @@ def _defaults() -> list[list[str]]:
 
 PAGE = """# Adapters
 
-This page is written by `python benchmarks/adapters_page.py docs`.
+This page is written by `python benchmarks/adapters_page.py`.
 
 ## Which method fits which backbone
 
@@ -149,7 +125,7 @@ test images an accuracy has a standard error of about 1.5 points, and the mean o
 epochs were chosen on the validation images of cifar10 and gtsrb.
 
 ```bash
-python benchmarks/adapters_page.py trials FOLDER
+task2vec trials run benchmarks/grid_1000.toml --store evidence.db
 ```
 
 {scores}
@@ -160,4 +136,4 @@ convolutions inside blocks, which this backbone has none of.
 
 
 if __name__ == "__main__":
-    app()
+    typer.run(main)

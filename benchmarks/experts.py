@@ -9,8 +9,10 @@ All write beside the shipped library and go on where they were stopped; `task2ve
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +36,7 @@ TUNED = AdapterConfig("ssf", epochs=20)
 IMAGES = 100
 L2 = 0.1  # of the classifier on an expert's features, the same that embeddings use
 SEEDS = (0, 1)
+RATES = (0.01, 0.003)
 
 app = typer.Typer(add_completion=False, help=__doc__)
 GridFile = Annotated[Path, typer.Argument(help="a grid file; its folder, sources and excluded tasks count")]
@@ -91,9 +94,9 @@ def transfer(grid: GridFile, experts: Experts, part: Part = 0, parts: int = 1) -
 
 @app.command()
 def warm(grid: GridFile, experts: Experts, part: Part = 0, parts: int = 1) -> None:
-    """Tune from the expert that the asymmetric distance names, and from scratch."""
+    """Tune from the expert that the asymmetric distance names, and from scratch, at two learning rates."""
     path = WARM_STARTS
-    done = {(row["target"], row["seed"]) for row in rows_of(path)}
+    done = {(row["target"], row["seed"], row["rate"]) for row in rows_of(path)}
     probe, library = load_probe(), load_library()
     tasks = whole_tasks(grid, IMAGES)
     for task in tasks[part::parts]:
@@ -105,20 +108,28 @@ def warm(grid: GridFile, experts: Experts, part: Part = 0, parts: int = 1) -> No
             embedding, 1, distance="asymmetric", exclude=[name for name in library.names() if name not in whole]
         )[0]
         learning, validation = task.train.split(VALIDATION_SHARE)
-        for seed in SEEDS:
-            if (target, seed) in done:
+        for rate, seed in product(RATES, SEEDS):
+            if (target, seed, rate) in done:
                 continue
+            config = dataclasses.replace(TUNED, learning_rate=rate)
             accuracy = {}
             for name, start in (("cold", None), ("warm", experts / near.name)):
                 model = load_backbone(adapters.DEFAULT_BACKBONE)
-                adapters.attach(model, TUNED, task.train.num_classes, seed=seed)
+                adapters.attach(model, config, task.train.num_classes, seed=seed)
                 adapters.fit(
                     model, learning, validation, init_from=start, seed=seed, autocast=torch.bfloat16, progress=False
                 )
                 accuracy[name] = adapters.evaluate(model, task.test, autocast=torch.bfloat16).accuracy
             append(
                 path,
-                {"target": target, "seed": seed, "expert": near.name, "distance": near.distance, **accuracy},
+                {
+                    "target": target,
+                    "seed": seed,
+                    "rate": rate,
+                    "expert": near.name,
+                    "distance": near.distance,
+                    **accuracy,
+                },
             )
 
 

@@ -1,68 +1,81 @@
-"""Make the shipped library and its page from a folder of task zips.
+"""Make the shipped library and its page from a store of trials.
 
-python benchmarks/library.py embed datasets/     embeddings of every task under the bundled probe
-python benchmarks/library.py trials datasets/    trials of every method on the bundled backbone; resumes
-python benchmarks/library.py docs                docs/library.md from both
+task2vec trials run benchmarks/grid_1000.toml --store evidence.db    the trials; also with grid_100.toml
+python benchmarks/library.py ship evidence.db               embeddings, trials, sources and amounts of the recommender
+python benchmarks/library.py measure benchmarks/grid_1000.toml    mean features, and what a recommendation costs
+python benchmarks/library.py docs                           docs/library.md from what is shipped
 """
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
+import torch
 import typer
+from safetensors.numpy import save_file
 
 import selection
 import task2vec
-from adapters import DEFAULT_BACKBONE, AdapterConfig
-from selection.library import EMBEDDINGS, TRIALS, write_embeddings
+from adapters import DEFAULT_BACKBONE
+from selection import Grid
+from selection.library import COSTS, EMBEDDINGS, MEAN_FEATURES, SOURCES, TRIALS, write_embeddings
+from selection.recommenders import GaussianProcess
+from selection.recommenders.gaussian_process import ship as ship_amounts
+from selection.table import table_of
 from task2vec.distances.reference import write_reference
+from task2vec.inputs import ProbeInputs
+from task2vec.progress import silent
 
 DOCS = Path(__file__).parents[1] / "docs"
 
-PRETRAINING = "tin_base"  # what the bundled networks were trained on is never a target
-
-CONFIGS = [
-    AdapterConfig("linear"),
-    AdapterConfig("linear", learning_rate=1e-1),
-    AdapterConfig("ssf"),
-    AdapterConfig("ssf", blocks=(3, 4, 5)),
-    AdapterConfig("lora", rank=4),
-    AdapterConfig("lora", rank=16),
-    AdapterConfig("adaptformer", bottleneck=8),
-    AdapterConfig("adaptformer", bottleneck=64),
-]
-
 app = typer.Typer(add_completion=False, help=__doc__)
-Datasets = Annotated[Path, typer.Argument(help="folder of ImageFolder zips with train and test splits")]
 
 
-def archives(datasets: Path) -> list[Path]:
-    """The zips of the tasks, in alphabetical order."""
-    return sorted(p for p in datasets.glob("*.zip") if p.stem != PRETRAINING)
+def is_whole(name: str) -> bool:
+    """Whether a task is one of the original ones, with all its images."""
+    return "@" not in name and "." not in name
 
 
 @app.command()
-def embed(datasets: Datasets, seed: int = 0) -> None:
-    """Embed every task's training images, and take the mean log embedding as the reference of log_cosine."""
+def ship(store: Annotated[str, typer.Argument(help="where `task2vec trials run` put the trials")]) -> None:
+    """Write embeddings, trials and sources, the reference of log_cosine, and the recommender's amounts."""
+    opened = selection.TaskStore(store)
     probe = task2vec.load_probe()
-    tasks = [task2vec.Task.from_folder(path) for path in archives(datasets)]
-    embeddings = [task2vec.embed(task, probe, seed=seed, progress=True) for task in tasks]
+    tasks = {task.name: task for task in opened.tasks(with_trials=True)}
+    embeddings = [e for e in opened.embeddings(probe.fingerprint, "montecarlo") if e.task in tasks]
     write_embeddings(embeddings, EMBEDDINGS)
-    write_reference(probe.fingerprint, task2vec.mean_log_embedding(embeddings))
+    write_reference(probe.fingerprint, task2vec.mean_log_embedding([e for e in embeddings if is_whole(e.task)]))
+    TRIALS.write_text("".join(trial.to_line(name) for name, task in tasks.items() for trial in task.trials))
+    SOURCES.write_text(json.dumps({name: task.source for name, task in tasks.items()}, indent=1) + "\n")
+    table = table_of([(tasks[e.task], e) for e in embeddings])
+    ship_amounts(GaussianProcess.learn(table).calibrated(table))
 
 
 @app.command()
-def trials(datasets: Datasets, only: str = "") -> None:
-    """Tune every configuration on every task (or those named, with commas), one seed each."""
-    wanted = only.split(",") if only else [path.stem for path in archives(datasets)]
-    pairs = [
-        (task2vec.Task.from_folder(path), task2vec.Task.from_folder(path, split="test"))
-        for name in wanted
-        for path in archives(datasets)
-        if path.stem == name
-    ]
-    selection.run_grid(pairs, CONFIGS, TRIALS, backbone=DEFAULT_BACKBONE)
+def measure(grid: Annotated[Path, typer.Argument(help="a grid file with the folder of the tasks")]) -> None:
+    """Mean features of every shipped task; seconds of embedding and recommending for the whole ones, on one core."""
+    torch.set_num_threads(1)
+    library, probe, found = selection.load_library(), task2vec.load_probe(), Grid.from_file(grid)
+    features: dict[str, np.ndarray] = {}
+    COSTS.write_text("")
+    for images in (100, None):
+        for task in Grid(found.folder, found.configs, found.exclude, images, subtasks=True).tasks():
+            if task.train.name not in library:
+                continue
+            inputs = ProbeInputs(task.train, probe, from_layer=None, batch_size=64, report=silent)
+            features[task.train.name] = inputs.features.mean(axis=0).astype(np.float32)
+            if "." not in task.train.name:
+                start = time.perf_counter()
+                embedding = task2vec.embed(task.train, probe)
+                selection.recommend(embedding, library)
+                seconds = time.perf_counter() - start
+                with COSTS.open("a") as file:
+                    file.write(json.dumps({"task": task.train.name, "seconds": seconds}) + "\n")
+    save_file(features, MEAN_FEATURES)
 
 
 @app.command()
@@ -70,21 +83,26 @@ def docs() -> None:
     """Write docs/library.md and its map from what is shipped."""
     library = selection.load_library()
     probe = task2vec.load_probe()
-    embeddings = library.embeddings(probe.fingerprint)
+    embeddings = [e for e in library.embeddings(probe.fingerprint) if is_whole(e.task)]
     task2vec.plot_map(embeddings).savefig(DOCS / "library-map.png", dpi=110)
     task2vec.plot_distances(embeddings, "log_cosine").savefig(DOCS / "library-distances.png", dpi=90)
-    tasks = {embedding.task: library.task(embedding.task) for embedding in embeddings}
+    tasks = list(library.tasks())
+    small = [task for task in tasks if "@" in task.name]
     (DOCS / "library.md").write_text(
         PAGE.format(
             tasks=len(tasks),
-            tried=sum(bool(task.trials) for task in tasks.values()),
-            trials=sum(len(task.trials) for task in tasks.values()),
+            whole=len(embeddings),
+            small=len(small),
+            parts=sum("." in task.name for task in small),
+            twice=sum(len({t.seed for t in task.trials}) > 1 for task in tasks),
+            trials=sum(len(task.trials) for task in tasks),
+            configs=len({trial.config for task in tasks for trial in task.trials}),
             probe=probe.name,
             method=embeddings[0].method,
             backbone=DEFAULT_BACKBONE,
             table="\n".join(_task_row(library, embedding) for embedding in embeddings),
-            scores=_scores([task for task in tasks.values() if task.trials]),
-            left_out=_leave_one_source_out(library, [e for e in embeddings if tasks[e.task].trials]),
+            large_scores=_scores([task for task in tasks if is_whole(task.name)]),
+            small_scores=_scores(small),
         )
     )
 
@@ -92,12 +110,14 @@ def docs() -> None:
 PAGE = """# The shipped library
 
 Made by `python benchmarks/library.py docs` from what is shipped in `selection/library/`: {tasks} tasks embedded with
-the bundled probe `{probe}` ({method}, one draw an image), {trials} trials on {tried} of them with the bundled
-backbone `{backbone}`.
+the bundled probe `{probe}` ({method}, one draw an image), and {trials} trials of {configs} configurations on them with
+the bundled backbone `{backbone}`. {whole} are whole tasks with all their training images (at most about 1,000), {small}
+have 100 training images, of which {parts} are parts of tasks: half of the classes, or the classes in groups.
+{twice} tasks were tuned with two seeds.
 
-![Map of the shipped tasks](library-map.png)
+![Map of the whole tasks](library-map.png)
 
-## Every task, its nearest tasks and its best trial
+## Every whole task, its nearest tasks and its best trial
 
 Distances are log_cosine. The accuracy is that of the trial that scored best on the test images.
 
@@ -105,94 +125,64 @@ Distances are log_cosine. The accuracy is that of the trial that scored best on 
 | --- | ---: | ---: | --- | --- | ---: |
 {table}
 
-![Distances between the shipped tasks](library-distances.png)
+![Distances between the whole tasks](library-distances.png)
 
-## Every trial
+## What each configuration reached
 
-Test accuracy in percent, one seed. A fifth of the training images chose the epoch, the other four fifths were learned
-from, and the test images only gave the score. With 1,000 test images one accuracy has a standard error of about 1.5
-points.
+Test accuracy in percent. A fifth of the training images chose the epoch, the other four fifths were learned from, and
+the test images only gave the score. With 1,000 test images one accuracy has a standard error of about 1.5 points.
 
-{scores}
+All training images:
 
-## What the recommendation is worth here
+{large_scores}
 
-Each task with trials in turn is the target; neither it nor another task cut from the same source (all `tin_` tasks are
-one source) may be asked. Mean test accuracy in percent of what each rule would have tuned:
+100 training images:
 
-{left_out}
+{small_scores}
+
+Each trial names the versions it ran with and its number format in `environment`, but for the first ones, of all
+training images and seed 0.
+
+What recommendations from these trials are worth is measured in [evaluation](evaluation.md).
 
 How each number was made:
 
 | what | how |
 | --- | --- |
-| embeddings | `python benchmarks/library.py embed FOLDER` |
-| trials | `python benchmarks/library.py trials FOLDER`: AdamW, batches of 64, 10% warm-up, cosine decay |
+| trials | `task2vec trials run` with `benchmarks/grid_1000.toml` and `grid_100.toml` |
+| embeddings, sources | `python benchmarks/library.py ship STORE` |
+| mean features, costs | `python benchmarks/library.py measure GRID` |
+| experts, warm starts | `python benchmarks/experts.py` |
+| published results for ViT-B/16 | `selection/library/published/`, with their sources |
 | this page | `python benchmarks/library.py docs` |
 """
 
 
-def _leave_one_source_out(library: selection.TaskStore, embeddings: list[task2vec.TaskEmbedding]) -> str:
-    """Mean accuracy, over the tasks as targets, of the recommended and of fixed choices."""
-    scores = {e.task: {t.config: t.score for t in library.task(e.task).trials} for e in embeddings}
-    rows: dict[str, list[float]] = {
-        rule: [] for rule in ("linear probe", "mean of all", "best on average", "recommended", "best")
-    }
-    for embedding in embeddings:
-        own = scores[embedding.task]
-        source = [name for name in library.names() if _source(name) == _source(embedding.task)]
-        others = [by_config for name, by_config in scores.items() if name not in source]
-        fixed = max(own, key=lambda config: sum(by_config[config] for by_config in others))
-        recommended = selection.recommend(embedding, library, exclude=source).config
-        rows["linear probe"].append(own[AdapterConfig("linear")])
-        rows["mean of all"].append(sum(own.values()) / len(own))
-        rows["best on average"].append(own[fixed])
-        rows["recommended"].append(own[recommended])
-        rows["best"].append(max(own.values()))
-    explained = {
-        "linear probe": "always `linear`",
-        "mean of all": "a configuration at random",
-        "best on average": "the configuration with the best mean on the other sources",
-        "recommended": "what `selection.recommend` ranks first",
-        "best": "the best configuration of the target itself, which nobody knows beforehand",
-    }
-    lines = ["| rule | | accuracy |", "| --- | --- | ---: |"]
-    lines += [f"| {rule} | {explained[rule]} | {100 * sum(v) / len(v):.1f} |" for rule, v in rows.items()]
-    return "\n".join(lines)
-
-
-def _source(name: str) -> str:
-    return "tin" if name.startswith("tin_") else name
-
-
 def _task_row(library: selection.TaskStore, embedding: task2vec.TaskEmbedding) -> str:
     task = library.task(embedding.task)
-    near = library.nearest(embedding, 3, exclude=[embedding.task])
+    near = library.nearest(embedding, 3, exclude=[embedding.task], where=lambda task: is_whole(task.name))
     nearest = ", ".join(f"{n.name} ({n.distance:.2f})" for n in near)
-    best = max(task.trials, key=lambda trial: trial.score, default=None)
-    found = "- | -" if best is None else f"{best.config.label} | {best.score:.1%}"
-    return f"| {task.name} | {task.num_images} | {len(task.classes)} | {nearest} | {found} |"
+    best = max(task.trials, key=lambda trial: trial.score)
+    cells = [task.name, str(task.num_images), str(len(task.classes)), nearest, best.config.label, f"{best.score:.1%}"]
+    return f"| {' | '.join(cells)} |"
 
 
 def _scores(tasks: list[selection.StoredTask]) -> str:
-    """A row for each task and a column for each configuration, the best of a row in bold."""
-    labels = list(dict.fromkeys(config.label for config in CONFIGS))
-    lines = ["| task | " + " | ".join(labels) + " |", "| --- |" + " ---: |" * len(labels)]
-    columns: dict[str, list[float]] = {label: [] for label in labels}
-    for task in tasks:
-        chosen = {trial.config.label: trial.score for trial in task.trials}
-        cells = []
-        for label in labels:
-            score = chosen.get(label)
-            if score is None:
-                cells.append("-")
-                continue
-            columns[label].append(score)
-            text = f"{100 * score:.1f}"
-            cells.append(f"**{text}**" if score == max(chosen.values()) else text)
-        lines.append(f"| {task.name} | " + " | ".join(cells) + " |")
-    means = (f"{100 * sum(scores) / len(scores):.1f}" if scores else "-" for scores in columns.values())
-    lines.append("| mean | " + " | ".join(means) + " |")
+    """A row for each configuration: on how many tasks it was tried, its mean gain over a task's level, its wins."""
+    embeddings = {e.task: e for e in selection.load_library().embeddings()}
+    table = table_of([(task, embeddings[task.name]) for task in tasks])
+    gains = table.gains()
+    rows = []
+    for c, config in enumerate(table.configs):
+        tried = np.isfinite(table.scores[:, c])
+        wins = sum(int(np.nanargmax(row) == c) for row in table.scores)
+        rows.append((np.nanmean(gains[:, c]), config.label, int(tried.sum()), np.nanmean(table.scores[:, c]), wins))
+    lines = [
+        "| configuration | tasks | mean | over a task's average | best on |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for gain, label, count, mean, wins in sorted(rows, reverse=True):
+        lines.append(f"| {label} | {count} | {100 * mean:.1f} | {100 * gain:+.1f} | {wins} |")
     return "\n".join(lines)
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import torch
 
 import adapters
 from adapters import METHODS, AdapterConfig, CheckpointError, ConfigError, TrainingError
+from adapters.adapter import tuned_tensors
 from adapters.data import Batches, transform_of
 from adapters.metrics import metrics_of
 from tests.adapters.families import backbone, fits
@@ -298,3 +300,43 @@ def test_a_loss_that_is_not_a_number_in_the_first_epoch_leaves_the_model_as_it_w
 def test_a_metric_that_is_not_measured_is_refused():
     with pytest.raises(ConfigError, match="monitor='f1' is not measured; choose from accuracy, mean_class"):
         adapters.fit(model_for(CONFIG), stripes(12), monitor="f1", progress=False)
+
+
+def test_training_starts_from_another_tasks_adapter_but_not_from_its_classifier(tmp_path):
+    other = model_for(CONFIG, num_classes=5)
+    adapters.fit(other, [(image, label + 2) for image, label in stripes(48)], batch_size=16, progress=False)
+    adapters.save(other, tmp_path / "other")
+    model, plain = model_for(dataclasses.replace(CONFIG, epochs=1)), model_for(CONFIG)
+    fitting = {"batch_size": 16, "progress": False}
+    started = []
+    handle = model.register_forward_pre_hook(lambda *_: started.append(_tensors(model)))
+    adapters.fit(model, stripes(48), init_from=tmp_path / "other", **fitting)
+    handle.remove()
+    theirs, fresh = _tensors(other), _tensors(plain)
+    for name, tensor in started[0].items():
+        expected = fresh if name.startswith("head/") else theirs
+        torch.testing.assert_close(tensor, expected[name])
+    assert any(not torch.equal(theirs[name], fresh[name]) for name in theirs if not name.startswith("head/"))
+
+
+def test_an_adapter_of_other_sizes_is_no_start(tmp_path):
+    adapters.save(model_for(AdapterConfig("lora", rank=2)), tmp_path / "other")
+    model = model_for(CONFIG)
+    before = _tensors(model)
+    with pytest.raises(CheckpointError, match="does not fit the model at"):
+        adapters.fit(model, stripes(16), init_from=tmp_path / "other", progress=False)
+    with pytest.raises(CheckpointError, match="cannot read"):
+        adapters.fit(model, stripes(16), init_from=tmp_path / "nowhere", progress=False)
+    for name, tensor in _tensors(model).items():
+        torch.testing.assert_close(tensor, before[name])
+
+
+def test_evaluation_in_bfloat16_is_that_in_float32_but_for_close_calls():
+    model = model_for(CONFIG)
+    adapters.fit(model, stripes(96), batch_size=16, progress=False)
+    exact, rounded = (adapters.evaluate(model, stripes(96, seed=2), autocast=t) for t in (None, torch.bfloat16))
+    assert rounded.accuracy == pytest.approx(exact.accuracy, abs=0.05)
+
+
+def _tensors(model):
+    return {name: tensor.detach().clone() for name, tensor in tuned_tensors(model).items()}

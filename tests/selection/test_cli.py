@@ -106,6 +106,16 @@ def test_the_recommendation_is_tuned_where_no_method_is_given(folder, tmp_path):
     assert adapters.read_metadata(tmp_path / "out")["class_names"] == ["dark", "light"]
 
 
+def test_several_tries_are_recommended_in_turn_and_the_best_is_kept(folder, tmp_path):
+    limits = ("--tries", "2", "--max-params", "9000", "--mergeable-only")
+    facts = as_json("tune", folder, "-o", tmp_path / "out", *limits)
+    tried = [adapters.read_metadata(tmp_path / "out" / f"try-{n}")["config"] for n in (1, 2)]
+    assert tried[0] != tried[1]
+    assert facts["config"] in tried
+    assert adapters.read_metadata(tmp_path / "out")["config"] == facts["config"]
+    assert (tmp_path / "out" / "merged.safetensors").exists()
+
+
 def test_a_store_is_made_filled_listed_and_emptied(saved, tmp_path):
     db = tmp_path / "my.db"
     assert as_json("store", "create", db)["tasks"] >= 22
@@ -115,6 +125,16 @@ def test_a_store_is_made_filled_listed_and_emptied(saved, tmp_path):
     assert as_json("nearest", saved, "--store", db)["nearest"][0]["task"] == "my spots"
     assert as_json("store", "remove", db, "my spots")["removed"] == "my spots"
     assert "has no task 'my spots'" in run("store", "show", "my spots", "--store", db, ok=False).stderr
+
+
+def test_a_store_behind_a_url_is_made_filled_and_listed(saved, tmp_path, postgres):
+    for url in (f"sqlite:///{tmp_path / 'by-url.db'}", postgres.location):
+        as_json("store", "create", url, "--empty")
+        as_json("store", "add", url, saved, "--name", "my spots", "--tag", "grey", "--origin", "drawn")
+        shown = as_json("store", "show", "my spots", "--store", url)
+        assert (shown["tags"], shown["source"]) == (["grey"], "drawn")
+        assert as_json("store", "export", url, tmp_path / "all.zip")["tasks"] == 1
+        assert as_json("store", "verify", url)["problems"] == []
 
 
 def test_trials_from_a_file_are_stored_and_bad_lines_are_named(saved, tmp_path):
@@ -140,6 +160,9 @@ def test_trials_from_a_file_are_stored_and_bad_lines_are_named(saved, tmp_path):
         (["nearest", "SAVED", "--distance", "euclid"], "there is no distance 'euclid'"),
         (["recommend", "SAVED", "--backbone", "nonsense"], "timm knows no model 'nonsense'"),
         (["recommend", "SAVED", "--max-params", "-1"], "no configuration keeps to max_params=-1"),
+        (["recommend", "SAVED", "--recommender", "oracle"], "there is no recommender 'oracle'"),
+        (["recommend", "SAVED", "--method", "magic"], "there is no method 'magic'"),
+        (["trials", "run", "nowhere.toml", "--store", "x.db"], "nowhere.toml is not a grid"),
         (["merge", "empty", "-o", "x"], "no adapter is saved in empty"),
         (["tune", "FOLDER", "-o", "x", "--rank", "3"], "belong to a method"),
         (["tune", "FOLDER", "-o", "x", "--method", "magic"], "there is no method 'magic'"),

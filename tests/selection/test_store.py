@@ -3,6 +3,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from safetensors.numpy import save as to_bytes
 
 import adapters
 from adapters import AdapterConfig
-from selection import StoredTask, StoreError, TaskStore, Trial
+from selection import StoredTask, StoreError, TaskStore, Trial, export_store, import_archive, merge_stores
 from task2vec import Classifier, Layer, TaskEmbedding, distance
 from task2vec.embedding import embedding_parts
 
@@ -386,14 +387,28 @@ def test_a_damaged_embedding_is_named(tmp_path):
 NAMES = st.sampled_from(["ant", "bee", "cat", "Dög", "e/f", "..", "'; drop table tasks; --"])
 
 
-@given(st.lists(st.tuples(st.sampled_from(["add", "remove", "trial"]), NAMES, st.integers(0, 3)), max_size=25))
+ACTIONS = ["add", "update", "remove", "trial", "export and import", "merge"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(ACTIONS), NAMES, st.integers(0, 3)), max_size=25))
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 def test_any_sequence_of_changes_equals_a_plain_dictionary(steps):
     store, expected = TaskStore(), {}
     for action, name, number in steps:
-        if action == "add":
+        if action == "add" or (action == "update" and name in expected):
             store.add(embedding(name, seed=number))
             expected[name] = (number, expected.get(name, (0, {}))[1])
+        elif action == "export and import":
+            with tempfile.TemporaryDirectory() as folder:
+                export_store(store, Path(folder) / "all.zip")
+                store = TaskStore()
+                import_archive(store, Path(folder) / "all.zip")
+        elif action == "merge":  # what is there stays, what is new comes
+            other = TaskStore()
+            other.add(embedding(name, seed=number), trials=[trial(number / 10, seed=2)])
+            merge_stores(store, other)
+            seed, trials = expected.get(name, (number, {}))
+            expected[name] = (seed, {2: number / 10} | trials)
         elif name not in expected:
             with pytest.raises(StoreError):
                 store.remove(name)

@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import cosine as scipy_cosine
 
+import task2vec.distances.cosine  # noqa: F401
 from task2vec import (
     DISTANCES,
     DistanceError,
@@ -13,6 +16,8 @@ from task2vec import (
     distance_matrix,
     mean_log_embedding,
 )
+
+cosine_module = sys.modules["task2vec.distances.cosine"]
 
 vectors = arrays(np.float64, (3, 7), elements=st.floats(1e-3, 1e3))
 
@@ -147,3 +152,14 @@ def test_an_unknown_distance_is_answered_with_those_there_are():
         distance_matrix(positive(2), "euclid")
     with pytest.raises(EmbeddingError, match="length 50 and 7"):
         distance_matrix(positive(2), "cosine", positive(2, 7))
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_compiled_pairs_equal_array_expressions(monkeypatch, same):
+    generator = np.random.default_rng(0)
+    a, b = (np.exp(3 * generator.standard_normal((count, 37))) for count in (21, 10))
+    a[3, :5] = b[2, :5] = a[4] = 0  # dead filters, and a task without any Fisher
+    arguments = (a, "cosine") if same else (a, "cosine", b)
+    expected = distance_matrix(*arguments)
+    monkeypatch.setattr(cosine_module, "COMPILE_ABOVE", 0)
+    np.testing.assert_allclose(distance_matrix(*arguments), expected, atol=1e-12)

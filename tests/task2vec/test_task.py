@@ -329,3 +329,14 @@ def test_labels_in_rows_make_a_multi_label_task():
 def test_rows_that_are_no_labels_are_refused(labels, names, message):
     with pytest.raises(TaskError, match=message):
         Task.from_arrays(np.zeros((2, 8, 8), np.uint8), np.array(labels), class_names=names)
+
+
+def test_new_classes_are_made_of_old_ones_and_other_images_left_out(tmp_path):
+    task = Task.from_folder(make_folder(tmp_path / "pets", classes=("ant", "bee", "cat", "dog")))
+    found = task.regrouped({"insects": (0, 1), "cats": (2,)}, name="few")
+    assert (found.name, found.class_names, len(found)) == ("few", ("insects", "cats"), 9)
+    np.testing.assert_array_equal(found.labels, [0] * 6 + [1] * 3)
+    assert found[6][0].tobytes() == task[6][0].tobytes()
+    for groups in ({"a": (0, 1), "b": (1,)}, {"a": (0,), "b": (7,)}):
+        with pytest.raises(TaskError, match="give each of its 4 classes once at most"):
+            task.regrouped(groups)
