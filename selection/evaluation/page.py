@@ -25,7 +25,7 @@ from selection.evaluation.protocol import (
 )
 from selection.evaluation.rows import remedies, rows_of
 from selection.evaluation.summary import covered, mean_of, of
-from selection.evaluation.warm import WarmStarts, warm_starts
+from selection.evaluation.warm import WarmStarts, warm_starts_by_rate
 from selection.library import library_costs, library_experts, library_warm_starts
 from selection.recommenders import TrialTable
 from selection.store import TaskStore
@@ -45,7 +45,7 @@ class Evaluation:
         targets: The tasks that were targets.
         outcomes: Of every row.
         experts: Of every way to choose an expert; empty if there are no experts.
-        warm: Tuning from an expert beside tuning from scratch; None if there are no experts.
+        warm: Tuning from an expert beside tuning from scratch, by learning rate; empty if there are no experts.
         cost: Seconds of embedding and recommending as a share of the grid's, by target; empty if not measured.
     """
 
@@ -53,7 +53,7 @@ class Evaluation:
     targets: list[Target]
     outcomes: list[Outcome]
     experts: list[Outcome]
-    warm: WarmStarts | None
+    warm: dict[float, WarmStarts]
     cost: dict[str, float]
 
     def rows(self) -> list[str]:
@@ -126,7 +126,7 @@ def evaluate_store(
         targets,
         found,
         expert_outcomes(measured, small, own, sources) if measured else [],
-        warm_starts(warm, sources) if warm else None,
+        warm_starts_by_rate(warm, sources),
         {row["task"]: row["seconds"] / seconds[row["task"]] for row in library_costs() if row["task"] in seconds},
     )
 
@@ -177,7 +177,7 @@ in place of the embedding: the probe's mean features, nothing but the task's fac
     ]
     if found.experts:
         parts.append(_experts_section(found))
-    if found.warm is not None:
+    if found.warm:
         parts.append(_warm_section(found.warm))
     parts.append(_goals_section(found))
     parts.append(_remedies_section(found))
@@ -238,29 +238,22 @@ features. The share lost is 0 for the best expert and 1 for a random one.
 {_markdown(["chosen by", "share lost", "accuracy lost, points"], lines)}"""
 
 
-def _warm_section(warm: WarmStarts) -> str:
+def _warm_section(warm: Mapping[float, WarmStarts]) -> str:
+    rows = []
+    for rate, found in warm.items():
+        all_of_them = [f"{found.better:.0%}", f"{found.worse:.0%}", f"{100 * found.gain:+.1f}"]
+        rows.append([f"learning rate {rate:g}", str(found.targets), *all_of_them])
+        where = [f"{found.better_where_predicted:.0%}", f"{found.worse_where_predicted:.0%}"]
+        where.append(f"{100 * found.gain_where_predicted:+.1f}")
+        rows.append(["... where a gain was predicted", str(found.predicted), *(where if found.predicted else "---")])
     return f"""## Starting from an expert
 
 SSF on 100 training images, from the adapter of the task that the asymmetric distance names, against the same from
 scratch, two seeds each.
 
-{
-        _markdown(
-            ["", "targets", "better from the expert", "worse", "mean gain, points"],
-            [
-                ["all", str(warm.targets), f"{warm.better:.0%}", f"{warm.worse:.0%}", f"{100 * warm.gain:.1f}"],
-                [
-                    "where a gain was predicted",
-                    str(warm.predicted),
-                    f"{warm.better_where_predicted:.0%}",
-                    f"{warm.worse_where_predicted:.0%}",
-                    f"{100 * warm.gain_where_predicted:.1f}",
-                ],
-            ],
-        )
-    }
+{_markdown(["", "targets", "better from the expert", "worse", "mean gain, points"], rows)}
 
-A gain is predicted from the asymmetric distance by a straight line through the other sources' targets."""
+A gain is predicted from the asymmetric distance by a straight line through the targets of the other sources."""
 
 
 def _remedies_section(found: Evaluation) -> str:
@@ -299,8 +292,9 @@ def _goals_section(found: Evaluation) -> str:
     if found.cost:
         cost = float(np.median(list(found.cost.values())))
         goals.append(("a recommendation costs at most 2% of the grid", f"{cost:.1%}", cost <= 0.02))
-    if found.warm is not None:
-        goals.append(("a warm start is better on 80% of targets", f"{found.warm.better:.0%}", found.warm.better >= 0.8))
+    if found.warm:
+        better = max(warm.better for warm in found.warm.values())
+        goals.append(("a warm start is better on 80% of targets", f"{better:.0%}", better >= 0.8))
     if found.experts:
         ways = {o.row for o in found.experts} - {"best expert", "random expert"}
         lost = {way: mean_of(of(found.experts, way, 0), lambda o: o.regret).value for way in ways}

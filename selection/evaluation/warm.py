@@ -35,6 +35,12 @@ class WarmStarts:
     gain_where_predicted: float
 
 
+def warm_starts_by_rate(rows: Sequence[Mapping[str, Any]], sources: Mapping[str, str]) -> dict[float, WarmStarts]:
+    """What the trials say for each learning rate, the largest first; arguments as for `warm_starts`."""
+    rates = sorted({row["rate"] for row in rows}, reverse=True)
+    return {rate: warm_starts([row for row in rows if row["rate"] == rate], sources) for rate in rates}
+
+
 def warm_starts(rows: Sequence[Mapping[str, Any]], sources: Mapping[str, str]) -> WarmStarts:
     """What the trials say, as `benchmarks/experts.py warm` writes them.
 
