@@ -14,6 +14,7 @@ from torch import nn
 import adapters
 from adapters import METHODS, AdapterConfig
 from selection.errors import RecommendationError
+from selection.library import library_warm_starts
 from selection.published import RESULTS, published_gains
 from selection.recommenders import RECOMMENDERS, Prediction, TaskFacts, TrialTable
 from selection.space import parameters_on
@@ -357,7 +358,9 @@ def _evidence(table: TrialTable, near: list[_Near], chosen: AdapterConfig) -> li
 def _warm_start(
     embedding: TaskEmbedding, store: TaskStore, near: list[_Near], config: AdapterConfig, name: str
 ) -> Path | None:
-    """An adapter of the same method and sizes on this backbone, of the task with the smallest asymmetric distance."""
+    """An adapter of the same method and sizes on this backbone, of the task with the smallest asymmetric distance; none
+    if that distance promises no gain.
+    """
     fitting: dict[str, Path] = {}
     for n in near:
         path = n.task.adapter
@@ -369,7 +372,24 @@ def _warm_start(
     if not fitting:
         return None
     best = store.nearest(embedding, 1, distance="asymmetric", where=lambda task: task.name in fitting)
-    return fitting[best[0].name] if best else None
+    return fitting[best[0].name] if best and expected_gain(best[0].distance) > 0 else None
+
+
+def expected_gain(distance: float) -> float:
+    """By how much a start from another task's adapter raises the test accuracy, at an asymmetric distance to that task.
+
+    A straight line through the shipped trials (docs/evaluation.md), less its standard error at that distance, so that
+    a gain is one that the trials show; 0 without any.
+    """
+    rows = library_warm_starts()
+    if not rows:
+        return 0.0
+    rate = max(row["rate"] for row in rows)
+    own = [row for row in rows if row["rate"] == rate]
+    gains = [row["warm"] - row["cold"] for row in own]
+    line, covariance = np.polyfit([row["distance"] for row in own], gains, 1, cov=True)
+    at = np.array([distance, 1.0])
+    return float(line @ at - np.sqrt(at @ covariance @ at))
 
 
 def _same_tensors(a: AdapterConfig, b: AdapterConfig) -> bool:

@@ -5,10 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 import timm
+from scipy.stats import linregress
 
 import adapters
+import selection.recommendation as recommendation
 from adapters import AdapterConfig
 from selection import RECOMMENDERS, RecommendationError, TaskStore, published_gains, recommend
+from selection.library import library_warm_starts
 from tests.selection.test_store import embedding, trial
 
 SSF, LORA, WIDE = AdapterConfig("ssf"), AdapterConfig("lora", rank=4), AdapterConfig("adaptformer", bottleneck=64)
@@ -116,7 +119,8 @@ def test_a_store_without_trials_and_an_unknown_backbone_are_named():
         recommend(embedding("new", seed=50), stored([{SSF: 0.5}]), "nonsense")
 
 
-def test_a_warm_start_is_the_adapter_of_the_task_from_which_the_target_is_nearest(tmp_path):
+def test_a_warm_start_is_the_adapter_of_the_task_from_which_the_target_is_nearest(tmp_path, monkeypatch):
+    monkeypatch.setattr(recommendation, "expected_gain", lambda distance: 0.01)
     store = TaskStore(tmp_path / "tasks.db")
     short, long = AdapterConfig("bitfit", epochs=1), AdapterConfig("bitfit", epochs=9)
     name = "task2vec_vit_patch4_32"
@@ -131,3 +135,12 @@ def test_a_warm_start_is_the_adapter_of_the_task_from_which_the_target_is_neares
     expected = next(n.name for n in nearest if n.name != "task 2")
     assert found.warm_start == store.task(expected).adapter
     assert np.isfinite(found.predicted)
+    monkeypatch.setattr(recommendation, "expected_gain", lambda distance: -0.01)
+    assert recommend(target, store, name).warm_start is None
+
+
+def test_the_gain_of_a_warm_start_is_the_line_through_the_shipped_trials_less_its_standard_error():
+    rows = [row for row in library_warm_starts() if row["rate"] == 0.01]
+    line = linregress([row["distance"] for row in rows], [row["warm"] - row["cold"] for row in rows])
+    assert recommendation.expected_gain(0.0) == pytest.approx(line.intercept - line.intercept_stderr)
+    assert recommendation.expected_gain(0.3) < line.intercept + 0.3 * line.slope
