@@ -113,8 +113,7 @@ class SearchIndex:
         fisher = np.concatenate([rows.fisher for rows in self._chunks(session, sample)])
         self.projection = Projection.fit(fisher, shipped_reference(self.probe))
         self._fitted_on = total
-        tensors = {"centre": self.projection.centre, "axes": self.projection.axes}
-        self._save("projection", tensors, {"fitted_on": total})
+        self._save("projection", vars(self.projection), {"fitted_on": total})
 
     def _chunks(self, session: Session, query: sql.Select[Any]) -> Iterator[_Rows]:
         """The embeddings that a query of ids finds."""
@@ -144,7 +143,8 @@ class SearchIndex:
         self.sketches.append(new)
         self._starts.append(start)
         self._saved = revision
-        self._save(f"{start:012d}-{revision:012d}", vars(new), {})
+        # Another process may have taken new axes in the meantime; a sketch only counts together with its own.
+        self._save(f"{start:012d}-{revision:012d}", vars(new), {"projection": _checksum(vars(self.projection))})
         if self.directory is not None:
             for path in self.directory.glob("0*-0*.safetensors"):
                 first, last = (int(part) for part in path.stem.split("-"))
@@ -176,11 +176,15 @@ class SearchIndex:
         try:
             tensors, facts = _read(directory / "projection.safetensors")
             self.projection, self._fitted_on = Projection(**tensors), int(facts["fitted_on"])
+            projection = _checksum(tensors)
             while True:
                 following = sorted(directory.glob(f"{self._revision:012d}-0*.safetensors"))
                 if not following:
                     break
-                self.sketches.append(Sketch(**_read(following[-1])[0]))
+                tensors, facts = _read(following[-1])
+                if facts["projection"] != projection:
+                    return False
+                self.sketches.append(Sketch(**tensors))
                 self._starts.append(self._revision)
                 self._revision = self._saved = int(following[-1].stem.split("-")[1])
         except (OSError, SafetensorError, ValueError, KeyError, TypeError):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from selection import TaskStore, load_library
 from selection.store import search, sketch
+from selection.store.index import SearchIndex
 from selection.store.sketch import ESTIMATES, Projection, estimated
 from task2vec import distance_matrix
 from task2vec.distances.log_cosine import logs
@@ -133,6 +134,23 @@ def test_two_stores_share_the_files_of_one_index(tmp_path):
         for store in (reader, writer):
             assert store.nearest(embedding("new", seed=start + 3), 1)[0].name == f"task {start + 3}"
     assert TaskStore(tmp_path / "tasks.db", exact_up_to=0).nearest(embedding(seed=37), 1)[0].name == "task 37"
+
+
+def test_sketches_on_the_axes_of_another_process_are_not_used(tmp_path):
+    store = TaskStore(tmp_path / "tasks.db", exact_up_to=0)
+    store.add_many(embedding(f"task {i}", seed=i) for i in range(10))
+    store.nearest(embedding(seed=1))
+    store.add(embedding("later", seed=50))
+    store.nearest(embedding(seed=1))
+    (projection,) = (tmp_path / "tasks.db.index").glob("*/projection*")
+    old = projection.read_bytes()
+    other = TaskStore(tmp_path / "tasks.db", exact_up_to=0, index=tmp_path / "other")
+    other.nearest(embedding(seed=1))  # its axes are those of eleven tasks
+    (new,) = (tmp_path / "other").glob("*/projection*")
+    assert new.read_bytes() != old
+    projection.write_bytes(new.read_bytes())
+    mixed = SearchIndex("p" * 32, "montecarlo", False, projection.parent)
+    assert len(mixed) == 0
 
 
 @given(st.lists(st.tuples(st.sampled_from(["add", "remove", "search", "reopen"]), st.integers(0, 6)), max_size=15))
