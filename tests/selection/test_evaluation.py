@@ -10,7 +10,7 @@ from adapters import AdapterConfig
 from selection import SelectionError, TaskStore
 from selection.evaluation import covered, leave_one_source_out, mean_of, of, outcome_of_another_seed, targets_of
 from selection.evaluation.experts import expert_outcomes
-from selection.evaluation.page import evaluate_store, write_page
+from selection.evaluation.page import between_configurations, evaluate_store, within_runs, write_page
 from selection.evaluation.protocol import Outcome, oracle, outcomes
 from selection.evaluation.rows import noise
 from selection.evaluation.warm import warm_starts
@@ -110,6 +110,16 @@ def test_another_seed_shows_what_repeating_leaves_of_a_choice():
     found = outcome_of_another_seed(target_of([0.8, 0.7], by_seed=[[0.9, 0.6], [0.7, 0.8]]))
     assert found.lost == pytest.approx((0.1 + 0.3) / 2)
     assert outcome_of_another_seed(target_of([0.8, 0.7], by_seed=[[0.9, 0.6]])) is None
+
+
+def test_noise_and_true_spread_are_told_apart_by_two_seeds():
+    generator = np.random.default_rng(0)
+    true = 0.04 * generator.standard_normal(20_000)
+    runs = np.stack(
+        [true + 0.02 * generator.standard_normal(20_000), 0.1 + true + 0.02 * generator.standard_normal(20_000)]
+    )
+    assert within_runs(runs) == pytest.approx(0.02**2, rel=0.05)
+    assert between_configurations(runs) == pytest.approx(0.04**2, rel=0.05)
 
 
 def test_the_bootstrap_draws_sources():
