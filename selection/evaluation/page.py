@@ -272,8 +272,9 @@ def _noise_section(found: Evaluation) -> str:
 
 On the {len(twice)} targets that were tuned with two seeds, repeating a trial moves its accuracy by {100 * noise:.1f}
 points (standard deviation, what moves all configurations alike left out), on the very same images. The configurations
-themselves differ by {100 * spread:.1f} points around their mean. Choosing by one whole run of the grid and judging by the other has a regret of {again.text()}; on the same targets
-`{BASELINE}` has {fixed.text()} and `{LEARNED}` {learned.text()}."""
+themselves differ by {100 * spread:.1f} points around their mean. Choosing by one whole run of the grid and judging by
+the other has a regret of {again.text()}; on the same targets `{BASELINE}` has {fixed.text()} and `{LEARNED}`
+{learned.text()}."""
 
 
 def within_runs(by_seed: Array) -> float:
