@@ -50,7 +50,9 @@ class Candidate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where a trial is expected to score with a chance of 80%."""
+        """Where a trial is expected to score with a chance of 80%; NaN without `std`."""
+        if not np.isfinite(self.std):
+            return np.nan, np.nan
         width = float(norm.ppf(0.5 + COVERAGE / 2)) * self.std
         return max(0.0, self.predicted - width), min(1.0, self.predicted + width)
 

@@ -22,6 +22,7 @@ from task2vec import EmbeddingError, TaskEmbedding, distance_matrix, mean_log_em
 from task2vec.distances.reference import shipped_reference
 
 CANDIDATES = 1000  # of a sketch that are compared exactly, before more are asked for
+AT_ONCE = 4096  # embeddings asked for in one statement
 BLOCK = 2**16  # entries of stored vectors compared at once: they stay in a core's cache
 
 Found = tuple[int, float]
@@ -109,8 +110,7 @@ class Search:
     def _all_of_a_large_store(self, embedding: TaskEmbedding, distance: str) -> Iterator[Found]:
         with self._reading() as session:
             ids = np.fromiter(session.scalars(_ids(embedding)), np.int64)
-        found = (self._exactly(part, embedding, distance) for part in np.array_split(ids, -(-len(ids) // 4096)))
-        yield from sorted((pair for part in found for pair in part), key=lambda pair: pair[1])
+        yield from self._exactly(ids, embedding, distance)
 
     def _exactly(
         self,
@@ -120,13 +120,16 @@ class Search:
         reference: npt.ArrayLike | None = None,
     ) -> list[Found]:
         """These embeddings, nearest first."""
-        query = sql.select(EmbeddingRow.id, EmbeddingRow.fisher).where(EmbeddingRow.id.in_(ids.tolist()))
-        with self._reading() as session:
-            rows = session.execute(query).all()
-        present = np.array([row.id for row in rows], np.int64)  # one may have been removed in the meantime
-        distances = self._distances(present, _stack(rows), embedding, distance, reference)
-        order = np.argsort(distances, kind="stable")
-        return list(zip(present[order].tolist(), distances[order].tolist(), strict=True))
+        found: list[Found] = []
+        for start in range(0, len(ids), AT_ONCE):
+            some = ids[start : start + AT_ONCE].tolist()
+            query = sql.select(EmbeddingRow.id, EmbeddingRow.fisher).where(EmbeddingRow.id.in_(some))
+            with self._reading() as session:
+                rows = session.execute(query).all()
+            present = np.array([row.id for row in rows], np.int64)  # one may have been removed in the meantime
+            distances = self._distances(present, _stack(rows), embedding, distance, reference)
+            found += zip(present.tolist(), distances.tolist(), strict=True)
+        return sorted(found, key=lambda pair: pair[1])
 
     def _vectors_of(self, embedding: TaskEmbedding) -> _Vectors:
         """All Fishers of a probe and estimator by the names of their tasks, kept until the store changes."""

@@ -53,6 +53,7 @@ def test_additions_replacements_and_removals_are_found_at_once(both):
 
 def test_filters_and_exclusions_are_answered_from_as_far_as_needed(both, monkeypatch):
     monkeypatch.setattr(search, "CANDIDATES", 4)
+    monkeypatch.setattr(search, "AT_ONCE", 7)
     for store in both:
         for i in range(40):
             store.add(embedding(f"task {i}", seed=i), tags=["last"] if i in (11, 23) else [])
