@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import xlogy
 
 from selection.transferability.registry import Outputs, register_score
 
@@ -14,6 +15,6 @@ def nce(outputs: Outputs) -> float:
     """
     named = np.eye(outputs.probabilities.shape[1])[outputs.probabilities.argmax(axis=1)]
     joint = named.T @ outputs.one_hot / len(outputs.labels)  # (K, C)
-    marginal = joint.sum(axis=1, keepdims=True)
-    present = joint > 0
-    return float((joint * np.log(joint / marginal, where=present, out=np.zeros_like(joint))).sum())
+    named_at_all = joint.sum(axis=1) > 0
+    conditional = joint[named_at_all] / joint[named_at_all].sum(axis=1, keepdims=True)
+    return float(xlogy(joint[named_at_all], conditional).sum())
