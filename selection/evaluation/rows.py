@@ -45,9 +45,9 @@ def rows_of(mean_features: Mapping[str, npt.NDArray[np.float32]] | None = None) 
 def remedies() -> dict[str, Learn]:
     """Changes to the learned recommender that were expected to help."""
     return {
-        "interactions by facts too": _learned(task_directions, tuple(START)),
-        "no interactions": _learned(task_directions, tuple(term for term in TERMS if "interaction" not in term)),
-        "the kernel of d_sym": _learned(by_symmetric_distance),
+        "interactions by facts too": _uncalibrated(task_directions, tuple(START)),
+        "no interactions": _uncalibrated(task_directions, tuple(term for term in TERMS if "interaction" not in term)),
+        "the kernel of d_sym": _uncalibrated(by_symmetric_distance, TERMS),
         "only tasks of the target's size": _of_the_same_size,
         "half of it the best fixed configuration": _blended,
     }
@@ -68,7 +68,7 @@ def _of_the_same_size(table: TrialTable) -> Predict:
     for small in (True, False):
         rows = np.flatnonzero(sizes == small) if (sizes == small).any() else np.arange(len(sizes))
         own = dataclasses.replace(table, tasks=tuple(table.tasks[t] for t in rows), scores=table.scores[rows])
-        processes[small] = own, GaussianProcess.learn(own).calibrated(own)
+        processes[small] = own, GaussianProcess.learn(own)
 
     def predict(wanted: Sequence[Wanted]) -> list[Prediction]:
         found = []
@@ -82,7 +82,7 @@ def _of_the_same_size(table: TrialTable) -> Predict:
 
 def _blended(table: TrialTable) -> Predict:
     """The mean of the process's expectations and the average gains, each over its own mean."""
-    process = GaussianProcess.learn(table).calibrated(table)
+    process = GaussianProcess.learn(table)
 
     def predict(wanted: Sequence[Wanted]) -> list[Prediction]:
         found = []
@@ -102,9 +102,18 @@ def _plain(recommender: Recommender) -> Learn:
     return learn
 
 
-def _learned(directions: Directions, terms: tuple[str, ...] = TERMS) -> Learn:
+def _learned(directions: Directions) -> Learn:
     def learn(table: TrialTable) -> Predict:
-        return partial(GaussianProcess.learn(table, directions, terms).calibrated(table).predict, table)
+        return partial(GaussianProcess.learn(table, directions).calibrated(table).predict, table)
+
+    return learn
+
+
+def _uncalibrated(directions: Directions, terms: tuple[str, ...]) -> Learn:
+    """For choices only: a widening changes intervals, not the order."""
+
+    def learn(table: TrialTable) -> Predict:
+        return partial(GaussianProcess.learn(table, directions, terms).predict, table)
 
     return learn
 

@@ -37,7 +37,7 @@ from selection.recommenders.mixture import Mixture
 from selection.recommenders.registry import Array, Prediction, TaskFacts, TrialTable, register_recommender
 
 SHIPPED = Path(__file__).with_name("gaussian_process.json")
-ROWS = 700  # observations that amounts are learned from: the likelihood takes the cube of their number
+ROWS = 500  # observations that amounts are learned from: the likelihood takes the cube of their number
 METHOD_LENGTH, NUMBER_LENGTH, SIZE_LENGTH, FACT_LENGTH, EMBEDDING_LENGTH = 1.0, 1.5, 1.0, 2.0, 0.8
 START = {
     "level by facts": 0.05,
