@@ -33,7 +33,7 @@ from scipy.spatial.distance import cosine as scipy_cosine
 import selection
 from selection.store.index import SearchIndex
 from selection.store.schema import EmbeddingRow
-from selection.store.sketch import AXES, ESTIMATES, Sketch
+from selection.store.sketch import ESTIMATES, Sketch
 from task2vec import Classifier, Layer, TaskEmbedding, distance_matrix
 from task2vec.distances.log_cosine import logs
 
@@ -235,7 +235,7 @@ def peers(folder: Folder) -> None:
             hits.append(len(expected & set(np.asarray(answer).tolist())) / NEAREST)
         rows[name] = [building, statistics.median(taken), statistics.mean(hits)]
         typer.echo((name, rows[name]))
-        (folder / "peers.json").write_text(json.dumps(rows))
+        (folder / "peers.json").write_text(json.dumps({"width": width, "rows": rows}))
 
 
 @app.command()
@@ -293,7 +293,7 @@ def write(folder: Path, exact: dict[str, float], all_pairs: dict[str, float]) ->
         ]
         for name in ESTIMATES
     ]
-    beside = [[name, f"{b:.0f} s", f"{1000 * q:.1f} ms", f"{r:.3f}"] for name, (b, q, r) in compared.items()]
+    beside = [[name, f"{b:.0f} s", f"{1000 * q:.1f} ms", f"{r:.3f}"] for name, (b, q, r) in compared["rows"].items()]
     body = f"""A store of {filled["count"]:,} tasks of {DIMENSION:,} dimensions in SQLite, {QUERIES} queries of the
 {NEAREST} nearest, on two cores. The tasks are resampled from the shipped library: each layer of a new task mixes the
 log Fisher of that layer in three real ones, with noise of {NOISE} in every filter, as another sample of the same images
@@ -309,13 +309,14 @@ would bring.
 - All pairs of 1,000 tasks, `cosine`: {1000 * all_pairs["compiled"]:.0f} ms; a Python loop over scipy's cosine
   {all_pairs["loop"]:.1f} s, {all_pairs["ratio"]:.0f} times as long (each pair once; extrapolated from 60 tasks).
 
-How a sketch of {AXES} numbers is searched: 1,000 candidates of {filled["count"]:,} by their cosine, and how many of the
-ten nearest sketches are among them.
+How sketches are searched, here of {compared["width"]} numbers: 1,000 candidates of {filled["count"]:,} by their cosine,
+and how many of the ten nearest sketches are among them.
 
 {table(["index", "build", "query", "recall"], beside)}
 
-The product with all sketches needs no building, serves all three distances with the same numbers (a graph is for one
-of them), and takes additions and removals at once."""
+The product with all sketches is what the store does: it takes a small part of a query's time (the rest reads and
+compares the candidates), serves all three distances with the same numbers, needs no training, and takes additions and
+removals at once. An inverted file is faster, but for one of the distances only."""
     write_section("store", "The task store", "python benchmarks/store_speed.py all FOLDER", body)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from selection.store.index import SearchIndex
 from selection.store.rows import to_embedding
 from selection.store.schema import EmbeddingRow, SchemaRow, TaskRow
 from selection.store.sketch import ESTIMATES, estimated
-from task2vec import EmbeddingError, TaskEmbedding, distance_matrix, mean_log_embedding
+from task2vec import EmbeddingError, TaskEmbedding, distance_matrix
+from task2vec.distances.log_cosine import logs
 from task2vec.distances.reference import shipped_reference
 
 CANDIDATES = 1000  # of a sketch that are compared exactly, before more are asked for
@@ -83,7 +85,10 @@ class Search:
 
     def _all_of_a_small_store(self, embedding: TaskEmbedding, distance: str) -> Iterator[Found]:
         vectors = self._vectors_of(embedding)
-        distances = self._distances(vectors.ids, vectors.fisher, embedding, distance)
+        reference = None
+        if distance == "log_cosine":
+            reference = (vectors.log_sum + logs(embedding.fisher[None].astype(np.float64))[0]) / (len(vectors.ids) + 1)
+        distances = self._distances(vectors.ids, vectors.fisher, embedding, distance, reference)
         for i in np.argsort(distances, kind="stable"):
             yield int(vectors.ids[i]), float(distances[i])
 
@@ -157,8 +162,6 @@ class Search:
         shipped = shipped_reference(embedding.probe)
         if shipped is not None:
             reference = shipped
-        elif reference is None and distance == "log_cosine":
-            reference = mean_log_embedding(np.vstack([fisher, embedding.fisher]))
         if embedding.trivial is not None:  # the trivial task differs from one embedding to the next
             stored = [self._embedding(i) for i in ids.tolist()]
             return distance_matrix(stored, distance, [embedding], reference=reference)[:, 0]
@@ -182,6 +185,12 @@ class _Vectors:
     revision: int
     ids: npt.NDArray[np.int64]
     fisher: npt.NDArray[np.float32]
+
+    @cached_property
+    def log_sum(self) -> npt.NDArray[np.float64]:
+        """Sum of the log embeddings, `(D,)`: what log_cosine's reference needs where none is shipped."""
+        blocks = (self.fisher[i : i + AT_ONCE].astype(np.float64) for i in range(0, len(self.fisher), AT_ONCE))
+        return np.asarray(sum(logs(block).sum(axis=0) for block in blocks))
 
 
 def _ids(embedding: TaskEmbedding) -> sql.Select[Any]:

@@ -32,7 +32,7 @@ from task2vec.distances.registry import Options
 
 Array = npt.NDArray[np.float32]
 
-AXES = 64
+AXES = 128
 SAMPLE = 8192  # embeddings that the axes are taken from
 
 
