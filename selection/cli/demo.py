@@ -16,6 +16,7 @@ from adapters import AdapterConfig
 from adapters.data import Batches, transform_of
 from selection.cli import options as o
 from selection.cli.output import describe_recommendation, print_json, print_recommendation, print_table
+from selection.library import FEW_IMAGES
 from selection.tuning import MERGED, load_backbone
 from task2vec import Task
 
@@ -43,7 +44,8 @@ def demo(
     library = selection.load_library()
     console.print(f"1. Embedding the target: {len(train)} digits of 10 classes")
     embedding = task2vec.embed(train, task2vec.load_probe(), seed=seed, progress=True)
-    neighbours = library.nearest(embedding, 5)
+    # Embeddings of a hundred images are noisier, so that like is compared with like here.
+    neighbours = library.nearest(embedding, 5, where=lambda task: FEW_IMAGES not in task.tags)
     console.print("2. Asking the shipped library")
     recommendation = selection.recommend(embedding, library)
     if not as_json:
@@ -64,7 +66,7 @@ def demo(
         "adapter": str(out / "adapter"),
         "merged": None if tuned.merged is None else str(out / "adapter" / MERGED),
     }
-    stored = library.embeddings(embedding.probe, embedding.method)
+    stored = [e for e in library.embeddings(embedding.probe, embedding.method) if "@" not in e.task]
     task2vec.plot_map([*stored, embedding], highlight=[embedding.task]).savefig(out / "map.png", dpi=120)
     if as_json:
         print_json(facts)

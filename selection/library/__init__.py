@@ -24,6 +24,7 @@ from task2vec.embedding import embedding_from, embedding_parts
 
 HERE = Path(__file__).parent
 EMBEDDINGS, TRIALS, SOURCES = HERE / "embeddings.safetensors", HERE / "trials.jsonl", HERE / "sources.json"
+FEW_IMAGES, PART = "100 images", "part of a task"  # tags
 MEAN_FEATURES = HERE / "mean_features.safetensors"
 EXPERTS, WARM_STARTS, COSTS = HERE / "experts.jsonl", HERE / "warm_starts.jsonl", HERE / "costs.jsonl"
 
@@ -39,7 +40,7 @@ def load_library(location: str | Path | None = None) -> TaskStore:
     embeddings = read_embeddings(EMBEDDINGS)
     for embedding in embeddings:
         name = embedding.task
-        tags = ["part of a task"] if "." in name else []
+        tags = [FEW_IMAGES] * ("@" in name) + [PART] * ("." in name)
         store.add(embedding, trials=trials.get(name, ()), source=sources[name], tags=tags)
     return store
 
