@@ -22,7 +22,7 @@ def cosine(a: Matrix, b: Matrix, options: Options) -> Matrix:
     from task2vec.distances.compiled import cosine_among, cosine_pairs
 
     found = cosine_among(a, STABILISER) if a is b else cosine_pairs(a, b, STABILISER)
-    return np.asarray(found.clip(0, 1))
+    return np.asarray(found.clip(0, 1, out=found))
 
 
 def paired_cosine(a: Matrix, b: Matrix) -> Matrix:
