@@ -115,7 +115,7 @@ class Recommendation:
         """Why this configuration, in a paragraph."""
         chosen = self.candidate
         text = f"Tune {chosen.config.label} ({chosen.parameters:,} parameters, about {chosen.seconds:.0f} s)."
-        if np.isfinite(chosen.std):
+        if self.is_calibrated:
             low, high = chosen.interval
             text += f" It is expected to reach {chosen.predicted:.1%}, and with a chance of 80% between {low:.1%} "
             text += f"and {high:.1%}."

@@ -15,7 +15,6 @@ from selection.evaluation.experts import expert_outcomes
 from selection.evaluation.figures import plot_best_methods, plot_calibration, plot_regret
 from selection.evaluation.protocol import (
     TRIES,
-    Array,
     Outcome,
     Target,
     leave_one_source_out,
@@ -29,6 +28,7 @@ from selection.evaluation.summary import covered, mean_of, of
 from selection.evaluation.warm import WarmStarts, warm_starts_by_rate
 from selection.library import library_costs, library_experts, library_warm_starts
 from selection.recommenders import TrialTable
+from selection.recommenders.registry import Array
 from selection.store import TaskStore
 from task2vec.progress import reporting
 

@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm, spearmanr
 
-from adapters import AdapterConfig
 from selection.recommendation import COVERAGE, VALIDATION_OF_TRAINING, validation_variance
 from selection.recommenders import Prediction, TaskFacts, TrialTable
+from selection.recommenders.gaussian_process import Wanted
+from selection.recommenders.registry import Array
 from selection.store import StoredTask
 from selection.table import table_of
 from selection.trials import Trial
@@ -27,8 +28,7 @@ from task2vec import TaskEmbedding
 TRIES = (0, 1, 3, 10)
 ENOUGH = 15  # configurations that a target must have been tuned with
 
-Array = npt.NDArray[np.float64]
-Predict = Callable[[Sequence[tuple[TaskFacts, Sequence[AdapterConfig]]]], list[Prediction]]
+Predict = Callable[[Sequence[Wanted]], list[Prediction]]
 """What is expected of the candidates of each of some targets."""
 
 Learn = Callable[[TrialTable], Predict]
@@ -41,7 +41,6 @@ class Target:
 
     Attributes:
         facts: The task.
-        table_row: Its row in the table.
         columns: The configurations that were tried on it, by their columns in the table.
         scores: float64 `(C,)`, their test accuracies, means over the seeds.
         validation: float64 `(C,)`, validation accuracies of the first seed.
@@ -51,7 +50,6 @@ class Target:
     """
 
     facts: TaskFacts
-    table_row: int
     columns: npt.NDArray[np.int64]
     scores: Array
     validation: Array
@@ -98,12 +96,12 @@ def targets_of(tasks: Sequence[tuple[StoredTask, TaskEmbedding]], backbone: str)
         columns = np.flatnonzero(np.isfinite(table.scores[t]))
         if len(columns) >= ENOUGH:
             trials = [trial for trial in stored[facts.name].trials if trial.backbone == backbone]
-            found.append(_target(facts, t, columns, table, trials))
+            found.append(_target(facts, table.scores[t, columns], columns, table, trials))
     return table, found
 
 
 def _target(
-    facts: TaskFacts, row: int, columns: npt.NDArray[np.int64], table: TrialTable, trials: list[Trial]
+    facts: TaskFacts, scores: Array, columns: npt.NDArray[np.int64], table: TrialTable, trials: list[Trial]
 ) -> Target:
     seeds = sorted({trial.seed for trial in trials})
     by_key = {(trial.config, trial.seed): trial for trial in trials}
@@ -112,9 +110,8 @@ def _target(
     first = [next(by_key[config, seed] for seed in seeds if (config, seed) in by_key) for config in configs]
     return Target(
         facts,
-        row,
         columns,
-        table.scores[row, columns],
+        scores,
         np.array([trial.validation for trial in first]),
         max(1.0, VALIDATION_OF_TRAINING * first[0].num_images),
         np.array([trial.seconds for trial in first]),

@@ -17,11 +17,10 @@ from selection.evaluation.protocol import Learn, Predict
 from selection.recommenders import RECOMMENDERS, GaussianProcess, Prediction, Recommender, TaskFacts, TrialTable
 from selection.recommenders.features import task_directions
 from selection.recommenders.gaussian_process import START, TERMS, Directions, Wanted
+from selection.recommenders.registry import Array
 from task2vec import distance_matrix
 from task2vec.distances.of_variances import unit
 from task2vec.plots import classical_scaling
-
-Array = npt.NDArray[np.float64]
 
 NOISE_DIMENSIONS = 64
 SMALL = 150  # images

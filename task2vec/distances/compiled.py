@@ -17,7 +17,9 @@ from numba import njit, prange
 ROWS = 8  # of a that one thread takes at a time
 
 # Sums may be reordered, so that they are taken in vector registers; infinities and NaN were refused before.
-_compile = njit(parallel=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
+FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
+
+_compile = njit(parallel=True, cache=True, fastmath=FASTMATH)
 
 
 @_compile
@@ -46,7 +48,7 @@ def cosine_among(a: npt.NDArray[np.float64], stabiliser: float) -> npt.NDArray[n
     return found
 
 
-@njit(cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"}, inline="always")
+@njit(cache=True, fastmath=FASTMATH, inline="always")
 def _two_cosines(
     u: npt.NDArray[np.float64], v: npt.NDArray[np.float64], w: npt.NDArray[np.float64], stabiliser: float
 ) -> tuple[float, float]:
