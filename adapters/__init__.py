@@ -27,7 +27,7 @@ from adapters.errors import (
     MergeError,
     TrainingError,
 )
-from adapters.fingerprint import backbone_fingerprint, backbone_name
+from adapters.fingerprint import BackboneId, backbone_fingerprint
 from adapters.merge import merge
 from adapters.methods import METHODS
 from adapters.metrics import Metrics
@@ -40,6 +40,7 @@ __all__ = [
     "Metrics",
     "AdapterConfig",
     "AdapterError",
+    "BackboneId",
     "CheckpointError",
     "ConfigError",
     "FitResult",
@@ -49,7 +50,7 @@ __all__ = [
     "adapter_of",
     "attach",
     "backbone_fingerprint",
-    "backbone_name",
+
     "detach",
     "evaluate",
     "fit",

@@ -20,7 +20,7 @@ from adapters.adapter import active_name, adapter_of, switch, tuned_tensors
 from adapters.attach import DEFAULT_NAME, Backbone, attach, detach
 from adapters.config import AdapterConfig
 from adapters.errors import CheckpointError, ConfigError
-from adapters.fingerprint import backbone_fingerprint, backbone_name
+from adapters.fingerprint import BackboneId, backbone_fingerprint
 from adapters.sites import classifier_names
 
 FORMAT_VERSION = 1
@@ -41,7 +41,7 @@ def save(model: nn.Module, directory: str | Path, *, class_names: tuple[str, ...
     metadata = {
         "format_version": FORMAT_VERSION,
         "config": adapter_of(model).config.to_dict(),
-        "backbone": backbone_name(model),
+        "backbone": str(BackboneId.of_model(model)),
         "backbone_fingerprint": backbone_fingerprint(model),
         "num_classes": tuned_classes(model),
         "class_names": list(class_names),
@@ -66,7 +66,7 @@ def load(backbone: Backbone, directory: str | Path, *, name: str = DEFAULT_NAME)
     if metadata["backbone_fingerprint"] != backbone_fingerprint(backbone):
         raise CheckpointError(
             f"the adapter in {directory} was tuned on {metadata['backbone']} with weights "
-            f"{metadata['backbone_fingerprint'][:8]}, not on this {backbone_name(backbone)} with weights "
+            f"{metadata['backbone_fingerprint'][:8]}, not on this {BackboneId.of_model(backbone)} with weights "
             f"{backbone_fingerprint(backbone)[:8]}; load those weights first"
         )
     former = active_name(backbone)

@@ -11,6 +11,7 @@ from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
 from adapters.errors import TrainingError
+from adapters.sites import image_size
 
 Transform = Callable[[Any], Tensor]
 
@@ -19,8 +20,10 @@ UNSEEN = -1  # the label of an image that was not read yet
 
 
 def transform_of(model: nn.Module) -> Transform:
-    """The preprocessing that a timm model was trained with, without augmentation."""
-    transform: Transform = create_transform(**resolve_data_config({}, model=model), is_training=False)
+    """The preprocessing that a timm model was trained with, at the size of image that it takes, without augmentation."""
+    config = resolve_data_config({}, model=model)
+    config["input_size"] = image_size(model) or config["input_size"]
+    transform: Transform = create_transform(**config, is_training=False)
     return transform
 
 

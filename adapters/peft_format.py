@@ -27,7 +27,7 @@ from adapters.attach import DEFAULT_NAME, Backbone, attach
 from adapters.checkpoint import load_tuned, write_atomically
 from adapters.config import AdapterConfig
 from adapters.errors import CheckpointError
-from adapters.fingerprint import backbone_name
+from adapters.fingerprint import BackboneId
 from adapters.methods.lora import LowRank, LowRankConv
 from adapters.sites import classifier_names
 
@@ -66,7 +66,7 @@ def to_peft(model: nn.Module, directory: str | Path) -> None:
     rank = max(ranks.values())
     config = {
         "peft_type": "LORA",
-        "base_model_name_or_path": backbone_name(model),
+        "base_model_name_or_path": str(BackboneId.of_model(model)),
         "r": rank,
         "lora_alpha": scale * rank,
         "rank_pattern": {name: own for name, own in ranks.items() if own != rank},
@@ -104,7 +104,7 @@ def from_peft(backbone: Backbone, directory: str | Path, *, name: str = DEFAULT_
     classifier = {"/".join(name.rsplit(".", 1)): tensor for name, tensor in others.items()}
     unknown = sorted(set(updates) - set(modules)) + [key for key in classifier if key.rpartition("/")[0] not in heads]
     if unknown:
-        raise CheckpointError(f"{directory} has {unknown[0]}, which {backbone_name(backbone)} has no LoRA for")
+        raise CheckpointError(f"{directory} has {unknown[0]}, which {BackboneId.of_model(backbone)} has no LoRA for")
     rank = max(len(down) for down, _ in updates.values())
     tensors = dict(classifier)
     for module, (down, up) in updates.items():

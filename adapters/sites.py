@@ -28,11 +28,13 @@ class TokenSequence(NamedTuple):
         num_prefix_tokens: Class, distillation and register tokens, which come first.
         num_image_tokens: Tokens that stand for patches of the image.
         width: Features of a token.
+        patch_values: Numbers of the image that a token stands for: pixels of a patch times channels.
     """
 
     num_prefix_tokens: int
     num_image_tokens: int
     width: int
+    patch_values: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +162,11 @@ def token_sequence(backbone: nn.Module) -> TokenSequence | None:
     """What passes between the blocks, if these take any number of tokens: in plain Vision Transformers."""
     if not isinstance(backbone, VisionTransformer):
         return None
-    return TokenSequence(backbone.num_prefix_tokens, backbone.patch_embed.num_patches, backbone.embed_dim)
+    channels, height, width = image_size(backbone) or (3, *backbone.patch_embed.img_size)
+    num_patches = backbone.patch_embed.num_patches
+    return TokenSequence(
+        backbone.num_prefix_tokens, num_patches, backbone.embed_dim, round(channels * height * width / num_patches)
+    )
 
 
 def image_size(backbone: nn.Module) -> tuple[int, int, int] | None:

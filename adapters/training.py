@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -46,7 +46,7 @@ class FitResult:
     """How training went.
 
     Attributes:
-        best_epoch: The epoch whose weights the model now has, counted from 1.
+        best_epoch: The epoch whose weights the model now has, counted from 1: the best one, or the last.
         best: How it did on the validation images (in training, if there are none).
         history: One record for each epoch, as in `metrics.jsonl`.
         seconds: Time spent training, over all resumptions.
@@ -66,6 +66,7 @@ class _Settings:
     label_smoothing: float
     drop_path: float
     monitor: str
+    keep: str
     autocast: str
     init_from: str
     seed: int
@@ -81,12 +82,14 @@ def fit(
     drop_path: float = 0.0,
     patience: int | None = None,
     monitor: str = "accuracy",
+    keep: Literal["best", "last"] = "best",
     autocast: torch.dtype | None = None,
     compile: bool = False,
     accelerator: Any = None,
     init_from: str | Path | None = None,
     seed: int = 0,
     out: str | Path | None = None,
+    on_epoch: Callable[[nn.Module, dict[str, float]], object] | None = None,
     progress: bool = True,
 ) -> FitResult:
     """Tune the active adapter and classifier of `model`; learning rate, weight decay and epochs stand in its config.
@@ -101,6 +104,8 @@ def fit(
         patience: Stop after so many epochs without a better one on `val`.
         monitor: What makes an epoch the best: `accuracy`, `mean_class_accuracy` or `macro_f1`, the latter two for
             imbalanced tasks.
+        keep: Which epoch's weights the model ends with: the `best` one on `val`, or the `last`, with which `val` only
+            watches.
         autocast: Compute in this type where that is safe, such as `torch.bfloat16`; weights stay as they are.
         compile: Compile the model first; pays off in long trainings.
         accelerator: An `accelerate.Accelerator`, to train in several processes. All of them call `fit`; `out` is
@@ -109,17 +114,20 @@ def fit(
             sizes. The classifier starts anew.
         seed: Fixes the order of the images and the dropout.
         out: Directory for `metrics.jsonl` and the state to resume from.
+        on_epoch: Called after every epoch with the model and the epoch's record.
         progress: Show a progress bar on standard error.
 
     Raises:
         TrainingError: labels do not fit the classifier, or the loss becomes NaN (the best weights so far are kept).
         CheckpointError: `out` holds the training of another configuration, or `init_from` does not fit.
-        ConfigError: `monitor` is none of the metrics.
+        ConfigError: `monitor` is none of the metrics, or `patience` is given where the last epoch is kept.
     """
     known = [field.name for field in dataclasses.fields(Metrics)]
     if monitor not in known:
         raise ConfigError(f"monitor={monitor!r} is not measured; choose from {', '.join(known)}")
-    settings = _Settings(batch_size, label_smoothing, drop_path, monitor, str(autocast), str(init_from), seed)
+    if keep == "last" and patience is not None:
+        raise ConfigError(f"patience={patience} ends training at a best epoch, but the last one is kept; give one of both")
+    settings = _Settings(batch_size, label_smoothing, drop_path, monitor, keep, str(autocast), str(init_from), seed)
     processes = processes_of(accelerator)
     if init_from is not None:
         start_from(model, init_from)
@@ -144,6 +152,8 @@ def fit(
             while len(run.history) < run.epochs and not run.is_stale(patience):
                 record = run.epoch(training, validation, forward, lambda: bars.advance(bar))
                 bars.update(bar, description=f"{what}, val {record['accuracy']:.1%}")
+                if on_epoch is not None:
+                    on_epoch(model, record)
     return run.finish()
 
 
@@ -237,7 +247,7 @@ class _Run:
         record = {"epoch": number, "loss": total_loss / len(training), **dataclasses.asdict(metrics)}
         record |= {"learning_rate": self.optimiser.param_groups[0]["lr"], "seconds": time.perf_counter() - start}
         earlier = max((r[self.settings.monitor] for r in self.history), default=-1.0)
-        if validation is None or record[self.settings.monitor] > earlier:
+        if validation is None or self.settings.keep == "last" or record[self.settings.monitor] > earlier:
             self.best = self._copy()
             record["best"] = 1.0
         self.history.append(record)

@@ -22,7 +22,8 @@ TOKEN_BUDGET = 2  # at most this many prompts for each image token
 
 
 def prompt_tokens(site: Site, config: AdapterConfig) -> nn.Parameter:
-    """Initial prompts, `(1, prompts, width)`, uniform as in the authors' code for patches of as many values.
+    """Initial prompts, `(1, prompts, width)`, uniform in +-sqrt(6 / (3 p^2 + width)) for patches of p x p pixels in
+    three colours (Jia et al. 2022, appendix A).
 
     Raises:
         ConfigError: there are more prompts than the token budget allows.
@@ -35,7 +36,7 @@ def prompt_tokens(site: Site, config: AdapterConfig) -> nn.Parameter:
             f"prompts={config.prompts} exceeds the token budget {budget}, twice the backbone's "
             f"{site.tokens.num_image_tokens} image tokens; take fewer"
         )
-    bound = math.sqrt(6 / (2 * site.tokens.width))
+    bound = math.sqrt(6 / (site.tokens.patch_values + site.tokens.width))
     return nn.Parameter(site.parameter.new_empty(1, config.prompts, site.tokens.width).uniform_(-bound, bound))
 
 
