@@ -46,6 +46,7 @@ class Adapter(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self.proven = False  # `adapters.proof` has seen it act
         self.sites = nn.ModuleDict({_key(site.name): part for site, part in parts})
         self.heads = nn.ModuleDict({_key(name): head for name, head in heads.items()})  # while it does not act
         # In a list, the backbone's modules do not become the adapter's.

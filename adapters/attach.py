@@ -13,9 +13,10 @@ from torch import nn
 
 from adapters.adapter import Adapter, Adapters, adapters_of, plain, replace_classifier, switch
 from adapters.config import SIZES, AdapterConfig
-from adapters.errors import ConfigError, IncompatibleError
+from adapters.errors import AdapterError, ConfigError, IncompatibleError
 from adapters.methods.registry import METHODS
 from adapters.methods.site_adapter import SiteAdapter
+from adapters.proof import example_images, prove
 from adapters.sites import Site, block_names, classifier_names, targeted, walk
 
 Backbone = TypeVar("Backbone", bound=nn.Module)
@@ -45,7 +46,9 @@ def attach(
         The same module, with its adapters in `backbone.adapters`.
 
     Raises:
-        IncompatibleError: the method makes no sense on this backbone; names methods that do.
+        IncompatibleError: the method makes no sense on this backbone; names methods that do. Or an adapter has no effect,
+            as a forward and backward pass on a random image shows (in `fit` where the backbone does not say its images'
+            size).
         ConfigError: the name is taken, there is no such block or module, or a size does not fit.
     """
     adapters = getattr(backbone, "adapters", None) or Adapters()
@@ -61,10 +64,27 @@ def attach(
     if not adapters.named:
         backbone.adapters = adapters
         backbone.requires_grad_(False)
+    former = adapters.active
     adapters.named[name] = Adapter(backbone, config, parts, heads)
     adapters.named[name].train(backbone.training)
     switch(backbone, name)
+    images = example_images(backbone)
+    if images is not None:
+        with undone_if_failing(backbone, name, former):
+            prove(backbone, images)
     return backbone
+
+
+@contextmanager
+def undone_if_failing(backbone: nn.Module, name: str, former: str | None) -> Iterator[None]:
+    """Within it, an error takes the adapter of that name off again and lets the former one act."""
+    try:
+        yield
+    except AdapterError:
+        detach(backbone, name)
+        if former is not None:
+            switch(backbone, former)
+        raise
 
 
 def detach(backbone: nn.Module, name: str | None = None) -> None:

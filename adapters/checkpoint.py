@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from adapters.adapter import active_name, adapter_of, switch, tuned_tensors
-from adapters.attach import DEFAULT_NAME, Backbone, attach, detach
+from adapters.adapter import active_name, adapter_of, tuned_tensors
+from adapters.attach import DEFAULT_NAME, Backbone, attach, undone_if_failing
 from adapters.config import AdapterConfig
 from adapters.errors import CheckpointError, ConfigError
-from adapters.fingerprint import BackboneId, backbone_fingerprint
+from adapters.fingerprint import BackboneId
 from adapters.sites import classifier_names
 
 FORMAT_VERSION = 1
@@ -38,11 +38,12 @@ def save(model: nn.Module, directory: str | Path, *, class_names: tuple[str, ...
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tuned_tensors(model).items()}
+    backbone = BackboneId.of_model(model)
     metadata = {
         "format_version": FORMAT_VERSION,
         "config": adapter_of(model).config.to_dict(),
-        "backbone": str(BackboneId.of_model(model)),
-        "backbone_fingerprint": backbone_fingerprint(model),
+        "backbone": str(backbone),
+        "backbone_fingerprint": backbone.fingerprint,
         "num_classes": tuned_classes(model),
         "class_names": list(class_names),
     }
@@ -63,22 +64,23 @@ def load(backbone: Backbone, directory: str | Path, *, name: str = DEFAULT_NAME)
     """
     directory = Path(directory)
     metadata, tensors = read_metadata(directory), _read_tensors(directory)
-    if metadata["backbone_fingerprint"] != backbone_fingerprint(backbone):
-        raise CheckpointError(
-            f"the adapter in {directory} was tuned on {metadata['backbone']} with weights "
-            f"{metadata['backbone_fingerprint'][:8]}, not on this {BackboneId.of_model(backbone)} with weights "
-            f"{backbone_fingerprint(backbone)[:8]}; load those weights first"
-        )
+    _check_backbone(metadata, backbone, directory)
     former = active_name(backbone)
     attach(backbone, AdapterConfig.from_dict(metadata["config"]), metadata["num_classes"], name=name)
-    try:
+    with undone_if_failing(backbone, name, former):
         load_tuned(backbone, tensors, str(directory))
-    except CheckpointError:
-        detach(backbone, name)
-        if former is not None:
-            switch(backbone, former)
-        raise
     return backbone
+
+
+def _check_backbone(metadata: dict[str, Any], backbone: nn.Module, directory: Path) -> None:
+    """Refuse an adapter of other weights."""
+    present = BackboneId.of_model(backbone)
+    if metadata["backbone_fingerprint"] != present.fingerprint:
+        raise CheckpointError(
+            f"the adapter in {directory} was tuned on {metadata['backbone']} with weights "
+            f"{metadata['backbone_fingerprint'][:8]}, not on this {present} with weights {present.fingerprint[:8]}; "
+            "load those weights first"
+        )
 
 
 def start_from(model: nn.Module, directory: str | Path) -> None:
@@ -88,12 +90,13 @@ def start_from(model: nn.Module, directory: str | Path) -> None:
 
     Args:
         model: What `attach` gave.
-        directory: What `save` wrote, of the same method and sizes.
+        directory: What `save` wrote, of the same method and sizes, tuned on the same backbone.
 
     Raises:
-        CheckpointError: nothing is saved there, or it does not fit.
+        CheckpointError: nothing is saved there, it is of another backbone, or it does not fit.
     """
     directory = Path(directory)
+    _check_backbone(read_metadata(directory), model, directory)
     heads = tuple(f"{name}/" for name in classifier_names(model))
     tuned = tuned_tensors(model)
     own = {name: tensor for name, tensor in tuned.items() if name.startswith(heads)}

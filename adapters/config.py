@@ -21,7 +21,9 @@ class AdapterConfig:
         reduction: What the channels of a convolution are divided by inside its adapter.
         prompts: Learned tokens (in every block for `vpt_deep`).
         frame: Width of the learned frame around the image, as a share of the image's side.
+        resized: Whether the image is shrunk into the frame instead of being covered by it.
         scale: What the adapter's branch is multiplied by before it is added.
+        normalised: Whether the branch sees its block's features after the normalisation, as the MLP does, or before it.
         batch_norm: Whether the batch norms of the blocks are tuned too, with statistics of their own.
         targets: Names of the modules to attach to, instead of all that the method would choose: whole names, ends
             of names, or last parts such as `fc1`; for `lora` also `q`, `k` and `v`.
@@ -38,7 +40,9 @@ class AdapterConfig:
     reduction: int | None = None
     prompts: int | None = None
     frame: float | None = None
+    resized: bool | None = None
     scale: float | None = None
+    normalised: bool | None = None
     batch_norm: bool | None = None
     targets: tuple[str, ...] | None = None
     blocks: tuple[int, ...] | None = None
@@ -56,7 +60,7 @@ class AdapterConfig:
         for name, default in METHODS[self.method].defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default)
-        for name in (*SIZES, *PLACES, "scale", "frame", "batch_norm"):
+        for name in (*SIZES, *PLACES, "scale", "frame", "resized", "normalised", "batch_norm"):
             given = getattr(self, name)
             if given is not None and name not in METHODS[self.method].defaults:
                 raise ConfigError(f"{self.method} takes no {name}; leave {name}={given!r} out")

@@ -1,4 +1,9 @@
-"""Images in batches: decoded once and kept where they fit in memory, otherwise read again for each epoch."""
+"""Images in batches: decoded once and kept where they fit in memory, otherwise read again for each epoch.
+
+Only what is the same at every reading is kept: lists, torch's `TensorDataset`, and datasets that say so by an attribute
+`cacheable` that is true, as `task2vec.Task` does. Any other may draw a new crop or flip each time, and is asked again for
+every epoch.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ from typing import Any
 import torch
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from adapters.errors import TrainingError
 from adapters.sites import image_size
@@ -48,7 +54,8 @@ class Batches:
         first = self[0][0]
         self.kept: tuple[Tensor, Tensor] | None = None
         self.seen_labels = torch.full((len(dataset),), UNSEEN)
-        if first.numel() * first.element_size() * len(dataset) <= KEEP_BYTES:
+        self.cacheable = is_cacheable(dataset)
+        if self.cacheable and first.numel() * first.element_size() * len(dataset) <= KEEP_BYTES:
             images, labels = [], []
             for i in range(len(dataset)):
                 image, label = self[i]
@@ -73,7 +80,11 @@ class Batches:
         return int(self.labels().max()) + 1
 
     def fingerprint(self) -> str:
-        """Hash of all decoded images and labels, or of some of them where they are too many to keep."""
+        """Hash of all decoded images and labels, of some of them where they are too many to keep, or of the number of
+        images alone where they change from one reading to the next.
+        """
+        if not self.cacheable:
+            return f"{len(self)} changing images"
         if self.kept is not None:
             images, labels = self.kept
         else:
@@ -83,6 +94,11 @@ class Batches:
         for tensor in (images, labels):
             digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:32]
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes by their numbers, if the dataset knows them."""
+        names = getattr(self.dataset, "class_names", None)
+        return None if names is None else tuple(names)
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images `(B, C, H, W)` and labels `(B,)`, in the given order."""
@@ -105,5 +121,12 @@ class Batches:
         assert self.kept is not None
         batches = object.__new__(Batches)
         batches.dataset, batches.transform = self.dataset, self.transform
-        batches.kept = images, self.kept[1]
+        batches.kept, batches.cacheable = (images, self.kept[1]), self.cacheable
         return batches
+
+
+def is_cacheable(dataset: Any) -> bool:
+    """Whether a dataset, or the one that it is a subset of, gives the same image at every reading."""
+    while not hasattr(dataset, "cacheable") and hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    return isinstance(dataset, (list, tuple, TensorDataset)) or bool(getattr(dataset, "cacheable", False))

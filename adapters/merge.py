@@ -43,8 +43,8 @@ def merge(model: Backbone) -> Backbone:
     merged = copy.deepcopy(model)
     adapter = adapter_of(merged)
     heads = {name: merged.get_submodule(name) for name in classifier_names(merged)}
+    dtypes = {name: tensor.dtype for name, tensor in _tensors(merged)}  # with the tuned classifier in its place
     switch(merged, None)
-    dtypes = {name: tensor.dtype for name, tensor in _tensors(merged)}
     merged.double()
     for part in adapter.parts:
         if isinstance(part.module, STANDARDISED) and not isinstance(part.adapter, OwnWeights):

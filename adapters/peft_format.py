@@ -22,8 +22,8 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapters.adapter import adapter_of, tuned_tensors
-from adapters.attach import DEFAULT_NAME, Backbone, attach
+from adapters.adapter import active_name, adapter_of, tuned_tensors
+from adapters.attach import DEFAULT_NAME, Backbone, attach, undone_if_failing
 from adapters.checkpoint import load_tuned, write_atomically
 from adapters.config import AdapterConfig
 from adapters.errors import CheckpointError
@@ -113,10 +113,12 @@ def from_peft(backbone: Backbone, directory: str | Path, *, name: str = DEFAULT_
         tensors[key] = F.pad(down, (0, 0) * (down.ndim - 1) + (0, missing))
         tensors[f"{module}/up"] = F.pad(up.flatten(1) * _scale(config, module, len(down)), (0, missing))
     num_classes = len(classifier[f"{heads[0]}/weight"]) if classifier else None
+    former = active_name(backbone)
     attach(backbone, AdapterConfig("lora", rank=rank, scale=1.0, targets=tuple(updates)), num_classes, name=name)
     if not classifier:
         tensors |= {key: t.clone() for key, t in tuned_tensors(backbone).items() if key.rpartition("/")[0] in heads}
-    load_tuned(backbone, tensors, str(directory))
+    with undone_if_failing(backbone, name, former):
+        load_tuned(backbone, tensors, str(directory))
     return backbone
 
 

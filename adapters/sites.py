@@ -16,7 +16,14 @@ from adapters.errors import ConfigError
 NORMS = (nn.LayerNorm, _BatchNorm, nn.GroupNorm, timm.layers.RmsNorm, timm.layers.RmsNorm2d)
 NORM_ACTS = (timm.layers.BatchNormAct2d, timm.layers.GroupNormAct, timm.layers.LayerNormAct)
 CHANNELS_LAST = (nn.Linear, nn.LayerNorm, timm.layers.RmsNorm)
-MLPS = (timm.layers.Mlp, timm.layers.GluMlp, timm.layers.SwiGLU)
+MLPS = (
+    timm.layers.Mlp,
+    timm.layers.GluMlp,
+    timm.layers.SwiGLU,
+    timm.layers.ConvMlp,
+    timm.layers.GatedMlp,
+    timm.layers.GlobalResponseNormMlp,
+)
 
 BLOCKS = ("Block", "Bottleneck", "InvertedResidual", "DepthwiseSeparable")  # parts of timm's names for blocks
 
@@ -92,13 +99,13 @@ class Site:
     @property
     def width(self) -> int:
         """The number of input features."""
-        layer = self.layers[0]
+        layer = self.module.qkv if self.kind == "attention" else self.layers[0]
         return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
 
     @property
     def output_width(self) -> int:
         """The number of output features."""
-        layer = self.layers[-1]
+        layer = self.module.proj if self.kind == "attention" else self.layers[-1]
         return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
 
     @property
@@ -129,14 +136,15 @@ def walk(backbone: nn.Module) -> list[Site]:
 def targeted(sites: list[Site], backbone: nn.Module, targets: Iterable[str]) -> list[Site]:
     """The sites that are named: by their whole name, the end of it (`attn.proj`) or its last part (`fc1`).
 
-    A named module that the walk knows nothing about is taken for an MLP: something that maps features to features.
+    A named module that the walk knows nothing about is taken for an MLP: something that maps features to features. The
+    input, which is a second site of the first convolution, goes by no name.
 
     Raises:
         ConfigError: a name fits no module.
     """
     found = []
     for target in targets:
-        named = [site for site in sites if site.is_called(target)] or [
+        named = [site for site in sites if site.is_called(target) and site.kind != "input"] or [
             Site(name, module, "mlp")
             for name, module in backbone.named_modules()
             if _ends_with(name, target) and next(module.parameters(), None) is not None

@@ -33,6 +33,7 @@ from adapters.fingerprint import backbone_fingerprint
 from adapters.methods.own_weights import OwnWeights
 from adapters.metrics import Metrics, metrics_of
 from adapters.processes import OneProcess, processes_of
+from adapters.proof import prove
 from adapters.sites import classifier_names
 
 WARMUP_SHARE = 0.1  # of all steps
@@ -56,6 +57,11 @@ class FitResult:
     best: Metrics
     history: list[dict[str, float]]
     seconds: float
+
+    @property
+    def curve(self) -> tuple[tuple[float, float], ...]:
+        """For each epoch, the validation accuracy and the seconds that it took."""
+        return tuple((round(record["accuracy"], 4), round(record["seconds"], 3)) for record in self.history)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,8 +141,11 @@ def fit(
         training = _read(train, model, "Reading training images", bars)
         validation = None if val is None else _read(val, model, "Reading validation images", bars)
         _check_labels(training, validation, tuned_classes(model))
-        run = _Run(model, training, settings, processes, autocast=autocast, out=out)
+        if not adapter_of(model).proven:
+            prove(model, training.take(torch.zeros(1, dtype=torch.long))[0].to(next(model.parameters()).device))
+        run = _Run(model, training, validation, settings, processes, autocast=autocast, out=out)
         forward: Forward = processes.wrap(model)
+        run.optimiser = processes.wrap_optimiser(run.optimiser)
         if compile:
             forward = torch.compile(forward)
         if processes.count == 1 and _features_suffice(model, training, validation):
@@ -181,6 +190,7 @@ class _Run:
         self,
         model: nn.Module,
         training: Batches,
+        validation: Batches | None,
         settings: _Settings,
         processes: OneProcess,
         *,
@@ -200,12 +210,14 @@ class _Run:
             model, opt="adamw", lr=self.config.learning_rate, weight_decay=self.config.weight_decay
         )
         self.parameters = list(tuned_parameters(model).values())
+        self.num_classes = tuned_classes(model)
         self.history: list[dict[str, float]] = []
         self.best = self._copy()  # should the very first epoch fail, the model is as it was
         if self.out is not None:
             # Only a run on the same images and the same backbone is the same run.
             identity = self.config.to_dict() | dataclasses.asdict(settings)
             identity |= {"images": training.fingerprint(), "backbone": backbone_fingerprint(model)}
+            identity |= {"validation": None if validation is None else validation.fingerprint()}
             self.identity = json.dumps(identity, sort_keys=True)
             self._resume(self.out / "training.pt")
 
@@ -239,7 +251,7 @@ class _Run:
             total_loss += loss * len(batch)
             advance()
         if validation is None:
-            metrics = metrics_of(self.processes.sum(predicted), training.labels())
+            metrics = metrics_of(self.processes.sum(predicted).cpu(), training.labels())
         else:
             self.model.eval()
             with self.autocast(), torch.no_grad():
@@ -270,6 +282,7 @@ class _Run:
         share = self.processes.share(batch)
         mine = share if len(share) else batch[:1]
         images, labels = training.take(mine)
+        _check_range(labels, self.num_classes, "training")
         with self.autocast():
             logits = forward(images.to(self.device))
             losses = F.cross_entropy(
@@ -289,7 +302,7 @@ class _Run:
             )
         self.optimiser.zero_grad()
         self.processes.backward(loss)
-        nn.utils.clip_grad_norm_(self.parameters, GRADIENT_CLIP)
+        self.processes.clip(self.parameters, GRADIENT_CLIP)
         self.optimiser.step()
         return value, logits.detach()[: len(share)], share
 
@@ -351,15 +364,28 @@ def _read(dataset: Any, model: nn.Module, what: str, bars: Progress) -> Batches:
 
 def _check_labels(training: Batches, validation: Batches | None, num_classes: int) -> None:
     for name, batches in (("training", training), ("validation", validation)):
-        if batches is None or batches.kept is None:
-            continue
-        largest = int(batches.kept[1].max())
-        if largest >= num_classes:
-            raise TrainingError(f"{name} label {largest} exceeds the classifier's {num_classes} classes")
+        if batches is not None and batches.kept is not None:
+            _check_range(batches.kept[1], num_classes, name)
+    names, others = training.class_names(), None if validation is None else validation.class_names()
+    if names is not None and others is not None and names != others:
+        raise TrainingError(
+            f"the classes of the validation images, {_listed(others)}, are not those of the training images, "
+            f"{_listed(names)}; give them the same numbers with classes_of="
+        )
     if validation is not None and training.kept is not None and validation.kept is not None:
         unknown = set(validation.kept[1].tolist()) - set(training.kept[1].tolist())
         if unknown:
             raise TrainingError(f"class {min(unknown)} is in the validation images but not in the training images")
+
+
+def _check_range(labels: Tensor, num_classes: int, name: str) -> None:
+    largest = int(labels.max())
+    if largest >= num_classes:
+        raise TrainingError(f"{name} label {largest} exceeds the classifier's {num_classes} classes")
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _features_suffice(model: nn.Module, *datasets: Batches | None) -> bool:
@@ -409,4 +435,4 @@ def _measure(
     predicted = torch.zeros(len(batches), dtype=torch.long)
     for mine in processes.share(torch.arange(len(batches))).split(batch_size):
         predicted[mine] = forward(batches.take(mine)[0].to(device)).argmax(dim=1).cpu()
-    return metrics_of(processes.sum(predicted), batches.labels())
+    return metrics_of(processes.sum(predicted).cpu(), batches.labels())

@@ -28,6 +28,7 @@ from adapters import AdapterConfig
 from adapters.data import Batches
 
 TASKS = ("sprites: where", "scenes: count", "tin_birds", "cifar10", "magnetic_tile", "cifar10: rotation")
+RATE_TASKS = ("sprites: where", "tin_birds", "magnetic_tile")
 IMAGES = 500
 AVERAGED = 0.25  # share of the epochs, the last ones, over which weights are averaged
 FIRST, LAST = tuple(range(6)), tuple(range(6, 12))
@@ -58,30 +59,34 @@ def protocol_jobs() -> list[Job]:
     ]
 
 
+RATES: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
+    "lora": ({"rank": 8}, (0.003, 0.01, 0.03)),
+    "ssf": ({}, (0.003, 0.01, 0.03)),
+    "full": ({}, (0.0001, 0.0003, 0.001)),
+    "adaptformer": ({"bottleneck": 64}, (0.001, 0.003, 0.01)),
+    "bitfit": ({}, (0.003, 0.01)),
+    "fact": ({"rank": 16}, (0.003, 0.01, 0.03)),
+    "vpt_deep": ({"prompts": 10}, (0.01, 0.05)),
+    "houlsby": ({"bottleneck": 8}, (0.003, 0.01)),
+    "repadapter": ({"bottleneck": 8}, (0.003, 0.01)),
+    "norm": ({}, (0.003, 0.01)),
+    "pfeiffer": ({"bottleneck": 64}, (0.003, 0.01)),
+    "vpt_shallow": ({"prompts": 50}, (0.01, 0.05)),
+    "pixel_prompt": ({}, (0.03, 0.3)),
+}
+"""Sizes, and the learning rates that are compared."""
+
+
 def rate_jobs() -> list[Job]:
-    """Every method at three learning rates, one seed."""
-    rates: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
-        "lora": ({"rank": 8}, (0.001, 0.003, 0.01)),
-        "ssf": ({}, (0.003, 0.01, 0.03)),
-        "full": ({}, (0.0001, 0.0003, 0.001)),
-        "linear": ({"epochs": 100}, (0.001, 0.01)),
-        "bitfit": ({}, (0.001, 0.003, 0.01)),
-        "adaptformer": ({"bottleneck": 64}, (0.001, 0.003)),
-        "vpt_deep": ({"prompts": 10}, (0.003, 0.01)),
-        "vpt_shallow": ({"prompts": 50}, (0.01, 0.03)),
-        "houlsby": ({"bottleneck": 8}, (0.003, 0.01)),
-        "fact": ({"rank": 16}, (0.003, 0.01)),
-        "repadapter": ({"bottleneck": 8}, (0.003, 0.01)),
-        "norm": ({}, (0.003, 0.01)),
-        "pfeiffer": ({"bottleneck": 64}, (0.003,)),
-        "pixel_prompt": ({}, (0.01, 0.1)),
-    }
-    return [
-        (task, 0, {"method": method, "epochs": 20, "learning_rate": rate} | sizes)
-        for method, (sizes, tried) in rates.items()
-        for rate in tried
-        for task in TASKS
+    """Every method at several learning rates, one seed; and AdaptFormer before the normalisation."""
+    configs = [
+        {"method": method, "learning_rate": rate} | sizes
+        for place in range(3)
+        for method, (sizes, rates) in RATES.items()
+        for rate in rates[place : place + 1]
     ]
+    configs += [config | {"normalised": False} for config in configs if config["method"] == "adaptformer"]
+    return [(task, 0, config | {"epochs": 10}) for config in configs for task in RATE_TASKS]
 
 
 JOBS = {"protocol": protocol_jobs, "rates": rate_jobs}

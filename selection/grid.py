@@ -115,7 +115,8 @@ class Grid:
         paths = [p for p in paths if p.stem not in self.exclude]
         if not paths:
             raise SelectionError(f"{self.folder} holds no tasks; give a folder of zips with train and test splits")
-        whole = [(Task.from_folder(p, split="train", name=p.stem), Task.from_folder(p, split="test")) for p in paths]
+        learned = [Task.from_folder(path, split="train", name=path.stem) for path in paths]
+        whole = [(t, Task.from_folder(p, split="test", classes_of=t)) for p, t in zip(paths, learned, strict=True)]
         for train, test in whole:
             yield self._task(train, test)
         if self.subtasks:

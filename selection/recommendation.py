@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from scipy.stats import norm
 from torch import nn
 
 import adapters
-from adapters import METHODS, AdapterConfig
+from adapters import METHODS, AdapterConfig, BackboneId
 from selection.errors import RecommendationError
 from selection.library import library_warm_starts
 from selection.published import RESULTS, published_gains
@@ -28,6 +29,7 @@ CONSIDERED = 150  # tasks with trials, the nearest ones; a learned model takes t
 SHOWN = 5  # stored tasks that are named as evidence
 COVERAGE = 0.8  # of the interval
 VALIDATION_OF_TRAINING = 0.25  # images that chose the epoch, for each that was learned from
+TRAINING_SHARE = 1 / (1 + VALIDATION_OF_TRAINING)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,8 +138,10 @@ class Recommendation:
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether predictions are accuracies with a spread, and not only an order."""
-        return bool(np.isfinite(self.candidate.std))
+        """Whether predictions are accuracies with a spread that was measured, and not only an order: the recommender
+        gives one, and the trials it rests on used the backbone asked for.
+        """
+        return bool(np.isfinite(self.candidate.std)) and not self.note
 
 
 def recommend(
@@ -180,21 +184,21 @@ def recommend(
             f"there is no recommender {recommender!r}; choose from {', '.join(sorted(RECOMMENDERS))}"
         )
     limits = Limits(max_params, max_seconds, mergeable_only, methods, tuple(without_methods))
-    name = backbone if isinstance(backbone, str) else adapters.backbone_name(backbone)
+    name = BackboneId.of_name(backbone) if isinstance(backbone, str) else BackboneId.of_model(backbone)
     near = _nearest_with_trials(embedding, store, exclude)
     table, note = _table(near, backbone, name)
     if not table.tasks:
         raise RecommendationError(
             f"{store.location} has no trials that fit {name}; tune configurations on stored tasks and add them"
         )
-    seconds = table.seconds * embedding.num_samples
+    seconds = table.seconds * training_images(embedding)
     kept = limits.keep(table, seconds, already=[trial.config for trial in trials])
     candidates = [table.configs[c] for c in kept]
     target = TaskFacts(embedding.task or "target", embedding)
     prediction = RECOMMENDERS[recommender](table, target, candidates)
     if note:
-        prediction, note = _with_published(prediction, candidates, name, note)
-    seen = [_observation(trial, candidates) for trial in trials if trial.config in candidates]
+        prediction, note = _with_published(prediction, candidates, str(name), note)
+    seen = _observations(trials, candidates)
     if len(seen) >= len(candidates):
         raise RecommendationError(f"all {len(candidates)} candidates were tried; the best one is the answer")
     chosen = candidates[prediction.next_try(seen)]
@@ -272,10 +276,10 @@ def _nearest_with_trials(embedding: TaskEmbedding, store: TaskStore, exclude: Se
     return [_Near(tried[n.name], n.embedding, n.distance) for n in found]
 
 
-def _table(near: list[_Near], backbone: str | nn.Module, name: str) -> tuple[TrialTable, str]:
+def _table(near: list[_Near], backbone: str | nn.Module, name: BackboneId) -> tuple[TrialTable, str]:
     """Trials on the backbone or, where there are none, on others; with a note if so."""
     tasks = [(n.task, n.embedding) for n in near]
-    table = table_of(tasks, lambda trial: trial.backbone == name)
+    table = table_of(tasks, lambda trial: trial.backbone.is_same(name))
     if table.tasks:
         return table, ""
     if isinstance(backbone, str) and not timm.is_model(backbone):
@@ -284,7 +288,7 @@ def _table(near: list[_Near], backbone: str | nn.Module, name: str) -> tuple[Tri
     counts = [parameters_on(backbone, config) for config in table.configs]
     table = table.of_configs([c for c, count in enumerate(counts) if count is not None])
     own = np.array([count for count in counts if count is not None], np.int64)
-    others = sorted({t.backbone for n in near for t in n.task.trials})
+    others = sorted({str(t.backbone) for n in near for t in n.task.trials})
     return dataclasses.replace(table, parameters=own), (
         f"no stored trial used {name}: the ranking rests on {', '.join(others)}, "
         "so trust its order more than its accuracies"
@@ -313,10 +317,26 @@ def _with_published(
     return moved, f"{note}; the order of the methods is that published for it on {' and '.join(RESULTS)}"
 
 
-def _observation(trial: Trial, candidates: list[AdapterConfig]) -> tuple[int, float, float]:
-    """Which candidate was tried on the target, its validation accuracy, and the variance of that as an estimate."""
-    images = max(1.0, VALIDATION_OF_TRAINING * trial.num_images)
-    return candidates.index(trial.config), trial.validation, validation_variance(trial.validation, images)
+def _observations(trials: Sequence[Trial], candidates: list[AdapterConfig]) -> list[tuple[int, float, float]]:
+    """Which candidates were tried on the target, their validation accuracies, and the variances of these as estimates.
+
+    A candidate that was tried with several seeds counts once, with its mean: all its trials share their images.
+    """
+    by_number: dict[int, list[Trial]] = defaultdict(list)
+    for trial in trials:
+        if trial.config in candidates:
+            by_number[candidates.index(trial.config)].append(trial)
+    found = []
+    for number, own in by_number.items():
+        accuracy = float(np.mean([trial.validation for trial in own]))
+        images = max(1.0, VALIDATION_OF_TRAINING * own[0].num_images)
+        found.append((number, accuracy, validation_variance(accuracy, images)))
+    return found
+
+
+def training_images(embedding: TaskEmbedding) -> float:
+    """How many images of a task will be learned from: all of its images, not only those embedded, less validation."""
+    return TRAINING_SHARE * embedding.num_images
 
 
 def validation_variance(accuracy: float, num_images: float) -> float:
@@ -358,7 +378,7 @@ def _evidence(table: TrialTable, near: list[_Near], chosen: AdapterConfig) -> li
 
 
 def _warm_start(
-    embedding: TaskEmbedding, store: TaskStore, near: list[_Near], config: AdapterConfig, name: str
+    embedding: TaskEmbedding, store: TaskStore, near: list[_Near], config: AdapterConfig, name: BackboneId
 ) -> Path | None:
     """An adapter of the same method and sizes on this backbone, of the task with the smallest asymmetric distance; none
     if that distance promises no gain.
@@ -369,7 +389,8 @@ def _warm_start(
         if path is None:
             continue
         metadata = adapters.read_metadata(path)
-        if metadata["backbone"] == name and _same_tensors(AdapterConfig.from_dict(metadata["config"]), config):
+        own = BackboneId.of_name(metadata["backbone"], metadata["backbone_fingerprint"])
+        if own.is_same(name) and _same_tensors(AdapterConfig.from_dict(metadata["config"]), config):
             fitting[n.task.name] = path
     if not fitting:
         return None

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import adapters
-from adapters import AdapterConfig
+from adapters import AdapterConfig, BackboneId
 from adapters.data import Batches, transform_of
 from selection.grid import Grid, GridTask
 from selection.store import TaskStore
@@ -66,15 +66,14 @@ def run_trial(
     autocast: torch.dtype | None = None,
 ) -> Trial:
     """Tune one configuration on a fresh backbone and score it on the test images."""
-    name, fingerprint = adapters.backbone_name(model), adapters.backbone_fingerprint(model)
+    backbone = BackboneId.of_model(model)
     adapters.attach(model, config, max(train.num_classes, validation.num_classes), seed=seed)
     start = time.perf_counter()
     result = adapters.fit(model, train, validation, seed=seed, autocast=autocast, progress=False)
     seconds = time.perf_counter() - start
     return Trial(
         config=config,
-        backbone=name,
-        backbone_fingerprint=fingerprint,
+        backbone=backbone,
         score=adapters.evaluate(model, test, autocast=autocast).accuracy,
         validation=result.best.accuracy,
         parameters=adapters.num_adapter_parameters(model),
@@ -82,6 +81,7 @@ def run_trial(
         seed=seed,
         num_images=len(train),
         environment=_environment(next(model.parameters()).device.type, autocast),
+        curve=result.curve,
     )
 
 
@@ -90,7 +90,8 @@ def _missing(grid: Grid, store: TaskStore, task: GridTask, probe: Probe, seed: i
     name = task.train.name
     if name not in store or not store.embeddings(probe.fingerprint, name=name):
         store.add(embed(task.train, probe), name=name, source=task.source)
-    done = {t.config for t in store.task(name).trials if t.backbone == grid.backbone and t.seed == seed}
+    wanted = BackboneId.of_name(grid.backbone)
+    done = {t.config for t in store.task(name).trials if t.backbone.is_same(wanted) and t.seed == seed}
     return [config for config in grid.configs if config not in done]
 
 

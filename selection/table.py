@@ -17,7 +17,7 @@ from task2vec import TaskEmbedding
 def table_of(
     tasks: Iterable[tuple[StoredTask, TaskEmbedding]], fits: Callable[[Trial], bool] = lambda trial: True
 ) -> TrialTable:
-    """The trials of stored tasks as a table; tasks without any are left out.
+    """The trials of stored tasks that have a test score, as a table; tasks without any are left out.
 
     Args:
         tasks: The tasks, each with its embedding.
@@ -29,8 +29,9 @@ def table_of(
     for task, embedding in tasks:
         tried: dict[AdapterConfig, list[float]] = defaultdict(list)
         for trial in filter(fits, task.trials):
-            tried[trial.config].append(trial.score)
-            by_config[trial.config].append(trial)
+            if trial.score is not None:
+                tried[trial.config].append(trial.score)
+                by_config[trial.config].append(trial)
         if tried:
             facts.append(TaskFacts(task.name, embedding, task.source or task.name))
             scores.append(tried)

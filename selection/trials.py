@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from adapters import AdapterConfig, ConfigError
+from adapters import AdapterConfig, BackboneId, ConfigError
+
+
+FINGERPRINT = re.compile(r"[0-9a-f]{32}|")  # or nothing, where the weights were not at hand
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,31 +21,53 @@ class Trial:
 
     Attributes:
         config: What was tuned and how.
-        backbone: The backbone's name in timm.
-        backbone_fingerprint: Hash of its weights.
-        score: Top-1 accuracy on images that played no part in the tuning, in [0, 1]; NaN if there were none.
-        validation: Top-1 accuracy on the images that chose the epoch.
+        backbone: What was tuned: its architecture and weights.
+        score: Top-1 accuracy on images that played no part in the tuning, in [0, 1]; None if there were none.
+        validation: Top-1 accuracy on the images that watched over the training, at the epoch that was kept.
         parameters: Trainable parameters beside the classifier's.
         seconds: Time it took to tune, on the machine that did it.
         seed: What fixed the order of the images and the initial weights.
         num_images: Training images.
         environment: Versions and machine that it ran with, if known.
+        curve: For each epoch the validation accuracy and the seconds that it took; empty if not kept.
+
+    Raises:
+        ValueError: an accuracy is NaN or outside [0, 1].
     """
 
     config: AdapterConfig
-    backbone: str
-    backbone_fingerprint: str
-    score: float
+    backbone: BackboneId
+    score: float | None
     validation: float
     parameters: int
     seconds: float
     seed: int
     num_images: int
     environment: str = ""
+    curve: tuple[tuple[float, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that are no accuracies: NaN equals nothing, so that no store could find it again."""
+        for name, value in (("score", self.score), ("validation", self.validation)):
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name}={value} is not an accuracy in [0, 1]; a score that was not measured is None")
+        if not math.isfinite(self.seconds):
+            raise ValueError(f"seconds={self.seconds} is not a time")
+        if not FINGERPRINT.fullmatch(self.backbone.fingerprint):
+            raise ValueError(f"{self.backbone.fingerprint[:100]!r} is no backbone's fingerprint")
+        odd = next((text for text in (str(self.backbone), self.environment) if not text.isprintable()), None)
+        if odd is not None:
+            raise ValueError(f"{odd[:100]!r} is no backbone or environment")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return dataclasses.asdict(self) | {"config": self.config.to_dict()}
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return values | {
+            "config": self.config.to_dict(),
+            "backbone": str(self.backbone),
+            "backbone_fingerprint": self.backbone.fingerprint,
+            "curve": [list(point) for point in self.curve],
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Trial:
@@ -50,7 +77,11 @@ class Trial:
             ValueError: a field is missing or unknown, or the config is none.
         """
         try:
-            return cls(**dict(values) | {"config": AdapterConfig.from_dict(values["config"])})
+            own = dict(values)
+            backbone = BackboneId.of_name(own.pop("backbone"), own.pop("backbone_fingerprint"))
+            config = AdapterConfig.from_dict(own["config"])
+            curve = tuple((float(accuracy), float(seconds)) for accuracy, seconds in own.get("curve", ()))
+            return cls(**own | {"config": config, "backbone": backbone, "curve": curve})
         except (ConfigError, KeyError, TypeError) as error:
             raise ValueError(f"not a trial: {error}") from error
 

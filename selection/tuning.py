@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 import adapters
-from adapters import AdapterConfig, FitResult
+from adapters import AdapterConfig, BackboneId, FitResult
 from selection.errors import SelectionError
 from selection.library import load_library
 from selection.recommendation import Recommendation, recommend
@@ -49,7 +48,7 @@ class AutoTuned(Tuned):
     Attributes:
         embedding: The task's embedding.
         recommendation: The one that named what was tuned.
-        trials: Every configuration that was tried, in order; their scores are NaN, as no test images were given.
+        trials: Every configuration that was tried, in order; none has a score, as no test images were given.
     """
 
     embedding: TaskEmbedding
@@ -155,14 +154,14 @@ def _best_of(
 def _trial_of(tuned: Tuned, config: AdapterConfig, seed: int, num_images: int) -> Trial:
     return Trial(
         config=config,
-        backbone=adapters.backbone_name(tuned.model),
-        backbone_fingerprint=adapters.backbone_fingerprint(tuned.model),
-        score=math.nan,
+        backbone=BackboneId.of_model(tuned.model),
+        score=None,
         validation=tuned.fit.best.accuracy,
         parameters=adapters.num_adapter_parameters(tuned.model),
         seconds=tuned.fit.seconds,
         seed=seed,
         num_images=round((1 - VALIDATION_SHARE) * num_images),
+        curve=tuned.fit.curve,
     )
 
 
@@ -185,6 +184,8 @@ def tune(
     train, validation = task.split(VALIDATION_SHARE, seed=seed)
     model = adapters.attach(load_backbone(backbone), config, task.num_classes, seed=seed)
     result = adapters.fit(model, train, validation, init_from=init_from, seed=seed, out=out, progress=progress)
+    if out is not None:  # before merging, so that whatever may go wrong there, the training is not lost
+        adapters.save(model, out, class_names=task.class_names)
     merged = None if adapters.METHODS[config.method].cannot_merge else adapters.merge(model).eval()
     tuned = Tuned(model, result, merged, None if out is None else Path(out))
     if out is not None:

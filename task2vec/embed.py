@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
 import numpy as np
 import torch
 
-from task2vec.classifier import fit_classifier
+from task2vec.classifier import cross_validated_accuracy, fit_classifier
 from task2vec.embedding import Layer, TaskEmbedding
 from task2vec.errors import Task2VecError
 from task2vec.fisher import ESTIMATORS, DiagonalFisher, Settings, VariationalConfig
@@ -70,6 +71,7 @@ def embed(
         raise Task2VecError(f"draws={draws}, batch_size={batch_size} and l2={l2} must all be above 0")
     computed_in = dtype or probe.dtype
     probe = probe.to(device, computed_in if computed_in in (torch.float32, torch.float64) else None)
+    num_images = len(task)
     task = task.subsample(max_samples, seed=seed)
     size = choose_batch_size(task, probe) if batch_size == "auto" else batch_size
     settings = Settings(draws, np.random.default_rng(seed), variational or VariationalConfig())
@@ -78,6 +80,8 @@ def embed(
         task = inputs.task
         report("Fitting the classifier", 0, 1)
         classifier = fit_classifier(inputs.features, task.labels, task.num_classes, l2=l2)
+        unseen = cross_validated_accuracy(inputs.features, task.labels, task.num_classes, l2=l2, seed=seed)
+        classifier = dataclasses.replace(classifier, cross_validated=unseen)
         report("Fitting the classifier", 1, 1)
         fisher = DiagonalFisher(inputs, classifier, batch_size=size, dtype=computed_in, report=report)
         estimate = ESTIMATORS[method](fisher, settings)
@@ -91,7 +95,8 @@ def embed(
         classes=task.class_names,
         classifier=classifier,
         task=task.name,
-        unmeasured=probe.unmeasured,
+        num_images=num_images,
+        unmeasured=probe.unmeasured + inputs.unmeasured,
         unreadable=task.unreadable,
         trivial=None if estimate.trivial is None else estimate.trivial.astype(np.float32),
         convergence=estimate.convergence,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +15,11 @@ from safetensors.numpy import save as to_bytes
 
 from task2vec.classifier import Classifier
 from task2vec.errors import EmbeddingError
-from task2vec.fisher import Convergence
+from task2vec.fisher import ESTIMATORS, Convergence
 
 FORMAT_VERSION = 1
+FINGERPRINT = re.compile(r"[0-9a-f]{32}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Layer(NamedTuple):
@@ -37,6 +40,7 @@ class TaskEmbedding:
         probe_name: The probe's name.
         method: The estimator that made it.
         num_samples: How many images it was measured on.
+        num_images: How many images the task has; those measured if not given.
         classes: The task's class names.
         classifier: The head that was fitted on the probe's features, so that anyone can check the Fisher.
         task: The task's name.
@@ -60,9 +64,21 @@ class TaskEmbedding:
     unreadable: tuple[str, ...] = ()
     trivial: npt.NDArray[np.float32] | None = None
     convergence: Convergence | None = None
+    num_images: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse vectors that are no Fisher."""
+        """Refuse vectors that are no Fisher, and names that no probe or estimator has."""
+        object.__setattr__(self, "num_images", max(self.num_images, self.num_samples))
+        if not FINGERPRINT.fullmatch(self.probe):
+            raise EmbeddingError(f"{self.probe[:100]!r} is no probe's fingerprint; embed the task again")
+        if self.method not in ESTIMATORS:
+            raise EmbeddingError(
+                f"{self.method[:100]!r} is no estimator here; those of this installation are {', '.join(sorted(ESTIMATORS))}"
+            )
+        texts = (self.task, self.probe_name, *self.classes, *self.unmeasured, *self.unreadable, *(n for n, _ in self.layers))
+        odd = next((text for text in texts if not isinstance(text, str) or _CONTROL.search(text)), None)
+        if odd is not None:
+            raise EmbeddingError(f"{str(odd)[:100]!r} is no name: it holds control characters; rename it and embed again")
         expected = sum(layer.num_filters for layer in self.layers)
         if self.fisher.shape != (expected,):
             raise EmbeddingError(f"embedding of {self.task!r} has shape {self.fisher.shape}; its layers say {expected}")
@@ -123,6 +139,7 @@ def embedding_parts(embedding: TaskEmbedding) -> tuple[dict[str, npt.NDArray[np.
     if embedding.convergence is not None:
         facts["convergence"] = dataclasses.asdict(embedding.convergence)
     facts |= {"l2": classifier.l2, "accuracy": classifier.accuracy, "format_version": FORMAT_VERSION}
+    facts["cross_validated"] = classifier.cross_validated
     return tensors, facts
 
 
@@ -133,7 +150,8 @@ def embedding_from(tensors: dict[str, npt.NDArray[np.float32]], facts: dict[str,
     if version != FORMAT_VERSION:
         raise EmbeddingError(f"{where} has format version {version}, this package reads {FORMAT_VERSION}; upgrade it")
     try:
-        classifier = Classifier(tensors["weight"], tensors["bias"], facts.pop("l2"), facts.pop("accuracy"))
+        numbers = facts.pop("l2"), facts.pop("accuracy"), facts.pop("cross_validated", None)
+        classifier = Classifier(tensors["weight"], tensors["bias"], *numbers)
         layers = tuple(Layer(*layer) for layer in facts.pop("layers"))
         facts |= {name: tuple(facts[name]) for name in ("classes", "unmeasured", "unreadable")}
         if "convergence" in facts:

@@ -39,6 +39,8 @@ class ProbeInputs:
         task: The task without unreadable images.
         features: float32 `(N, d)`, the classifier's inputs.
         layers: The measured layers at and after the entry.
+        unmeasured: Weights of layers that the features do not depend on through a call of the layer: the network reads
+            the weight itself, as BEiT does of its query-key-value layers, or does not use the layer at all.
 
     Raises:
         UnreadableImageError: fewer than 90% of the images can be decoded.
@@ -48,6 +50,7 @@ class ProbeInputs:
     def __init__(self, task: Task, probe: Probe, *, from_layer: str | None, batch_size: int, report: Report) -> None:
         self.probe = probe
         self.layers = probe.layers
+        self.unmeasured: tuple[str, ...] = ()
         self._entry = None if from_layer is None else _Entry(probe, from_layer)
         self._kept: Tensor | None = None
         rows: list[Tensor] = []
@@ -56,6 +59,8 @@ class ProbeInputs:
         for start, images, failures in task.batches(probe.transform, batch_size):
             bad |= {start + offset: name for offset, name in failures.items()}
             if len(images):
+                if not rows:
+                    self._find_measurable(images)
                 features, inputs = self._first_pass(images)
                 if self._entry is not None and not rows:
                     self._check_entry(self._entry, images, inputs, features)
@@ -99,11 +104,38 @@ class ProbeInputs:
             features = self.probe.features(images)
         return features, recorded[0].cpu()
 
+    def _find_measurable(self, images: Tensor) -> None:
+        """Keep to the layers that one image's gradient reaches."""
+        outputs: dict[str, Tensor] = {}
+
+        def keep(name: str, output: Tensor) -> Tensor:
+            outputs[name] = output if output.requires_grad else output.detach().requires_grad_().clone()
+            return outputs[name]
+
+        handles = [
+            layer.register_forward_hook(lambda _, args, output, name=name: keep(name, output))
+            for name, layer in self.probe.layers.items()
+        ]
+        image = images[:1].to(self.probe.device, self.probe.dtype)
+        try:
+            with torch.enable_grad(), self.probe.feature_tap() as features:
+                taken = features(image.requires_grad_())
+        finally:
+            for handle in handles:
+                handle.remove()
+        gradients = torch.autograd.grad(taken.sum(), list(outputs.values()), allow_unused=True)
+        reached = {name for name, gradient in zip(outputs, gradients, strict=True) if gradient is not None}
+        if not reached:
+            raise ProbeError(f"no gradient reaches a layer of {self.probe.name}; its features cannot be measured")
+        self.layers = {name: layer for name, layer in self.probe.layers.items() if name in reached}
+        self.unmeasured = tuple(f"{name}.weight" for name in self.probe.layers if name not in reached)
+
     def _check_entry(self, entry: _Entry, images: Tensor, inputs: Tensor, features: Tensor) -> None:
         """Enter the first batch at the entry, note which layers run, and compare with the whole way."""
         entry.image = images[:1].to(self.probe.device, self.probe.dtype)
         with torch.no_grad(), self.probe.feature_tap() as tap, entry.replaying() as replay:
-            self.layers, found = entry.layers_after(lambda: replay(inputs.to(self.probe.device), tap))
+            after, found = entry.layers_after(lambda: replay(inputs.to(self.probe.device), tap))
+            self.layers = {name: layer for name, layer in after.items() if name in self.layers}
         if found.shape != features.shape or not torch.allclose(found, features, rtol=1e-2, atol=1e-3):
             raise ProbeError(
                 f"from_layer={entry.name!r} cannot be entered: something before it is also used after it, as by a "

@@ -6,6 +6,7 @@ Images are decoded when they are asked for, so a task of a million files costs a
 from __future__ import annotations
 
 import dataclasses
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -55,31 +56,73 @@ class Task:
     source: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse tasks that cannot be learned."""
+        """Refuse tasks without images."""
         if not len(self.labels):
             raise TaskError(f"task {self.name!r} holds no images; put them in one folder per class")
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether an image is the same each time it is asked for, so that it need be decoded only once."""
+        return True
+
+    def _learnable(self) -> Task:
+        """This task, if there is something to tell apart.
+
+        Raises:
+            TaskError: all images have the same label.
+        """
         if self.multi_label:
             if not (self.labels != self.labels[0]).any():
                 raise TaskError(
                     f"all images of task {self.name!r} have the same labels; there is nothing to tell apart"
                 )
-            return
+            return self
         present = np.unique(self.labels)
         if len(present) < 2:
             only = self.class_names[int(present[0])]
             raise TaskError(f"task {self.name!r} has only one class ({only!r}); at least two are needed to tell apart")
+        return self
+
+    def in_classes_of(self, other: Task) -> Task:
+        """This task with the class numbers of another one, such as a test split with those of the training split.
+
+        Classes are matched by their names. This task need not have all of them.
+
+        Raises:
+            TaskError: this task has a class that the other one lacks, or one of both has several labels an image.
+        """
+        present = np.flatnonzero(self.labels.any(axis=0)) if self.multi_label else np.unique(self.labels)
+        unknown = [self.class_names[c] for c in present if self.class_names[c] not in other.class_names]
+        if unknown:
+            raise TaskError(
+                f"class {unknown[0]!r} of {self.source or self.name} is not among the {other.num_classes} classes of "
+                f"{other.source or other.name}; add training images of it, or leave it out"
+            )
+        if self.multi_label != other.multi_label:
+            raise TaskError(f"{self.name!r} and {other.name!r} must both have one label an image, or both several")
+        number = {name: c for c, name in enumerate(other.class_names)}
+        if self.multi_label:
+            labels = np.zeros((len(self), other.num_classes), np.int64)
+            for c in present:
+                labels[:, number[self.class_names[c]]] = self.labels[:, c]
+        else:
+            labels = np.array([number.get(name, -1) for name in self.class_names], np.int64)[self.labels]
+        return dataclasses.replace(self, labels=labels, class_names=other.class_names)
 
     @classmethod
-    def from_folder(cls, path: str | Path, *, split: str | None = None, name: str | None = None) -> Task:
+    def from_folder(
+        cls, path: str | Path, *, split: str | None = None, name: str | None = None, classes_of: Task | None = None
+    ) -> Task:
         """A folder, or a zip of one, with the images of each class in a folder of the class's name.
 
         Args:
             path: `CLASS/*.jpg`, or `train/CLASS/*.jpg` beside other splits, or a `.zip` of either.
             split: Which of the splits to take, where there are splits; `train` if not given.
             name: What to call the task; the folder's or archive's name if not given.
+            classes_of: A task, such as the training split, whose class numbers to take; this one may lack some.
 
         Raises:
-            TaskError: nothing there, no images, one class only, or no such split.
+            TaskError: nothing there, no images, one class only, no such split, or a class that `classes_of` lacks.
         """
         path = Path(path)
         if not path.exists():
@@ -96,22 +139,26 @@ class Task:
             raise TaskError(f"image {path / stray} is not in a class folder; move every image into CLASS/")
         class_names = tuple(sorted(set(classes)))
         number = {c: i for i, c in enumerate(class_names)}
-        return cls(
+        task = cls(
             name=name or _task_name(path.resolve()),
             labels=np.array([number[c] for c in classes], np.int64),
             class_names=class_names,
             images=lambda index: open_image(lambda: read(inside[index]), str(path / inside[index])),
             source=f"{path.name}/{chosen}" if chosen else path.name,
         )
+        return task._learnable() if classes_of is None else task.in_classes_of(classes_of)
 
     @classmethod
-    def from_dataset(cls, dataset: Any, *, name: str | None = None) -> Task:
+    def from_dataset(cls, dataset: Any, *, name: str | None = None, classes_of: Task | None = None) -> Task:
         """Any map-style dataset: torchvision's, Hugging Face `datasets`, or one that gives `(image, label)`.
 
         Images may be PIL images, file paths' contents as arrays, or tensors; the dataset should not normalise them.
+        Classes are numbered by those that occur; give the validation and test sets the training task's with
+        `classes_of`.
 
         Raises:
-            TaskError: an item is neither a pair nor a mapping with an image and a label.
+            TaskError: an item is neither a pair nor a mapping with an image and a label, or has a class that
+                `classes_of` lacks.
         """
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
             raise TaskError(f"{type(dataset).__name__} has no length or no items by index; give a map-style dataset")
@@ -120,13 +167,14 @@ class Task:
         image_key, label_key, class_names = _dataset_columns(dataset)
         labels, class_names = _labels_and_names(_dataset_labels(dataset, label_key), class_names)
         source = type(dataset).__name__
-        return cls(
+        task = cls(
             name=name or source.lower(),
             labels=labels,
             class_names=class_names,
             images=lambda index: _item_image(dataset, index, image_key),
             source=source,
         )
+        return task._learnable() if classes_of is None else task.in_classes_of(classes_of)
 
     @classmethod
     def from_arrays(
@@ -136,6 +184,7 @@ class Task:
         *,
         class_names: Sequence[str] | None = None,
         name: str = "arrays",
+        classes_of: Task | None = None,
     ) -> Task:
         """Images `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)`, uint8 or float in [0, 1], and N labels.
 
@@ -150,7 +199,8 @@ class Task:
         if values.ndim not in (1, 2) or len(values) != len(pixels):
             raise TaskError(f"{len(pixels)} images need {len(pixels)} labels in one row, not shape {values.shape}")
         numbers, names = _labels_and_names(values, tuple(class_names) if class_names is not None else None)
-        return cls(name, numbers, names, lambda index: Image.fromarray(pixels[index]), source="arrays")
+        task = cls(name, numbers, names, lambda index: Image.fromarray(pixels[index]), source="arrays")
+        return task._learnable() if classes_of is None else task.in_classes_of(classes_of)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -201,7 +251,7 @@ class Task:
         for number, labels in enumerate(groups.values()):
             new[list(labels)] = number
         kept = self.select(np.flatnonzero(new[self.labels] >= 0), name=name)
-        return dataclasses.replace(kept, labels=new[kept.labels], class_names=tuple(groups))
+        return dataclasses.replace(kept, labels=new[kept.labels], class_names=tuple(groups))._learnable()
 
     def split(self, share: float, *, seed: int = 0) -> tuple[Task, Task]:
         """Two tasks, the second with about `share` of every class; a class with one image stays in the first.
@@ -308,7 +358,17 @@ def _is_image(file: str) -> bool:
 
 def _open_folder(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
     """The names of all files below a folder, and how to read one."""
-    return [p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()], lambda n: (path / n).read_bytes()
+    found: list[str] = []
+    visited: set[tuple[int, int]] = set()
+    for folder, below, files in os.walk(path, followlinks=True):
+        entry = os.stat(folder)
+        if (entry.st_dev, entry.st_ino) in visited:  # a link to a folder that was read, or to one around it
+            below.clear()
+            continue
+        visited.add((entry.st_dev, entry.st_ino))
+        below.sort()
+        found += [(Path(folder) / file).relative_to(path).as_posix() for file in files]
+    return found, lambda name: (path / name).read_bytes()
 
 
 def _open_zip(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
@@ -389,7 +449,8 @@ def _dataset_columns(dataset: Any) -> tuple[Any, Any, tuple[str, ...] | None]:
     """The keys of image and label in an item, and the class names if the dataset knows them."""
     first = dataset[0]
     if isinstance(first, (tuple, list)) and len(first) >= 2:
-        names = getattr(dataset, "classes", None)
+        changed = getattr(dataset, "target_transform", None) is not None  # to labels that the names do not belong to
+        names = None if changed else getattr(dataset, "classes", None)
         return 0, 1, tuple(str(n) for n in names) if names is not None else None
     if isinstance(first, dict):
         image_key = next((k for k in ("image", "img", "pixel_values") if k in first), None)
@@ -406,10 +467,11 @@ def _dataset_labels(dataset: Any, label_key: Any) -> npt.NDArray[Any]:
     """All labels, from the column or attribute that holds them where there is one, else item by item."""
     if isinstance(label_key, str) and hasattr(dataset, "column_names"):
         return np.asarray(dataset[label_key])
+    change = getattr(dataset, "target_transform", None) or (lambda label: label)
     for attribute in ("targets", "labels", "_labels"):
         found = getattr(dataset, attribute, None)
         if found is not None and len(found) == len(dataset):
-            return np.asarray(found)
+            return np.asarray([_plain_label(change(_plain_label(label))) for label in found])
     return np.asarray([_plain_label(dataset[i][label_key]) for i in range(len(dataset))])
 
 

@@ -2,7 +2,8 @@
 
     z = LN(x),  y = MLP(z) + s * ReLU(z W_down) W_up    (equations 3 and 4)
 
-W_up starts at zero, so that training starts from the backbone itself.
+W_up starts at zero, so that training starts from the backbone itself. The authors' code feeds the branch x instead of z:
+`normalised=False` does that. In blocks with LayerScale the branch is scaled along with the MLP.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from adapters.errors import ConfigError
 from adapters.methods.bottleneck import Bottleneck
 from adapters.methods.registry import register_method
 
@@ -28,9 +30,13 @@ DROPOUT = 0.1  # between the two projections, as in the authors' code
     "AdaptFormer",
     "https://arxiv.org/abs/2205.13535",
     needs="blocks with an MLP",
+    trains="bottlenecks beside the MLP",
+    equal="equations 3 and 4 of the paper; with `normalised=False` the authors' code, whose branch sees the features before the normalisation",
+    different="in blocks with LayerScale the branch is scaled along with the MLP",
     cannot_merge="its ReLU lies between the two projections",
     bottleneck=64,
     scale=0.1,
+    normalised=True,
     learning_rate=1e-2,
 )
 def adaptformer(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, Bottleneck]]:
@@ -39,7 +45,25 @@ def adaptformer(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site
     assert config.scale is not None
     for site in sites:
         if site.kind == "mlp" or config.targets:
-            adapter = Bottleneck(site, config.bottleneck, scale=config.scale, parallel=True, dropout=DROPOUT)
+            source = None if config.normalised else _norm_before(site, sites).module
+            adapter = Bottleneck(
+                site, config.bottleneck, scale=config.scale, parallel=True, dropout=DROPOUT, source=source
+            )
             nn.init.kaiming_uniform_(adapter.down.weight, a=math.sqrt(5))
             nn.init.zeros_(adapter.up.weight)
             yield site, adapter
+
+
+def _norm_before(site: Site, sites: list[Site]) -> Site:
+    """The normalisation whose output the site gets: the last one before it in its block, of as many features.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    before = sites[: sites.index(site)]
+    for other in reversed(before):
+        if other.kind == "norm" and other.block == site.block and other.channel_axis == site.channel_axis:
+            weight = getattr(other.module, "weight", None)
+            if weight is None or len(weight) == site.width:
+                return other
+    raise ConfigError(f"there is no normalisation before {site.name} to look behind; leave normalised=False out")

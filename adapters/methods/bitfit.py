@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from adapters.methods.own_weights import OwnWeights
+from adapters.methods.own_weights import OwnWeights, weights_of
 from adapters.methods.registry import register_method
 
 if TYPE_CHECKING:
@@ -18,10 +18,15 @@ if TYPE_CHECKING:
     "BitFit",
     "https://arxiv.org/abs/2106.10199",
     needs="layers with a bias",
+    trains="biases",
+    equal="every bias of the backbone, an attention's own (`q_bias`, `v_bias`) included",
     learning_rate=1e-2,
 )
 def bitfit(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, OwnWeights]]:
-    """The bias of every linear layer, convolution and normalisation that has one."""
+    """Every bias: of linear layers, convolutions and normalisations, and those that an attention keeps by itself, such
+    as BEiT's `q_bias` and `v_bias`.
+    """
     for site in sites:
-        if site.kind in ("linear", "conv", "norm") and getattr(site.module, "bias", None) is not None:
-            yield site, OwnWeights(site.module, ["bias"])
+        names = [name for name in weights_of(site.module) if name == "bias" or name.endswith("_bias")]
+        if names and site.kind != "input":
+            yield site, OwnWeights(site.module, names)

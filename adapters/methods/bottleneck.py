@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adapters.errors import ConfigError
-from adapters.methods.site_adapter import SiteAdapter
+from adapters.methods.site_adapter import Hook, SiteAdapter, remove_hooks
 
 if TYPE_CHECKING:
     from adapters.sites import Site
@@ -26,14 +26,26 @@ class Bottleneck(SiteAdapter):
         scale: Of the branch.
         parallel: Whether it sees the site's input instead of its output.
         dropout: Share of hidden units left out in training.
+        source: A module before the site whose input the branch sees instead.
     """
 
-    def __init__(self, site: Site, width: int, *, scale: float = 1.0, parallel: bool, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        site: Site,
+        width: int,
+        *,
+        scale: float = 1.0,
+        parallel: bool,
+        dropout: float = 0.0,
+        source: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         seen = site.width if parallel else site.output_width
         if width > seen:
             raise ConfigError(f"bottleneck={width} exceeds the width {seen} of {site.name}; take a smaller one")
         self.scale, self.parallel, self.dropout = scale, parallel, dropout
+        self.sources = [] if source is None else [source]  # in a list, the module does not become the adapter's
+        self.remembered: Tensor | None = None
         self.channel_axis = site.channel_axis
         self.down = nn.Linear(seen, width).to(site.parameter)
         self.up = nn.Linear(width, site.output_width).to(site.parameter)
@@ -42,8 +54,29 @@ class Bottleneck(SiteAdapter):
 
     def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
         """Add the branch."""
-        seen = (inputs if self.parallel else output).movedim(self.channel_axis, -1)
+        seen = (inputs if self.parallel else output) if self.remembered is None else self.remembered
+        self.remembered = None
+        seen = seen.movedim(self.channel_axis, -1)
         hidden = F.relu(self.down(seen))
         if self.dropout:
             hidden = F.dropout(hidden, self.dropout, self.training)
         return torch.add(output, self.up(hidden).movedim(-1, self.channel_axis), alpha=self.scale)
+
+    def enable(self, module: nn.Module, output: nn.Module) -> None:
+        """Start to act, and to remember what the source gets."""
+        super().enable(module, output)
+        for source in self.sources:
+            source.register_forward_pre_hook(_Remember(self))
+
+    def disable(self, module: nn.Module, output: nn.Module) -> None:
+        """Stop acting and remembering."""
+        super().disable(module, output)
+        for source in self.sources:
+            remove_hooks(self, source._forward_pre_hooks)
+
+
+class _Remember(Hook):
+    """Keeps the input of a source until the site's own turn comes."""
+
+    def __call__(self, _: nn.Module, args: tuple[Any, ...]) -> None:
+        self.adapter.remembered = args[0]

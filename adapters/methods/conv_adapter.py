@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     "Conv-Adapter",
     "https://arxiv.org/abs/2208.07463",
     needs="blocks with convolutions larger than 1 x 1",
+    trains="depthwise bottlenecks beside the larger convolutions",
+    equal="the paper's `convolution parallel` form",
+    different="grouped by the greatest common divisor where channels and hidden channels do not divide",
     cannot_merge="its ReLU lies between the two convolutions",
     reduction=4,
     learning_rate=5e-3,
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
 def conv_adapter(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, ConvBottleneck]]:
     """Beside the convolutions of the blocks that are larger than 1 x 1."""
     assert config.reduction is not None
-    for site in spatial_convolutions(sites, config):
+    for site in spatial_convolutions(sites, config, stem=False):
         if config.reduction > site.width:
             raise ConfigError(
                 f"reduction={config.reduction} exceeds the {site.width} channels of {site.name}; take a smaller one"

@@ -34,29 +34,46 @@ DROPOUT = 0.1  # of the core's output, as in the authors' code
     "FacT",
     "https://arxiv.org/abs/2212.03145",
     needs="linear layers inside blocks",
+    trains="low-rank updates with factors that all layers share",
+    equal="FacT-TT on all linear layers of the blocks, with its dropout of 0.1",
+    different="layers of another width have factors of their own, so that it fits more than plain transformers",
     rank=16,
     scale=1.0,
     learning_rate=5e-3,
 )
 def fact(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, TensorTrain]]:
-    """At every linear layer of the blocks whose wider side is a multiple of the narrower one."""
+    """At every linear layer of the blocks that is at least as wide as the rank and whose wider side is a multiple of the
+    narrower one.
+    """
     assert config.rank is not None
     assert config.scale is not None
     shared: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
-    for site in sites:
-        if site.kind != "linear" or not (site.block is not None or config.targets):
-            continue
+    chosen = [s for s in sites if s.kind == "linear" and (s.block is not None or config.targets) and _is_tiled(s)]
+    if chosen and config.rank > max(map(_narrow_side, chosen)):
+        widest = max(chosen, key=_narrow_side)
+        raise ConfigError(
+            f"rank={config.rank} exceeds the full rank {_narrow_side(widest)} of {widest.name}; take a smaller one"
+        )
+    for site in chosen:
         weight: Tensor = site.module.weight  # type: ignore[assignment]
-        width = min(weight.shape)
-        if max(weight.shape) % width:
+        width = _narrow_side(site)
+        if width < config.rank:
             continue
-        if config.rank > width:
-            raise ConfigError(f"rank={config.rank} exceeds the full rank {width} of {site.name}; take a smaller one")
         if width not in shared:
             right = nn.Parameter(weight.new_empty(config.rank, width))
             nn.init.kaiming_uniform_(right, a=math.sqrt(5))
             shared[width] = nn.Parameter(weight.new_zeros(width, config.rank)), right
         yield site, TensorTrain(site.module, *shared[width], config.scale)
+
+
+def _narrow_side(site: Site) -> int:
+    return min(site.module.weight.shape)  # type: ignore[type-var, arg-type]
+
+
+def _is_tiled(site: Site) -> bool:
+    """Whether the weight is made of square matrices side by side."""
+    weight: Tensor = site.module.weight  # type: ignore[assignment]
+    return max(weight.shape) % min(weight.shape) == 0
 
 
 class TensorTrain(SiteAdapter):
@@ -79,10 +96,9 @@ class TensorTrain(SiteAdapter):
         mixed = F.linear(small.flatten(-2), self.core)  # (..., p r)
         return add_product(output, F.dropout(mixed, DROPOUT, self.training), self.left, self.scale)
 
-    @torch.no_grad()
-    def fold(self, module: nn.Module) -> None:
+    def folded(self, module: nn.Module, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Into the weight."""
         rank = self.left.shape[1]
         blocks = self.core.unflatten(0, (-1, rank)).unflatten(2, (-1, rank))  # (p, r, q, r)
         update = torch.einsum("ia,paqb,bj->piqj", self.left, blocks, self.right)
-        module.weight.add_(self.scale * update.flatten(2).flatten(0, 1))  # type: ignore[operator]
+        return weight + self.scale * update.flatten(2).flatten(0, 1), bias

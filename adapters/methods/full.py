@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     "full",
     "full fine-tuning",
     needs="weights",
+    trains="everything",
+    equal="the usual fine-tuning",
+    different="batch norms' running statistics are the task's own, too",
     learning_rate=1e-3,
 )
 def full(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, OwnWeights]]:

@@ -13,7 +13,16 @@ if TYPE_CHECKING:
     from adapters.sites import Site
 
 
-@register_method("linear", "linear probe", needs="", learning_rate=1e-2, epochs=30, places=())
+@register_method(
+    "linear",
+    "linear probe",
+    needs="",
+    trains="nothing",
+    equal="the usual linear probe",
+    learning_rate=1e-2,
+    epochs=30,
+    places=(),
+)
 def linear(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteAdapter]]:
     """No adapter anywhere: the baseline that every method has to beat."""
     yield from ()

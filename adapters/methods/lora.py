@@ -35,6 +35,9 @@ PACKED = ("q", "k", "v")  # the parts of a `qkv` layer, in their order
     "LoRA",
     "https://arxiv.org/abs/2106.09685",
     needs="linear layers or ungrouped convolutions inside blocks",
+    trains="low-rank updates of linear layers or convolutions",
+    equal="PEFT's LoRA, and its file format both ways",
+    different="`scale` stands for alpha / rank, so that changing the rank keeps it; queries and values of a packed layer are updated separately, as in the paper, where PEFT updates the whole layer",
     rank=8,
     scale=1.0,
     targets=("q", "v"),
@@ -70,7 +73,8 @@ def lora(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteA
 
 
 def _is_updatable(site: Site) -> bool:
-    return site.kind == "linear" or (isinstance(site.module, nn.Conv2d) and site.module.groups == 1)
+    """Whether it is a linear layer or an ungrouped convolution; the input is its first convolution's second name."""
+    return site.kind == "linear" or (site.kind == "conv" and site.module.groups == 1)
 
 
 def _full_rank(site: Site) -> int:
@@ -94,11 +98,10 @@ class LowRank(SiteAdapter):
         down, up = self.factors()
         return add_product(output, inputs @ down.mT, up, self.scale)
 
-    @torch.no_grad()
-    def fold(self, module: nn.Module) -> None:
+    def folded(self, module: nn.Module, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Into the weight."""
         down, up = self.factors()
-        module.weight.add_(self.scale * up @ down)  # type: ignore[operator]
+        return weight + self.scale * up @ down, bias
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """A `(r, i)` and B `(o, r)`."""
@@ -144,7 +147,6 @@ class LowRankConv(SiteAdapter):
         """Add the update."""
         return output + nn.functional.conv2d(self.down(inputs), self.scale * self.up[..., None, None])
 
-    @torch.no_grad()
-    def fold(self, module: nn.Module) -> None:
+    def folded(self, module: nn.Module, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Into the kernel: each output's update is a mix of the r kernels."""
-        module.weight.add_(self.scale * torch.einsum("or,rihw->oihw", self.up, self.down.weight))  # type: ignore[operator]
+        return weight + self.scale * torch.einsum("or,rihw->oihw", self.up, self.down.weight), bias

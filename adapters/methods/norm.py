@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     "norm tuning",
     "https://arxiv.org/abs/2003.00152",
     needs="normalisation layers",
+    trains="scales and shifts of the normalisations",
+    equal="the affine part of every normalisation",
+    different="running statistics of batch norms are the task's own, too, so that it also fits networks in evaluation mode",
     learning_rate=1e-2,
 )
 def norm(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, OwnWeights]]:

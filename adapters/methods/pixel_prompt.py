@@ -1,10 +1,10 @@
-"""Visual prompting in pixel space: a learned frame around the resized image (Bahng et al. 2022,
-https://arxiv.org/abs/2203.17274; with the image resized into the frame: Elsayed et al. 2018,
-https://arxiv.org/abs/1806.11146).
+"""Visual prompting in pixel space: a learned frame on the image (Bahng et al. 2022, https://arxiv.org/abs/2203.17274).
 
-    x' = resize(x) inside the frame, theta in it
+    x' = x + theta, theta zero inside the frame
 
-The frame starts at zero, which is the mean colour after the usual normalisation.
+With `resized`, the image is shrunk into the frame instead of being covered by it (Elsayed et al. 2018,
+https://arxiv.org/abs/1806.11146). The frame starts at zero: training starts from the backbone itself, or, with `resized`,
+from a frame of the mean colour after the usual normalisation.
 """
 
 from __future__ import annotations
@@ -30,8 +30,12 @@ if TYPE_CHECKING:
     "pixel prompt",
     "https://arxiv.org/abs/2203.17274",
     needs="a first convolution, and a size of image that it was made for",
+    trains="a frame of the image",
+    equal="the authors' additive frame of 30 of 224 pixels on the whole image",
+    different="the frame starts at zero instead of at random numbers, so that training starts from the backbone itself; `resized=True` shrinks the image into the frame instead (Elsayed et al. 2018)",
     cannot_merge="it changes the image, not the weights",
-    frame=0.04,
+    frame=30 / 224,
+    resized=False,
     learning_rate=1e-2,
     epochs=20,
     places=(),
@@ -41,15 +45,22 @@ def pixel_prompt(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Sit
     assert config.frame is not None
     for site in sites:
         if site.kind == "input" and site.image_size is not None:
-            yield site, Frame(site, config.frame)
+            yield site, Frame(site, config.frame, resized=bool(config.resized))
 
 
 class Frame(SiteAdapter):
-    """Rows above and below and columns beside the image."""
+    """Rows at the top and the bottom and columns at the sides of the image.
 
-    def __init__(self, site: Site, share: float) -> None:
+    Args:
+        site: The input.
+        share: Width of the frame as a share of the image's shorter side.
+        resized: Whether the image is shrunk into the frame.
+    """
+
+    def __init__(self, site: Site, share: float, *, resized: bool) -> None:
         super().__init__()
         assert site.image_size is not None
+        self.resized = resized
         self.image_size = site.image_size
         channels, height, width = site.image_size
         self.thickness = round(share * min(height, width))
@@ -61,7 +72,7 @@ class Frame(SiteAdapter):
         self.columns = nn.Parameter(new(2, channels, inner, self.thickness))
 
     def before(self, inputs: Tensor) -> Tensor:
-        """Images `(B, C, H, W)`, resized into the frame.
+        """Images `(B, C, H, W)` with the frame added, or resized into it.
 
         Raises:
             ConfigError: they are not of the size that the frame was made for.
@@ -70,8 +81,12 @@ class Frame(SiteAdapter):
             made, given = (" x ".join(map(str, size)) for size in (self.image_size, inputs.shape[1:]))
             raise ConfigError(f"the frame was made for images of {made}, not {given}; resize them first")
         size = inputs.shape[-2] - 2 * self.thickness, inputs.shape[-1] - 2 * self.thickness
-        small = F.interpolate(inputs, size, mode="bilinear", antialias=True)
+        if self.resized:
+            inside = F.interpolate(inputs, size, mode="bilinear", antialias=True)
+        else:
+            inside = inputs.new_zeros(1, inputs.shape[1], *size)
         above, below, left, right = (
-            part.to(small.dtype).expand(len(small), -1, -1, -1) for part in (*self.rows, *self.columns)
+            part.to(inside.dtype).expand(len(inside), -1, -1, -1) for part in (*self.rows, *self.columns)
         )
-        return torch.cat([above, torch.cat([left, small, right], dim=3), below], dim=2)
+        framed = torch.cat([above, torch.cat([left, inside, right], dim=3), below], dim=2)
+        return framed if self.resized else inputs + framed

@@ -17,6 +17,19 @@ Build = Callable[[list["Site"], "AdapterConfig"], Iterator[tuple["Site", SiteAda
 
 
 @dataclasses.dataclass(frozen=True)
+class Official:
+    """How a method relates to its published form, for people to read.
+
+    Attributes:
+        equal: What is equal to what.
+        different: What is not, and why; empty if nothing.
+    """
+
+    equal: str
+    different: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Method:
     """One way to tune.
 
@@ -27,6 +40,8 @@ class Method:
         build: Makes the adapters.
         needs: What a backbone must have for the method to make sense, for people to read; empty if nothing.
         defaults: Settings it takes, with their defaults.
+        trains: What it trains beside the classifier, for people to read.
+        official: Whose formulation it equals, and what is deliberately different.
         cannot_merge: Why it cannot become a plain model; empty if it can.
     """
 
@@ -36,6 +51,8 @@ class Method:
     build: Build
     needs: str
     defaults: dict[str, Any]
+    trains: str
+    official: Official
     cannot_merge: str = ""
 
 
@@ -48,6 +65,9 @@ def register_method(
     paper: str = "",
     *,
     needs: str,
+    trains: str,
+    equal: str,
+    different: str = "",
     cannot_merge: str = "",
     learning_rate: float,
     weight_decay: float = 1e-4,
@@ -62,6 +82,9 @@ def register_method(
         title: What people call it.
         paper: Where it was described.
         needs: What a backbone must have; empty if nothing.
+        trains: What it trains beside the classifier.
+        equal: What is equal to which published formulation.
+        different: What deliberately is not, and why.
         cannot_merge: Why it cannot become a plain model; empty if it can.
         learning_rate: Default of the optimiser.
         weight_decay: Default of the optimiser.
@@ -73,7 +96,8 @@ def register_method(
     defaults = sizes | {place: sizes.get(place) for place in places} | optimiser
 
     def enter(build: Build) -> Build:
-        METHODS[name] = Method(name, title, paper, build, needs, defaults, cannot_merge)
+        official = Official(equal, different)
+        METHODS[name] = Method(name, title, paper, build, needs, defaults, trains, official, cannot_merge)
         return build
 
     return enter

@@ -37,6 +37,9 @@ FIRST_LAYERS = ("qkv", "fc1")  # the first linear layer of an attention and of a
     "RepAdapter",
     "https://arxiv.org/abs/2302.08106",
     needs="attentions with a query-key-value layer or MLPs, with biases",
+    trains="linear bottlenecks before attention and MLP",
+    equal="the authors' bottleneck in two groups, with its dropout of 0.1",
+    different="on ConvNeXt only before the MLP: before a depthwise convolution it would mix channels, which the plain model cannot",
     bottleneck=8,
     scale=1.0,
     learning_rate=5e-3,
@@ -75,10 +78,9 @@ class LinearBottleneck(SiteAdapter):
         hidden = F.dropout(self.down(inputs), DROPOUT, self.training)
         return torch.add(inputs, F.linear(hidden, torch.block_diag(*self.up), self.shift), alpha=self.scale)
 
-    @torch.no_grad()
-    def fold(self, module: nn.Module) -> None:
+    def folded(self, module: nn.Module, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Into weight and bias of the layer that it feeds."""
-        weight: Tensor = module.weight  # type: ignore[assignment]
         up = torch.block_diag(*self.up)
-        module.bias.add_(self.scale * weight @ (up @ self.down.bias + self.shift))  # type: ignore[operator]
-        weight.add_(self.scale * weight @ up @ self.down.weight)
+        assert bias is not None
+        shift = self.scale * weight @ (up @ self.down.bias + self.shift)
+        return weight + self.scale * weight @ up @ self.down.weight, bias + shift

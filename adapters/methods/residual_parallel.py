@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,11 +28,14 @@ if TYPE_CHECKING:
     "parallel residual adapters",
     "https://arxiv.org/abs/1803.10082",
     needs="blocks with centred convolutions larger than 1 x 1",
-    batch_norm=False,
+    trains="1 x 1 convolutions beside the larger ones",
+    equal="the authors' adapters beside every larger convolution, the stem's included, with batch norms of the task's own",
+    different="convolutions whose kernel has no centre on the input's pixels are left out: the adapter would have no place to fold into",
+    batch_norm=True,
     learning_rate=5e-3,
 )
 def residual_parallel(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteAdapter]]:
-    """Beside the convolutions of the blocks that are larger than 1 x 1 and have a centre."""
+    """Beside the convolutions that are larger than 1 x 1 and have a centre, those of the stem included."""
     for site in spatial_convolutions(sites, config):
         if _is_centred(site.module):
             yield site, Parallel(site.module)
@@ -60,9 +62,7 @@ class Parallel(SiteAdapter):
         """Add `alpha * inputs`."""
         return output + F.conv2d(inputs, self.alpha, stride=self.stride, groups=self.groups)
 
-    @torch.no_grad()
-    def fold(self, module: nn.Module) -> None:
+    def folded(self, module: nn.Module, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Into the kernel's centre."""
-        weight: Tensor = module.weight  # type: ignore[assignment]
         height, width = weight.shape[2:]
-        weight[:, :, height // 2, width // 2] += self.alpha[:, :, 0, 0]
+        return weight + F.pad(self.alpha, (width // 2, width // 2, height // 2, height // 2)), bias

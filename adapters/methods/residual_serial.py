@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,30 +30,37 @@ if TYPE_CHECKING:
     "serial residual adapters",
     "https://arxiv.org/abs/1705.08045",
     needs="blocks with convolutions larger than 1 x 1",
-    batch_norm=False,
+    trains="1 x 1 convolutions after the larger ones",
+    equal="the authors' adapters after every larger convolution, the stem's included, with batch norms of the task's own",
+    different="no batch norm inside the adapter: the one that follows takes away whatever it would add",
+    batch_norm=True,
     learning_rate=5e-3,
 )
 def residual_serial(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteAdapter]]:
-    """After the convolutions of the blocks that are larger than 1 x 1."""
+    """After the convolutions that are larger than 1 x 1, those of the stem included."""
     for site in spatial_convolutions(sites, config):
         yield site, Serial(site.module)
     if config.batch_norm:
         yield from own_batch_norms(sites)
 
 
-def spatial_convolutions(sites: list[Site], config: AdapterConfig) -> list[Site]:
-    """The convolutions larger than 1 x 1: those in the blocks, or those targeted."""
-    return [
-        site
-        for site in sites
-        if site.kind == "conv" and (site.block is not None or config.targets) and max(site.module.kernel_size) > 1  # type: ignore[arg-type]
-    ]
+def spatial_convolutions(sites: list[Site], config: AdapterConfig, *, stem: bool = True) -> list[Site]:
+    """The convolutions larger than 1 x 1, or those of them that are targeted; none where no block has any.
+
+    Args:
+        sites: Of a backbone.
+        config: Whose targets count.
+        stem: Whether those outside the blocks belong to them.
+    """
+    found = [site for site in sites if site.kind == "conv" and max(site.module.kernel_size) > 1]  # type: ignore[arg-type]
+    in_blocks = [site for site in found if site.block is not None]
+    return found if config.targets or (stem and in_blocks) else in_blocks
 
 
 def own_batch_norms(sites: list[Site]) -> Iterator[tuple[Site, OwnWeights]]:
-    """Batch norms for this task alone, in the blocks."""
+    """Batch norms for this task alone."""
     for site in sites:
-        if site.block is not None and statistics_of(site.module):
+        if statistics_of(site.module):
             yield site, OwnWeights(site.module, weights_of(site.module), statistics_of(site.module))
 
 
@@ -72,11 +78,11 @@ class Serial(SiteAdapter):
         """Add `alpha * output`."""
         return output + F.conv2d(output, self.alpha, groups=self.groups)
 
-    @torch.no_grad()
-    def fold(self, module: nn.Module) -> None:
+    def folded(self, module: nn.Module, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Into the kernel, and into the bias if there is one: each group's outputs are mixed."""
+        return self._mixed(weight), None if bias is None else self._mixed(bias)
+
+    def _mixed(self, tensor: Tensor) -> Tensor:
         alpha = self.alpha.view(self.groups, -1, self.alpha.shape[1])  # (group, o, k)
-        for tensor in (module.weight, module.bias):
-            if tensor is not None:
-                grouped = tensor.view(self.groups, alpha.shape[1], -1)  # type: ignore[operator]
-                grouped.copy_(grouped + alpha @ grouped)
+        grouped = tensor.view(self.groups, alpha.shape[1], -1)
+        return (grouped + alpha @ grouped).view(tensor.shape)

@@ -30,6 +30,9 @@ SMALLEST_SCALE = 1e-6  # what a smaller scale counts as where its gradient is di
     "SSF",
     "https://arxiv.org/abs/2210.08823",
     needs="linear, convolution or normalisation layers",
+    trains="a scale and a shift after every operation",
+    equal="the authors' modules after every linear layer, convolution and normalisation, and their initial spread of 0.02",
+    different="an operation without a bias gets no shift: in a plain model it would have no place",
     learning_rate=1e-2,
 )
 def ssf(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, ScaleShift]]:
@@ -73,13 +76,12 @@ class ScaleShift(SiteAdapter):
             return scaled
         return torch.addcmul(self.shift.view(self.shape), output, self.scale.view(self.shape))
 
-    @torch.no_grad()
-    def fold(self, module: nn.Module) -> None:
+    def folded(self, module: nn.Module, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Into weight and bias of a linear layer or convolution, or the affine part of a normalisation."""
-        weight: Tensor = module.weight  # type: ignore[assignment]
-        weight.mul_(self.scale.view(-1, *(1,) * (weight.ndim - 1)))
-        if self.shift is not None:
-            module.bias.mul_(self.scale).add_(self.shift)  # type: ignore[operator]
+        weight = weight * self.scale.view(-1, *(1,) * (weight.ndim - 1))
+        if bias is None:
+            return weight, None
+        return weight, bias * self.scale + self.shift
 
 
 class _ScaleShiftOfLinear(torch.autograd.Function):

@@ -48,8 +48,8 @@ def list_tasks(store: o.Store = None, as_json: o.Json = False) -> None:
         return
     rows = []
     for task in tasks:
-        best = max(task.trials, key=lambda t: t.score, default=None)
-        found = ("-", "-") if best is None else (best.config.label, f"{best.score:.1%}")
+        best = max((t for t in task.trials if t.score is not None), key=lambda t: t.score or 0.0, default=None)
+        found = ("-", "-") if best is None else (best.config.label, shown(best.score))
         rows.append((task.name, str(task.num_images), str(len(task.classes)), str(len(task.trials)), *found))
     print_table(f"Tasks in {opened.location}", ("task", "images", "classes", "trials", "best trial", "scored"), rows)
 
@@ -77,13 +77,13 @@ def show(name: str, store: o.Store = None, as_json: o.Json = False) -> None:
         (
             (
                 t.config.label,
-                t.backbone,
-                f"{t.score:.1%}",
+                str(t.backbone),
+                shown(t.score),
                 f"{t.validation:.1%}",
                 f"{t.parameters:,}",
                 f"{t.seconds:.0f}",
             )
-            for t in sorted(task.trials, key=lambda t: -t.score)
+            for t in sorted(task.trials, key=lambda t: -1.0 if t.score is None else t.score, reverse=True)
         ),
     )
 

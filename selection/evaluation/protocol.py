@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm, spearmanr
 
+from adapters import BackboneId
 from selection.recommendation import COVERAGE, VALIDATION_OF_TRAINING, validation_variance
 from selection.recommenders import Prediction, TaskFacts, TrialTable
 from selection.recommenders.gaussian_process import Wanted
@@ -89,13 +90,15 @@ class Outcome:
 
 def targets_of(tasks: Sequence[tuple[StoredTask, TaskEmbedding]], backbone: str) -> tuple[TrialTable, list[Target]]:
     """The evidence, and the tasks in it that were tuned with enough configurations to be targets."""
-    table = table_of(tasks, lambda trial: trial.backbone == backbone)
+    wanted = BackboneId.of_name(backbone)
+    table = table_of(tasks, lambda trial: trial.backbone.is_same(wanted))
     stored = {task.name: task for task, _ in tasks}
     found = []
     for t, facts in enumerate(table.tasks):
         columns = np.flatnonzero(np.isfinite(table.scores[t]))
         if len(columns) >= ENOUGH:
-            trials = [trial for trial in stored[facts.name].trials if trial.backbone == backbone]
+            own = [trial for trial in stored[facts.name].trials if trial.backbone.is_same(wanted)]
+            trials = [trial for trial in own if trial.score is not None]
             found.append(_target(facts, table.scores[t, columns], columns, table, trials))
     return table, found
 

@@ -29,7 +29,7 @@ from safetensors.numpy import save as to_bytes
 
 from selection.errors import StoreError
 from selection.store.files import NAMES, digest_of
-from selection.store.schema import NAME_LENGTH
+from selection.store.schema import NAME_LENGTH, is_text
 from selection.store.store import StoredTask, TaskStore
 from selection.trials import Trial
 from task2vec import EmbeddingError, TaskEmbedding
@@ -200,6 +200,9 @@ def _entry(facts: dict[str, Any], checked: Any, folder: Path) -> _Entry:
         raise ValueError("it has no embedding")
     if not 0 < len(facts["name"]) <= NAME_LENGTH:
         raise ValueError(f"its name has {len(facts['name'])} characters, not 1 to {NAME_LENGTH}")
+    odd = next((text for text in (facts["name"], facts["source"], *facts["tags"]) if not is_text(text)), None)
+    if odd is not None:
+        raise ValueError(f"{str(odd)[:100]!r} is no name, source or tag")
     adapter = None
     if facts["adapter"] is not None:
         adapter = folder / re.fullmatch(r"[0-9a-f]{32}", facts["adapter"]).group()  # type: ignore[union-attr]
@@ -252,16 +255,20 @@ def _new_trials(own: StoredTask, other: StoredTask) -> tuple[list[Trial], list[s
     known = {_key(trial): trial for trial in own.trials}
     new = [trial for trial in other.trials if _key(trial) not in known]
     odd = [
-        f"{own.name!r} has {trial.config.label} with seed {trial.seed} at {known[_key(trial)].score:.3f} here and "
-        f"{trial.score:.3f} there"
+        f"{own.name!r} has {trial.config.label} with seed {trial.seed} at {_shown(known[_key(trial)].score)} here and "
+        f"{_shown(trial.score)} there"
         for trial in other.trials
         if _key(trial) in known and known[_key(trial)].score != trial.score
     ]
     return new, odd
 
 
+def _shown(score: float | None) -> str:
+    return "no score" if score is None else f"{score:.3f}"
+
+
 def _key(trial: Trial) -> tuple[object, ...]:
-    return trial.config, trial.backbone_fingerprint, trial.seed, trial.num_images
+    return trial.config, trial.backbone.fingerprint, trial.seed, trial.num_images
 
 
 def _new_embeddings(own: list[TaskEmbedding], other: list[TaskEmbedding]) -> tuple[list[TaskEmbedding], list[str]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import QueuePool
 
 WAIT = 60.0  # seconds that a writer waits for the others
 WRITES = "task2vec_writes"  # the option that marks transactions that write
@@ -23,7 +23,15 @@ OPENING = 0x7A5C2EC  # PostgreSQL's lock for making and migrating tables, any nu
 def open_engine(location: str | Path | None) -> sql.Engine:
     """An engine for a SQLite file, a SQLAlchemy URL, or a database in memory."""
     if location is None:
-        engine = sql.create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+        # A database in memory lives in its one connection, which threads take in turn.
+        engine = sql.create_engine(
+            "sqlite://",
+            poolclass=QueuePool,
+            pool_size=1,
+            max_overflow=0,
+            pool_timeout=WAIT,
+            connect_args={"check_same_thread": False},
+        )
     elif "://" in str(location):
         engine = sql.create_engine(str(location), pool_pre_ping=True)
     else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import time
 import uuid
@@ -17,6 +18,7 @@ from selection.errors import StoreError
 
 NAMES = ("adapter.json", "adapter.safetensors")
 PARTIAL = ".partial"
+DIGEST = re.compile(r"[0-9a-f]{32}")
 STAYS = 3600.0  # seconds in which a writer has surely finished
 
 
@@ -31,7 +33,13 @@ class AdapterFiles:
         self.root = root
 
     def path(self, digest: str) -> Path:
-        """Where the adapter of that digest lies."""
+        """Where the adapter of that digest lies.
+
+        Raises:
+            StoreError: it is no digest, as in a database that somebody else wrote.
+        """
+        if not DIGEST.fullmatch(digest):
+            raise StoreError(f"{digest[:100]!r} is no adapter's digest; the store is damaged, run task2vec store verify")
         return self.root / digest
 
     def keep(self, source: Path) -> str:
@@ -75,6 +83,8 @@ class AdapterFiles:
             return "" if digest_of(self.path(digest)) == digest else "differs from what was stored"
         except OSError as error:
             return f"cannot be read ({error.strerror})"
+        except StoreError as error:
+            return f"cannot be read ({error})"
 
     def sweep(self, used: set[str]) -> int:
         """Remove old adapters that no task uses and what killed writers left; gives how many directories."""

@@ -86,7 +86,8 @@ def to_embedding(row: EmbeddingRow, name: str) -> TaskEmbedding:
 
 def put_trial(row: TaskRow, trial: Trial) -> None:
     """Add a trial to a task, in place of one of the same config, backbone, seed and number of images."""
-    values = trial.to_dict() | {"config": json.dumps(trial.config.to_dict(), sort_keys=True)}
+    values = trial.to_dict()
+    values |= {"config": json.dumps(values["config"], sort_keys=True), "curve": json.dumps(values["curve"])}
     key = ("backbone_fingerprint", "config", "seed", "num_images")
     found = next((t for t in row.trials if all(getattr(t, k) == values[k] for k in key)), None)
     if found is None:
@@ -103,4 +104,5 @@ def to_trial(row: TrialRow) -> Trial:
         ValueError: it is damaged.
     """
     values = {f.name: getattr(row, f.name) for f in dataclasses.fields(Trial)}
-    return Trial.from_dict(values | {"config": json.loads(row.config)})
+    plain = {"config": json.loads(row.config), "curve": json.loads(row.curve)}
+    return Trial.from_dict(values | plain | {"backbone_fingerprint": row.backbone_fingerprint})

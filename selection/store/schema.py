@@ -3,12 +3,14 @@
 Schema 1 kept all tensors of an embedding in one blob. Schema 2 keeps the Fisher by itself, so that searching reads
 nothing else, knows tags and sources of tasks, what trials were run with, and a checksum of every embedding, and names
 adapters by their content. Schema 3 knows at which change an embedding was written, so that a search index can catch
-up, and who it is, so that the index of another store is not mistaken for its own.
+up, and who it is, so that the index of another store is not mistaken for its own. Schema 4 has trials whose test score
+was not measured, and the learning curve of each.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import uuid
 from collections.abc import Callable
 
@@ -17,7 +19,9 @@ from safetensors.numpy import load as from_bytes
 from safetensors.numpy import save as to_bytes
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 NAME_LENGTH = 200  # the most characters that a task's name may have
 
@@ -83,13 +87,19 @@ class TrialRow(Base):
     config: Mapped[str] = mapped_column(sql.String(2000))
     backbone: Mapped[str] = mapped_column(sql.String(200), index=True)
     backbone_fingerprint: Mapped[str] = mapped_column(sql.String(32))
-    score: Mapped[float]
+    score: Mapped[float | None]
     validation: Mapped[float]
     parameters: Mapped[int]
     seconds: Mapped[float]
     seed: Mapped[int]
     num_images: Mapped[int]
     environment: Mapped[str] = mapped_column(sql.Text, server_default="")
+    curve: Mapped[str] = mapped_column(sql.Text, server_default="[]")
+
+
+def is_text(value: object, longest: int | None = None) -> bool:
+    """Whether something is a text without control characters, which no name has and PostgreSQL partly refuses."""
+    return isinstance(value, str) and not _CONTROL.search(value) and (longest is None or len(value) <= longest)
 
 
 def new_identity() -> str:
@@ -140,5 +150,37 @@ def _from_2_to_3(connection: sql.Connection) -> None:
     connection.execute(sql.text("CREATE INDEX ix_embeddings_written ON embeddings (probe, method, revision)"))
 
 
+def _from_3_to_4(connection: sql.Connection) -> None:
+    # Fingerprints stopped counting what depends on the size of the images; of the bundled backbone both are known.
+    connection.execute(
+        sql.text("UPDATE trials SET backbone_fingerprint = :new WHERE backbone_fingerprint = :old"),
+        {"old": "a7bfaa686a2b2bb6aaaa3c6753005942", "new": "ce5f5636c564d3ce3645a9e619d000a9"},
+    )
+    if connection.dialect.name == "sqlite":  # it cannot change a column, so the table is made again
+        columns = (
+            "id, task_id, config, backbone, backbone_fingerprint, score, validation, parameters, seconds, seed, "
+            "num_images, environment"
+        )
+        for statement in (
+            "ALTER TABLE trials RENAME TO trials_of_schema_3",
+            "DROP INDEX IF EXISTS ix_trials_backbone",  # the new table's has the same name
+            """CREATE TABLE trials (
+                id INTEGER NOT NULL PRIMARY KEY,
+                task_id INTEGER NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
+                config VARCHAR(2000) NOT NULL, backbone VARCHAR(200) NOT NULL,
+                backbone_fingerprint VARCHAR(32) NOT NULL, score FLOAT, validation FLOAT NOT NULL,
+                parameters INTEGER NOT NULL, seconds FLOAT NOT NULL, seed INTEGER NOT NULL, num_images INTEGER NOT NULL,
+                environment TEXT DEFAULT '' NOT NULL, curve TEXT DEFAULT '[]' NOT NULL,
+                UNIQUE (task_id, backbone_fingerprint, config, seed, num_images))""",
+            "CREATE INDEX ix_trials_backbone ON trials (backbone)",
+            f"INSERT INTO trials ({columns}) SELECT {columns} FROM trials_of_schema_3",
+            "DROP TABLE trials_of_schema_3",
+        ):
+            connection.execute(sql.text(statement))
+    else:
+        connection.execute(sql.text("ALTER TABLE trials ALTER COLUMN score DROP NOT NULL"))
+        connection.execute(sql.text("ALTER TABLE trials ADD COLUMN curve TEXT DEFAULT '[]' NOT NULL"))
+
+
 # Each takes a database from the version that is its key to the next one. Schema 1 was only ever in SQLite.
-MIGRATIONS: dict[int, Callable[[sql.Connection], None]] = {1: _from_1_to_2, 2: _from_2_to_3}
+MIGRATIONS: dict[int, Callable[[sql.Connection], None]] = {1: _from_1_to_2, 2: _from_2_to_3, 3: _from_3_to_4}

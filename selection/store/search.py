@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -97,7 +99,7 @@ class Search:
         if key not in self._indexes:
             with self._reading() as session:
                 identity = session.scalar(sql.select(SchemaRow.identity))
-            place = None if self._directory is None else self._directory / f"{identity}-{key[0]}-{key[1]}"
+            place = None if self._directory is None else self._directory / _directory_name(identity, *key)
             self._indexes[key] = SearchIndex(*key, embedding.trivial is not None, place)
         index = self._indexes[key]
         with self._reading() as session:
@@ -198,6 +200,11 @@ def _ids(embedding: TaskEmbedding) -> sql.Select[Any]:
     return sql.select(EmbeddingRow.id).where(
         EmbeddingRow.probe == embedding.probe, EmbeddingRow.method == embedding.method
     )
+
+
+def _directory_name(*parts: str | None) -> str:
+    """A name for the sketches of one store, probe and estimator: a hash, so that nothing stored chooses a path."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def _smallest(values: npt.NDArray[np.float32], start: int, end: int) -> npt.NDArray[np.int64]:

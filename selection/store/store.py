@@ -34,6 +34,7 @@ from selection.store.schema import (
     SchemaRow,
     TaskRow,
     TrialRow,
+    is_text,
     new_identity,
 )
 from selection.store.search import Search
@@ -416,6 +417,8 @@ class TaskStore:
 def _checked(name: str) -> str:
     if not 0 < len(name) <= NAME_LENGTH:
         raise StoreError(f"a task's name must have 1 to {NAME_LENGTH} characters, not {len(name)}; give name=")
+    if not is_text(name):
+        raise StoreError(f"a task's name cannot hold control characters, as {name!r} does; give name=")
     return name
 
 

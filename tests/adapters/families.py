@@ -15,6 +15,8 @@ from adapters import METHODS
 
 NUM_CLASSES = 4
 
+SMALL_IMAGES: dict[str, object] = {"pretrained_cfg_overlay": {"input_size": (3, 64, 64)}}
+
 FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
     "ViT": ("vit_tiny_patch16_224", {"img_size": 64, "depth": 3}),
     "DeiT": ("deit_tiny_distilled_patch16_224", {"img_size": 64, "depth": 2}),
@@ -24,13 +26,21 @@ FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
         "swin_tiny_patch4_window7_224",
         {"img_size": 56, "embed_dim": 24, "depths": (1, 1), "num_heads": (2, 4)},
     ),
+    "BEiT": ("beit_base_patch16_224", {"img_size": 64, "depth": 2, "embed_dim": 96, "num_heads": 2}),
+    "EVA-02": ("eva02_tiny_patch14_224", {"img_size": 56, "depth": 2, "embed_dim": 96, "num_heads": 2}),
+    "CLIP": ("vit_base_patch32_clip_224", {"img_size": 96, "depth": 2, "embed_dim": 96, "num_heads": 2}),
+    "SwinV2": (
+        "swinv2_tiny_window8_256",
+        {"img_size": 64, "window_size": 4, "embed_dim": 24, "depths": (1, 1), "num_heads": (2, 4)},
+    ),
     "MLP-Mixer": ("mixer_s32_224", {"img_size": 64, "mlp_ratio": (0.5, 0.125)}),
-    "ConvNeXt": ("convnext_tiny", {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}),
-    "ConvNeXt, 1 x 1": ("convnext_atto", {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}),
-    "ResNet, basic": ("resnet10t", {}),
-    "ResNet, bottleneck": ("resnet26t", {}),
-    "MobileNetV3": ("mobilenetv3_small_050", {}),
-    "EfficientNet": ("efficientnet_lite0", {}),
+    "ConvNeXt": ("convnext_tiny", SMALL_IMAGES | {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}),
+    "ConvNeXt, 1 x 1": ("convnext_atto", SMALL_IMAGES | {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}),
+    "ResNet, basic": ("resnet10t", SMALL_IMAGES),
+    "ResNet, bottleneck": ("resnet26t", SMALL_IMAGES),
+    "MobileViT": ("mobilevit_xxs", SMALL_IMAGES),
+    "MobileNetV3": ("mobilenetv3_small_050", SMALL_IMAGES),
+    "EfficientNet": ("efficientnet_lite0", SMALL_IMAGES),
 }
 
 TOKENS = {"vpt_shallow", "vpt_deep"}
@@ -44,7 +54,12 @@ UNFIT: dict[str, set[str]] = {
     "ViT, registers": CONVOLUTIONS,
     "ViT, average pooling": CONVOLUTIONS,
     "Swin": CONVOLUTIONS | TOKENS,
+    "BEiT": CONVOLUTIONS | TOKENS,
+    "EVA-02": CONVOLUTIONS | TOKENS,
+    "CLIP": CONVOLUTIONS,
+    "SwinV2": CONVOLUTIONS | TOKENS,
     "MLP-Mixer": CONVOLUTIONS | TOKENS,
+    "MobileViT": TOKENS,
     "ConvNeXt": TOKENS,
     "ConvNeXt, 1 x 1": TOKENS | LINEAR_LAYERS,
     "ResNet, basic": TOKENS | LINEAR_LAYERS | MLPS,
@@ -84,15 +99,18 @@ def _weights(name: str, _: tuple[str, ...]) -> dict[str, Tensor]:
             module.weight.data.uniform_(0.5, 1)
         if isinstance(module, nn.Linear):
             module.weight.data.normal_(0, module.in_features**-0.5)
-        if isinstance(getattr(module, "gamma", None), nn.Parameter):  # layer scale starts close to zero
-            module.gamma.data.uniform_(0.5, 1)
+        if isinstance(module, nn.LayerNorm):  # some start at zero
+            module.weight.data.uniform_(0.5, 1)
+    for name, parameter in model.named_parameters():
+        if "gamma" in name:  # layer scale starts close to zero
+            parameter.data.uniform_(0.5, 1)
     return model.state_dict()
 
 
 def images(family: str, dtype: torch.dtype = torch.float32, count: int = 2) -> Tensor:
     """Noise of the size that the family takes."""
     name, settings = FAMILIES[family]
-    size = settings.get("img_size") or timm.get_pretrained_cfg(name).input_size[-1]
+    size = settings.get("img_size") or (64 if "pretrained_cfg_overlay" in settings else timm.get_pretrained_cfg(name).input_size[-1])
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0)).to(dtype)
 
 

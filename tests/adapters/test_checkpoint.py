@@ -29,7 +29,7 @@ def test_only_what_was_tuned_is_written(saved):
     assert {name.rpartition("/")[2] for name in tensors} == {"scale", "shift", "weight", "bias"}
     metadata = adapters.read_metadata(saved)
     assert metadata["class_names"] == ["a", "b", "c"]
-    assert metadata["backbone"] == BACKBONE
+    assert metadata["backbone"] == f"{BACKBONE}.tin_base"
 
 
 def test_a_checkpoint_of_another_backbone_is_refused(saved):

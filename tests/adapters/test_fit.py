@@ -325,7 +325,7 @@ def test_an_adapter_of_other_sizes_is_no_start(tmp_path):
     before = _tensors(model)
     with pytest.raises(CheckpointError, match="does not fit the model at"):
         adapters.fit(model, stripes(16), init_from=tmp_path / "other", progress=False)
-    with pytest.raises(CheckpointError, match="cannot read"):
+    with pytest.raises(CheckpointError, match="no adapter is saved in"):
         adapters.fit(model, stripes(16), init_from=tmp_path / "nowhere", progress=False)
     for name, tensor in _tensors(model).items():
         torch.testing.assert_close(tensor, before[name])
@@ -340,3 +340,77 @@ def test_evaluation_in_bfloat16_is_that_in_float32_but_for_close_calls():
 
 def _tensors(model):
     return {name: tensor.detach().clone() for name, tensor in tuned_tensors(model).items()}
+
+
+class Flipped(torch.utils.data.Dataset):
+    """Images that are mirrored at random by the dataset itself, as torchvision's transforms do it."""
+
+    def __init__(self, data):
+        self.data, self.readings = data, 0
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        self.readings += 1
+        image, label = self.data[index]
+        return (image.flip(-1) if torch.rand(()) < 0.5 else image), label
+
+
+def test_what_a_dataset_draws_at_random_is_drawn_again_for_every_epoch():
+    data = Flipped(stripes(24))
+    adapters.fit(model_for(AdapterConfig("bitfit", epochs=3)), data, batch_size=8, progress=False)
+    assert data.readings >= 3 * 24
+    batches = Batches(data, transform_of(model_for(CONFIG)))
+    first, second = (batches.take(torch.arange(24))[0] for _ in range(2))
+    assert not torch.equal(first, second)
+    assert Batches(stripes(24), batches.transform).kept is not None
+
+
+def test_a_training_with_other_validation_images_is_not_resumed(tmp_path):
+    adapters.fit(model_for(CONFIG), stripes(48), stripes(12, seed=1), out=tmp_path, progress=False)
+    with pytest.raises(CheckpointError, match="other images, backbone or settings"):
+        adapters.fit(model_for(CONFIG), stripes(48), stripes(12, seed=2), out=tmp_path, progress=False)
+
+
+def test_training_and_validation_of_other_class_names_are_refused():
+    class Named(list):
+        class_names = ()
+
+    train, val = Named(stripes(12)), Named(stripes(12))
+    train.class_names, val.class_names = ("a", "b", "c"), ("b", "c")
+    with pytest.raises(TrainingError, match="the classes of the validation images, b, c, are not those of"):
+        adapters.fit(model_for(CONFIG), train, val, progress=False)
+
+
+def test_labels_of_images_that_are_not_kept_are_checked_too():
+    data = Flipped([(image, label + 1) for image, label in stripes(12)])
+    with pytest.raises(TrainingError, match="training label 3 exceeds the classifier's 3 classes"):
+        adapters.fit(model_for(CONFIG), data, progress=False)
+
+
+def test_an_adapter_of_another_backbone_is_no_start(tmp_path):
+    adapters.save(model_for(CONFIG), tmp_path)
+    torch.manual_seed(1)
+    other = adapters.attach(timm.create_model(BACKBONE), CONFIG, 3)
+    with pytest.raises(CheckpointError, match="was tuned on task2vec_vit_patch4_32"):
+        adapters.fit(other, stripes(12), init_from=tmp_path, progress=False)
+
+
+def test_the_last_epoch_is_kept_where_that_is_asked_for():
+    model = model_for(CONFIG)
+    seen = []
+    result = adapters.fit(
+        model,
+        stripes(48),
+        stripes(24, seed=1),
+        keep="last",
+        on_epoch=lambda tuned, record: seen.append((record["epoch"], tuned is model)),
+        progress=False,
+    )
+    assert result.best_epoch == CONFIG.epochs
+    assert result.best.accuracy == result.history[-1]["accuracy"] == adapters.evaluate(model, stripes(24, seed=1)).accuracy
+    assert [accuracy for accuracy, _ in result.curve] == [round(r["accuracy"], 4) for r in result.history]
+    assert seen == [(epoch, True) for epoch in range(1, 5)]
+    with pytest.raises(ConfigError, match="give one of both"):
+        adapters.fit(model_for(CONFIG), stripes(12), keep="last", patience=2, progress=False)

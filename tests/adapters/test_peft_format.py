@@ -77,7 +77,7 @@ def test_what_cannot_be_exchanged_is_refused_with_its_reason(tmp_path):
     with pytest.raises(CheckpointError, match="no PEFT adapter is saved in"):
         adapters.from_peft(backbone("ViT"), tmp_path)
     adapters.to_peft(tuned("ViT", ("q", "v")), tmp_path)
-    with pytest.raises(CheckpointError, match=r"has blocks\.0\.attn\.qkv, which resnet10t has no LoRA for"):
+    with pytest.raises(CheckpointError, match=r"has blocks\.0\.attn\.qkv, which resnet10t.c3_in1k has no LoRA for"):
         adapters.from_peft(backbone("ResNet, basic"), tmp_path)
 
     config = json.loads((tmp_path / "adapter_config.json").read_text())

@@ -11,6 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 import timm
+from safetensors.numpy import load as from_bytes
 from safetensors.numpy import save as to_bytes
 
 import adapters
@@ -198,3 +199,37 @@ def test_an_archive_of_a_newer_format_is_refused(tmp_path):
     (tmp_path / "new.zip").write_bytes(buffer.getvalue())
     with pytest.raises(StoreError, match="format version 99, this package reads 1; upgrade it"):
         import_archive(TaskStore(), tmp_path / "new.zip")
+
+
+@pytest.mark.parametrize("method", ["m/../../../victim", "..", "unheard_of", "montecarlo\x00"])
+def test_an_archive_whose_embedding_names_a_path_is_refused_before_anything_is_written(filled, tmp_path, method):
+    """Found by attack: such a name once became a directory of the index, which was then removed."""
+    export_store(filled, tmp_path / "all.zip")
+    victim = tmp_path / "victim"
+    victim.mkdir()
+
+    def rename(entries):
+        name = next(n for n in entries if n.startswith("embeddings/"))
+        header = json.loads(entries[name][8 : 8 + int.from_bytes(entries[name][:8], "little")])
+        facts = json.loads(header["__metadata__"]["task2vec"]) | {"method": method}
+        entries[name] = to_bytes(from_bytes(entries[name]), metadata={"task2vec": json.dumps(facts)})
+
+    hostile = rewritten(tmp_path / "all.zip", tmp_path / "hostile.zip", rename)
+    store = TaskStore(tmp_path / "mine.db", exact_up_to=0)
+    with pytest.raises(StoreError, match="is no estimator here"):
+        import_archive(store, hostile)
+    assert len(store) == 0
+    assert victim.exists()
+
+
+@pytest.mark.parametrize("field", ["name", "source", "tags"])
+def test_an_archive_with_control_characters_in_its_texts_is_refused(filled, tmp_path, field):
+    def spoil(entries):
+        lines = [json.loads(line) for line in entries["tasks.jsonl"].splitlines()]
+        lines[0][field] = ["a\x1b[2J"] if field == "tags" else "a\x1b[2J"
+        entries["tasks.jsonl"] = "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+    export_store(filled, tmp_path / "all.zip")
+    hostile = rewritten(tmp_path / "all.zip", tmp_path / "hostile.zip", spoil)
+    with pytest.raises(StoreError, match="is no name"):
+        import_archive(TaskStore(), hostile)

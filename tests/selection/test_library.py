@@ -29,7 +29,7 @@ def test_the_library_was_made_with_the_bundled_probe_and_backbone(library, probe
     assert len(library.embeddings(probe.fingerprint, "montecarlo")) == len(library) >= 60
     fingerprint = backbone_fingerprint(timm.create_model(DEFAULT_BACKBONE, pretrained=True))
     trials = [t for name in library.names() for t in library.task(name).trials]
-    assert {(t.backbone, t.backbone_fingerprint) for t in trials} == {(DEFAULT_BACKBONE, fingerprint)}
+    assert {(t.backbone.architecture, t.backbone.fingerprint) for t in trials} == {(DEFAULT_BACKBONE, fingerprint)}
 
 
 def test_sixty_tasks_have_twenty_configurations_and_a_source(library):

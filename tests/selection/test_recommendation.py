@@ -9,7 +9,7 @@ from scipy.stats import linregress
 
 import adapters
 import selection.recommendation as recommendation
-from adapters import AdapterConfig
+from adapters import AdapterConfig, BackboneId
 from selection import RECOMMENDERS, RecommendationError, TaskStore, published_gains, recommend
 from selection.library import library_warm_starts
 from tests.selection.test_store import embedding, trial
@@ -50,7 +50,7 @@ def test_limits_leave_configurations_out_and_say_what_would_fit():
     assert recommend(target, store, "vit", mergeable_only=True).config == LORA
     assert recommend(target, store, "vit", methods=["ssf"]).config == SSF
     assert recommend(target, store, "vit", without_methods=["adaptformer", "lora"]).config == SSF
-    with pytest.raises(RecommendationError, match="the smallest has 10 parameters and the quickest takes about 100 s"):
+    with pytest.raises(RecommendationError, match="the smallest has 10 parameters and the quickest takes about 80 s"):
         recommend(target, store, "vit", max_params=5)
     with pytest.raises(RecommendationError, match="no allowed method has trials here; there are trials of adaptformer"):
         recommend(target, store, "vit", methods=["vpt_deep"])
@@ -78,6 +78,36 @@ def test_results_on_the_target_change_what_comes_next():
         recommend(target, store, "vit", trials=all_tried)
 
 
+def test_two_seeds_of_one_configuration_are_one_candidate_tried():
+    store = stored([{SSF: 0.8, LORA: 0.7}, {SSF: 0.7, LORA: 0.6}])
+    twice = [dataclasses.replace(trial(None, seed=seed), config=SSF, validation=0.1) for seed in (0, 1)]
+    found = recommend(embedding("new", seed=50), store, "vit", trials=twice)
+    assert found.config == LORA
+    once = recommend(embedding("new", seed=50), store, "vit", trials=twice[:1])
+    assert [c.predicted for c in found.ranking] == [c.predicted for c in once.ranking]
+
+
+def test_expected_seconds_are_those_of_all_images_not_only_the_embedded_ones():
+    store = stored([{SSF: 0.8, LORA: 0.7}] * 2)
+    target = embedding("new", seed=50)  # a trial on 100 images takes 100 s for SSF
+    large = dataclasses.replace(target, num_images=50_000)
+    seconds = [recommend(t, store, "vit").candidate.seconds for t in (target, large)]
+    np.testing.assert_allclose(seconds, [0.8 * 100, 0.8 * 50_000])
+
+
+def test_weights_under_one_name_are_told_apart():
+    """A tag names a checkpoint, a name without one stands for timm's own, and other weights are other evidence."""
+    tagged = BackboneId.of_name("vit_tiny_patch16_224.augreg_in21k_ft_in1k")
+    assert BackboneId.of_name("vit_tiny_patch16_224") == tagged
+    store = stored([{SSF: 0.8, LORA: 0.7}] * 2, backbone=dataclasses.replace(tagged, fingerprint="a" * 32))
+    target = embedding("new", seed=50)
+    for name in ("vit_tiny_patch16_224", "vit_tiny_patch16_224.augreg_in21k_ft_in1k"):
+        assert recommend(target, store, name).note == ""
+    assert "no stored trial used" in recommend(target, store, "vit_tiny_patch16_224.augreg_in21k").note
+    untrained = timm.create_model("vit_tiny_patch16_224", depth=2)
+    assert "no stored trial used" in recommend(target, store, untrained).note
+
+
 def test_every_recommender_answers_and_explains_itself():
     store = stored([{SSF: 0.9, LORA: 0.7}, {SSF: 0.2, LORA: 0.9}, {SSF: 0.4}])
     for name in RECOMMENDERS:
@@ -86,6 +116,8 @@ def test_every_recommender_answers_and_explains_itself():
         assert found.config.label in found.explain()
         assert "task " in found.explain()
         assert ("80%" in found.explain()) == found.is_calibrated
+        elsewhere = recommend(embedding("new", seed=50), store, "vit_tiny_patch16_224", recommender=name)
+        assert "80%" not in elsewhere.explain()  # how far off another backbone is was never measured
         if found.is_calibrated:
             low, high = found.candidate.interval
             assert 0 <= low <= found.predicted <= high <= 1
@@ -125,8 +157,9 @@ def test_a_warm_start_is_the_adapter_of_the_task_from_which_the_target_is_neares
     short, long = AdapterConfig("bitfit", epochs=1), AdapterConfig("bitfit", epochs=9)
     name = "task2vec_vit_patch4_32"
     for i, config in enumerate([short, short, SSF]):
-        adapters.save(adapters.attach(timm.create_model(name), config, 2 + i), tmp_path / str(i))
-        runs = [dataclasses.replace(trial(0.9, backbone=name), config=long)]
+        model = adapters.attach(timm.create_model(name), config, 2 + i)
+        adapters.save(model, tmp_path / str(i))
+        runs = [dataclasses.replace(trial(0.9, backbone=BackboneId.of_model(model)), config=long)]
         store.add(embedding(f"task {i}", seed=i), trials=runs, adapter=tmp_path / str(i))
     target = embedding("new", seed=1)
     found = recommend(target, store, name)

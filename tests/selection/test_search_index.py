@@ -150,7 +150,7 @@ def test_sketches_on_the_axes_of_another_process_are_not_used(tmp_path):
     (new,) = (tmp_path / "other").glob("*/projection*")
     assert new.read_bytes() != old
     projection.write_bytes(new.read_bytes())
-    mixed = SearchIndex("p" * 32, "montecarlo", False, projection.parent)
+    mixed = SearchIndex("a" * 32, "montecarlo", False, projection.parent)
     assert len(mixed) == 0
 
 

@@ -1,9 +1,12 @@
+import contextlib
+import dataclasses
 import json
 import os
 import sqlite3
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +17,22 @@ from hypothesis import strategies as st
 from safetensors.numpy import save as to_bytes
 
 import adapters
-from adapters import AdapterConfig
-from selection import StoredTask, StoreError, TaskStore, Trial, export_store, import_archive, merge_stores
-from task2vec import Classifier, Layer, TaskEmbedding, distance
+from adapters import AdapterConfig, BackboneId
+from selection import (
+    StoredTask,
+    StoreError,
+    TaskStore,
+    Trial,
+    export_store,
+    import_archive,
+    load_library,
+    merge_stores,
+)
+from task2vec import Classifier, EmbeddingError, Layer, TaskEmbedding, distance
 from task2vec.embedding import embedding_parts
 
 
-def embedding(name="birds", seed=0, probe="p" * 32, method="montecarlo", dimension=20):
+def embedding(name="birds", seed=0, probe="a" * 32, method="montecarlo", dimension=20):
     generator = np.random.default_rng(seed)
     head = Classifier(np.ones((2, 3), np.float32), np.zeros(2, np.float32), 0.1, 0.9)
     fisher = np.exp(generator.standard_normal(dimension)).astype(np.float32)
@@ -28,7 +40,7 @@ def embedding(name="birds", seed=0, probe="p" * 32, method="montecarlo", dimensi
 
 
 def trial(score=0.5, seed=0, method="ssf", **changes):
-    values = {"backbone": "vit", "backbone_fingerprint": "f" * 32, "validation": 0.6, "parameters": 10, "seconds": 3.0}
+    values = {"backbone": BackboneId("vit", "", "f" * 32), "validation": 0.6, "parameters": 10, "seconds": 3.0}
     return Trial(AdapterConfig(method), score=score, seed=seed, num_images=100, **values | changes)
 
 
@@ -37,7 +49,7 @@ def test_what_is_added_comes_back(store):
     task = store.task("birds")
     assert (task.name, task.num_images, task.classes) == ("birds", 100, ("a", "b"))
     assert task.trials == (trial(), trial(seed=1))
-    (found,) = store.embeddings("p" * 32)
+    (found,) = store.embeddings("a" * 32)
     np.testing.assert_array_equal(found.fisher, embedding().fisher)
     assert found.layers == embedding().layers
     assert "birds" in store
@@ -56,8 +68,8 @@ def test_adding_again_replaces_the_same_embedding_and_trial_and_keeps_the_others
     store.add(embedding(seed=9), trials=[trial(0.8)])
     store.add(embedding(method="exact"))
     assert [t.score for t in store.task("birds").trials] == [0.8, 0.7]
-    np.testing.assert_array_equal(store.embeddings("p" * 32, "montecarlo")[0].fisher, embedding(seed=9).fisher)
-    assert len(store.embeddings("p" * 32)) == 2
+    np.testing.assert_array_equal(store.embeddings("a" * 32, "montecarlo")[0].fisher, embedding(seed=9).fisher)
+    assert len(store.embeddings("a" * 32)) == 2
 
 
 @pytest.mark.parametrize("name", ["cosine", "asymmetric", "log_cosine"])
@@ -82,7 +94,7 @@ def test_a_stored_task_is_its_own_nearest(store):
 
 def test_embeddings_of_another_probe_or_estimator_are_not_compared(store):
     store.add(embedding())
-    for other in (embedding(probe="q" * 32), embedding(method="exact")):
+    for other in (embedding(probe="b" * 32), embedding(method="exact")):
         with pytest.raises(StoreError, match="has no task embedded with probe"):
             store.nearest(other)
 
@@ -91,7 +103,7 @@ def test_removing_a_task_forgets_all_of_it(store):
     store.add(embedding(), trials=[trial()])
     store.remove("birds")
     assert len(store) == 0
-    assert store.embeddings("p" * 32) == []
+    assert store.embeddings("a" * 32) == []
     store.add(embedding())
     assert store.task("birds").trials == ()
 
@@ -156,7 +168,8 @@ def write_schema_1(path):
     """A store as the first schema kept it, with one task, two trials and an adapter beside it."""
     tensors, facts = embedding_parts(embedding())
     values = trial().to_dict() | {"config": json.dumps(trial().config.to_dict(), sort_keys=True)}
-    values.pop("environment")
+    for later in ("environment", "curve"):
+        values.pop(later)
     database = sqlite3.connect(path)
     database.executescript("""
         create table schema (version integer primary key);
@@ -174,7 +187,7 @@ def write_schema_1(path):
         insert into tasks values (1, 'birds', 100, '["a", "b"]', null);
     """)
     database.execute(
-        "insert into embeddings values (1, 1, ?, 'montecarlo', ?, ?)", ("p" * 32, to_bytes(tensors), json.dumps(facts))
+        "insert into embeddings values (1, 1, ?, 'montecarlo', ?, ?)", ("a" * 32, to_bytes(tensors), json.dumps(facts))
     )
     columns = ", ".join(values)
     marks = ", ".join("?" * len(values))
@@ -187,7 +200,7 @@ def test_a_store_of_the_first_schema_is_migrated_and_keeps_everything(tmp_path):
     write_schema_1(tmp_path / "old.db")
     store = TaskStore(tmp_path / "old.db")
     assert store.task("birds") == StoredTask("birds", 100, ("a", "b"), (trial(),), None)
-    np.testing.assert_array_equal(store.embeddings("p" * 32)[0].fisher, embedding().fisher)
+    np.testing.assert_array_equal(store.embeddings("a" * 32)[0].fisher, embedding().fisher)
     assert store.verify() == []
     store.add(embedding("fish", seed=1), tags=["wet"])
     again = TaskStore(tmp_path / "old.db")
@@ -370,7 +383,7 @@ def test_a_failed_addition_leaves_nothing_half_written(store):
     with pytest.raises(RuntimeError):
         store.add(embedding("second"), trials=broken())
     assert store.names() == ["first"]
-    assert len(store.embeddings("p" * 32)) == 1
+    assert len(store.embeddings("a" * 32)) == 1
 
 
 def test_a_damaged_embedding_is_named(tmp_path):
@@ -381,7 +394,7 @@ def test_a_damaged_embedding_is_named(tmp_path):
     connection.commit()
     connection.close()
     with pytest.raises(StoreError, match="the stored embedding of 'birds' is damaged"):
-        store.embeddings("p" * 32)
+        store.embeddings("a" * 32)
 
 
 NAMES = st.sampled_from(["ant", "bee", "cat", "Dög", "e/f", "..", "'; drop table tasks; --"])
@@ -421,5 +434,75 @@ def test_any_sequence_of_changes_equals_a_plain_dictionary(steps):
     assert store.names() == sorted(expected)
     for name, (seed, trials) in expected.items():
         assert {t.seed: t.score for t in store.task(name).trials} == trials
-        stored = next(e for e in store.embeddings("p" * 32) if e.task == name)
+        stored = next(e for e in store.embeddings("a" * 32) if e.task == name)
         np.testing.assert_array_equal(stored.fisher, embedding(seed=seed).fisher)
+
+
+def test_a_score_that_was_not_measured_is_none_and_comes_back(store):
+    unmeasured = trial(None, curve=((0.25, 1.5), (0.5, 1.25)))
+    store.add(embedding(), trials=[unmeasured])
+    store.add(embedding(), trials=[unmeasured])
+    assert store.task("birds").trials == (unmeasured,)
+    for wrong in (float("nan"), 1.5, -0.1):
+        with pytest.raises(ValueError, match="is not an accuracy"):
+            trial(wrong)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "m/../../../victim"},
+        {"method": "guess"},
+        {"probe": "../" * 10 + "aa"},
+        {"probe": "A" * 32},
+        {"task": "a\nb"},
+        {"classes": ("a", "b\x00")},
+    ],
+)
+def test_an_embedding_of_a_strange_name_is_refused(changes):
+    with pytest.raises(EmbeddingError):
+        dataclasses.replace(embedding(), **changes)
+
+
+def test_no_stored_text_chooses_a_path(tmp_path):
+    """Whatever a database says of an embedding or an adapter, nothing outside the store's own folders is touched."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "precious").write_text("kept")
+    store = TaskStore(tmp_path / "tasks.db", exact_up_to=0)
+    store.add(embedding())
+    with sqlite3.connect(tmp_path / "tasks.db") as database:
+        database.execute("UPDATE embeddings SET method = 'm/../../../victim'")
+        database.execute("UPDATE tasks SET adapter = '../victim'")
+    target = embedding("new", seed=1)
+    object.__setattr__(target, "method", "m/../../../victim")  # no constructor makes such a one
+    with contextlib.suppress(StoreError):
+        store.nearest(target, 1)
+    assert any("digest" in problem for problem in store.verify())
+    with pytest.raises(StoreError, match="is no adapter's digest"):
+        store.task("birds")
+    store.vacuum()
+    assert (victim / "precious").read_text() == "kept"
+    assert all("victim" not in str(path) for path in (tmp_path / "tasks.db.index").rglob("*"))
+
+
+def test_four_threads_open_the_library_at_once():
+    with ThreadPoolExecutor(4) as pool:
+        lengths = list(pool.map(lambda _: len(load_library()), range(16)))
+    assert len(set(lengths)) == 1
+
+
+def test_four_threads_use_one_store_in_memory():
+    store = TaskStore()
+    for i in range(20):
+        store.add(embedding(f"task {i}", seed=i), trials=[trial(seed=i)])
+
+    def use(number):
+        store.add(embedding(f"new {number}", seed=number), trials=[trial(seed=number)])
+        found = store.nearest(embedding("target", seed=number % 20), 3)
+        return found[0].distance, len(list(store.tasks(with_trials=True))) >= 20
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(use, range(100, 160)))
+    assert all(complete for _, complete in results)
+    assert len(store) == 80

@@ -23,20 +23,23 @@ def loss_of(logits, label):
 def brute_force(task, probe, classifier, weighted_labels):
     """Mean of the weighted squared gradients, one image and one label at a time, averaged inside each filter.
 
-    `weighted_labels(n, logits)` gives the labels of image n, each with what its squared gradient counts for.
+    `weighted_labels(n, logits)` gives the labels of image n, each with what its squared gradient counts for. Layers that
+    no gradient reaches have no rows.
     """
     weights = [layer.weight.requires_grad_(True) for layer in probe.layers.values()]
     totals = [torch.zeros(len(w), dtype=torch.float64) for w in weights]
+    reached = set()
     for n in range(len(task)):
         logits = logits_of(task, probe, classifier, n)
         for label, count in weighted_labels(n, logits[0].detach().double()):
             gradients = torch.autograd.grad(loss_of(logits, label), weights, allow_unused=True, retain_graph=True)
-            for total, gradient in zip(totals, gradients, strict=True):
+            for number, (total, gradient) in enumerate(zip(totals, gradients, strict=True)):
                 if gradient is not None:
+                    reached.add(number)
                     total += count * gradient.double().square().flatten(1).mean(1) / len(task)
     for w in weights:
         w.requires_grad_(False)
-    return torch.cat(totals).numpy()
+    return torch.cat([totals[number] for number in sorted(reached)]).numpy()
 
 
 def all_labels(n, logits):

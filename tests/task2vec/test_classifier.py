@@ -2,8 +2,12 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 from scipy.special import log_softmax
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from task2vec.classifier import fit_classifier
+from task2vec.classifier import cross_validated_accuracy, fit_classifier
 
 
 def problem(num_classes, seed=0):
@@ -63,3 +67,39 @@ def test_multi_label_is_one_logistic_regression_for_each_class():
         np.testing.assert_allclose(1 / (1 + np.exp(-logits[:, c])), expected, atol=1e-5)
     assert (found.weight[2:] == 0).all()
     np.testing.assert_allclose(found.bias[2:], [np.log(91), -np.log(91)], rtol=1e-6)
+
+
+def test_a_nearly_constant_feature_does_not_get_the_largest_weights():
+    features, labels = problem(3)
+    faint = np.random.default_rng(1).standard_normal((90, 3)) * 1e-4
+    found = fit_classifier(np.hstack([features, faint]), labels, 3, l2=0.1)
+    by_size = np.abs(found.weight * np.hstack([features, faint]).std(axis=0)).max(axis=0)
+    assert by_size[5:].max() < 0.05 * by_size[:5].max()
+
+
+def test_cross_validated_accuracy_is_that_of_images_the_classifier_was_not_fitted_on():
+    generator = np.random.default_rng(0)
+    noise, labels = generator.standard_normal((100, 60)), np.arange(100) % 2
+    assert fit_classifier(noise, labels, 2, l2=0.01).accuracy > 0.9  # it learned the noise by heart
+    assert cross_validated_accuracy(noise, labels, 2, l2=0.01) < 0.65
+    features, classes = problem(3)
+    expected = np.mean(
+        [
+            cross_val_score(
+                make_pipeline(StandardScaler(), LogisticRegression(C=1 / (0.1 * 72), tol=1e-6)),
+                features,
+                classes,
+                cv=StratifiedKFold(5, shuffle=True, random_state=seed),
+            ).mean()
+            for seed in range(5)
+        ]
+    )
+    assert cross_validated_accuracy(features, classes, 3, l2=0.1) == pytest.approx(expected, abs=0.06)
+
+
+def test_cross_validation_copes_with_classes_of_one_image_and_several_labels():
+    features, labels = problem(3)
+    lonely = np.where(np.arange(90) == 7, 3, labels)
+    assert 0 < cross_validated_accuracy(features, lonely, 4, l2=0.1) < 1
+    several = np.stack([labels == 0, labels == 1], axis=1).astype(int)
+    assert 0.5 < cross_validated_accuracy(features, several, 2, l2=0.1) <= 1

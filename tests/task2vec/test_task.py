@@ -340,3 +340,60 @@ def test_new_classes_are_made_of_old_ones_and_other_images_left_out(tmp_path):
     for groups in ({"a": (0, 1), "b": (1,)}, {"a": (0,), "b": (7,)}):
         with pytest.raises(TaskError, match="give each of its 4 classes once at most"):
             task.regrouped(groups)
+
+
+def paint(folder, colour, count=3):
+    folder.mkdir(parents=True)
+    for i in range(count):
+        Image.new("RGB", (8, 8), colour).save(folder / f"{i}.png")
+
+
+def test_splits_share_the_training_splits_class_numbers(tmp_path):
+    for name, colour in (("a", "red"), ("b", "green"), ("c", "blue")):
+        paint(tmp_path / "train" / name, colour)
+    for name, colour in (("b", "green"), ("c", "blue")):
+        paint(tmp_path / "val" / name, colour)
+    paint(tmp_path / "test" / "c", "blue")
+    train = Task.from_folder(tmp_path)
+    val = Task.from_folder(tmp_path, split="val", classes_of=train)
+    test = Task.from_folder(tmp_path, split="test", classes_of=train)  # one class is enough where nothing is learned
+    for task in (val, test):
+        assert task.class_names == ("a", "b", "c")
+        colour_of = {int(label): train[int(np.flatnonzero(train.labels == label)[0])][0].getpixel((0, 0)) for label in range(3)}
+        assert all(task[i][0].getpixel((0, 0)) == colour_of[task[i][1]] for i in range(len(task)))
+    paint(tmp_path / "test" / "zebra", "white")
+    with pytest.raises(TaskError, match=r"class 'zebra' of .*/test is not among the 3 classes of .*/train"):
+        Task.from_folder(tmp_path, split="test", classes_of=train)
+
+
+def test_arrays_and_datasets_take_the_class_numbers_of_another_task():
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    train = Task.from_arrays(images, ["x", "y", "z", "x"])
+    assert Task.from_arrays(images[:2], ["z", "y"], classes_of=train).labels.tolist() == [2, 1]
+    held = [(Image.new("RGB", (4, 4)), 5), (Image.new("RGB", (4, 4)), 7)]
+    base = Task.from_dataset([(Image.new("RGB", (4, 4)), label) for label in (3, 5, 7)])
+    assert Task.from_dataset(held, classes_of=base).labels.tolist() == [1, 2]
+    several = Task.from_arrays(images, [[1, 0], [0, 1], [1, 1], [0, 0]], class_names=["p", "q"])
+    turned = Task.from_arrays(images, [[1, 0], [0, 1], [1, 1], [0, 0]], class_names=["q", "p"], classes_of=several)
+    assert turned.labels.tolist() == [[0, 1], [1, 0], [1, 1], [0, 0]]
+
+
+def test_linked_class_folders_are_followed_once(tmp_path):
+    paint(tmp_path / "elsewhere" / "red ones", "red")
+    paint(tmp_path / "task" / "green", "green")
+    (tmp_path / "task" / "red").symlink_to(tmp_path / "elsewhere" / "red ones")
+    (tmp_path / "task" / "green" / "loop").symlink_to(tmp_path / "task")
+    task = Task.from_folder(tmp_path / "task")
+    assert task.class_names == ("green", "red")
+    assert len(task) == 6
+
+
+def test_a_datasets_own_change_of_labels_counts():
+    class Parity(list):
+        def __init__(self):
+            super().__init__((Image.new("RGB", (4, 4)), n % 2) for n in range(6))
+            self.targets, self.classes, self.target_transform = list(range(6)), list("abcdef"), lambda n: n % 2
+
+    task = Task.from_dataset(Parity())
+    assert task.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert task.class_names == ("0", "1")

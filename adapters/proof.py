@@ -1,0 +1,104 @@
+"""The proof that an attached adapter does something: one forward and one backward pass, right after attaching.
+
+A hook on a module that the network never calls changes nothing, without any sign of it: the adapter would train to
+nothing, and merging it would then change the model. So every site must be called, or its weight read, and a gradient must
+reach every tensor of the adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from adapters.adapter import Adapter, adapter_of, adapters_of, switch
+from adapters.errors import IncompatibleError
+from adapters.methods.own_weights import OwnWeights
+from adapters.sites import image_size
+
+SHOWN = 3  # names in a message
+
+
+def example_images(backbone: nn.Module) -> Tensor | None:
+    """One random image `(1, C, H, W)` of the size that a backbone was made for; None if it does not say."""
+    size = image_size(backbone)
+    if size is None:
+        return None
+    like = next(p for p in backbone.parameters() if p.is_floating_point())
+    noise = torch.randn(1, *size, generator=torch.Generator().manual_seed(0), device="cpu")
+    return noise.to(like.device, like.dtype)
+
+
+def prove(model: nn.Module, images: Tensor) -> None:
+    """Make sure that every part of the active adapter acts, through its site's weight where its hook does not fire.
+
+    The backbone's own weights that a method trains in their place are exempt: a network need not use all of them.
+
+    Args:
+        model: With an active adapter; left as it is but for the way in which parts act.
+        images: Any, `(B, C, H, W)`.
+
+    Raises:
+        IncompatibleError: a part has no effect; names the sites.
+    """
+    adapter = adapter_of(model)
+    called, reached = _trace(model, adapter, images)
+    silent = [part for part in adapter.parts if not isinstance(part.adapter, OwnWeights) and part.site not in called]
+    foldable = [part for part in silent if part.adapter.can_fold]
+    if foldable:
+        name = adapters_of(model).active
+        switch(model, None)
+        for part in foldable:
+            part.adapter.through_weights = True
+        switch(model, name)
+        called, reached = _trace(model, adapter, images)
+    dead = [part.site for part in silent if part not in foldable]
+    replacing = [part for part in adapter.parts if isinstance(part.adapter, OwnWeights)]
+    own = {id(tensor) for part in replacing for tensor in part.adapter.tensors(part.module).values()}
+    dead += [
+        name.rpartition("/")[0]
+        for name, tensor in adapter.tensors(model).items()
+        if isinstance(tensor, nn.Parameter) and id(tensor) not in own and id(tensor) not in reached
+    ]
+    if not dead and own and not own & reached:
+        dead = [part.site for part in adapter.parts]
+    dead = list(dict.fromkeys(dead))
+    if dead:
+        more = f" and {len(dead) - SHOWN} more" if len(dead) > SHOWN else ""
+        raise IncompatibleError(
+            f"{adapter.config.method} has no effect at {', '.join(dead[:SHOWN])}{more} of {type(model).__name__}, which does "
+            "not call these modules; choose others with targets= or blocks=, or another method"
+        )
+    adapter.proven = True
+
+
+def _trace(model: nn.Module, adapter: Adapter, images: Tensor) -> tuple[set[str], set[int]]:
+    """The sites that are called, and the identities of the trainable tensors that a gradient reaches."""
+    called: set[str] = set()
+    handles = [part.output.register_forward_hook(lambda *_, part=part: called.add(part.site)) for part in adapter.parts]
+    parameters = [tensor for tensor in adapter.tensors(model).values() if isinstance(tensor, nn.Parameter)]
+    try:
+        with _evaluating(model), torch.enable_grad():
+            total = model(images).float().sum()
+    finally:
+        for handle in handles:
+            handle.remove()
+    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    reached = {id(p) for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+    return called, reached
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Within it every module is in evaluation mode: nothing is dropped, and no statistics change."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
