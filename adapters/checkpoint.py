@@ -23,7 +23,7 @@ from adapters.errors import CheckpointError, ConfigError
 from adapters.fingerprint import BackboneId
 from adapters.sites import classifier_names
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 TENSORS, METADATA = "adapter.safetensors", "adapter.json"
 
 
@@ -126,7 +126,10 @@ def read_metadata(directory: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(f"{directory / METADATA} is damaged ({error}); save the adapter again") from error
     if version != FORMAT_VERSION:
-        raise CheckpointError(f"{directory} has format version {version}, this package reads {FORMAT_VERSION}")
+        raise CheckpointError(
+            f"{directory} has format version {version}, this package reads {FORMAT_VERSION}; "
+            f"{'tune the adapter again' if version < FORMAT_VERSION else 'upgrade the package'}"
+        )
     return metadata
 
 

@@ -286,7 +286,7 @@ class _Run:
         with self.autocast():
             logits = forward(images.to(self.device))
             losses = F.cross_entropy(
-                logits.float(),
+                logits.to(torch.promote_types(logits.dtype, torch.float32)),
                 labels.to(self.device),
                 label_smoothing=self.settings.label_smoothing,
                 reduction="sum",

@@ -45,7 +45,8 @@ class Bottleneck(SiteAdapter):
             raise ConfigError(f"bottleneck={width} exceeds the width {seen} of {site.name}; take a smaller one")
         self.scale, self.parallel, self.dropout = scale, parallel, dropout
         self.sources = [] if source is None else [source]  # in a list, the module does not become the adapter's
-        self.remembered: Tensor | None = None
+        self.remembered: tuple[Tensor, Tensor] | None = None
+        self.follows_source = False
         self.channel_axis = site.channel_axis
         self.down = nn.Linear(seen, width).to(site.parameter)
         self.up = nn.Linear(width, site.output_width).to(site.parameter)
@@ -54,8 +55,15 @@ class Bottleneck(SiteAdapter):
 
     def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
         """Add the branch."""
-        seen = (inputs if self.parallel else output) if self.remembered is None else self.remembered
-        self.remembered = None
+        seen = inputs if self.parallel else output
+        if self.remembered is not None:
+            seen, given = self.remembered
+            self.remembered = None
+            if not self.follows_source and given is not inputs:
+                raise ConfigError(
+                    "the normalisation does not come right before the MLP in this backbone; leave normalised=False out"
+                )
+            self.follows_source = True
         seen = seen.movedim(self.channel_axis, -1)
         hidden = F.relu(self.down(seen))
         if self.dropout:
@@ -66,17 +74,17 @@ class Bottleneck(SiteAdapter):
         """Start to act, and to remember what the source gets."""
         super().enable(module, output)
         for source in self.sources:
-            source.register_forward_pre_hook(_Remember(self))
+            source.register_forward_hook(_Remember(self))
 
     def disable(self, module: nn.Module, output: nn.Module) -> None:
         """Stop acting and remembering."""
         super().disable(module, output)
         for source in self.sources:
-            remove_hooks(self, source._forward_pre_hooks)
+            remove_hooks(self, source._forward_hooks)
 
 
 class _Remember(Hook):
-    """Keeps the input of a source until the site's own turn comes."""
+    """Keeps what a source got and gave until the site's own turn comes."""
 
-    def __call__(self, _: nn.Module, args: tuple[Any, ...]) -> None:
-        self.adapter.remembered = args[0]
+    def __call__(self, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        self.adapter.remembered = args[0], output

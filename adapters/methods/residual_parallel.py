@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 )
 def residual_parallel(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteAdapter]]:
     """Beside the convolutions that are larger than 1 x 1 and have a centre, those of the stem included."""
-    for site in spatial_convolutions(sites, config):
-        if _is_centred(site.module):
-            yield site, Parallel(site.module)
-    if config.batch_norm:
+    convolutions = [site for site in spatial_convolutions(sites, config) if _is_centred(site.module)]
+    for site in convolutions:
+        yield site, Parallel(site.module)
+    if convolutions and config.batch_norm:
         yield from own_batch_norms(sites)
 
 

@@ -38,9 +38,10 @@ if TYPE_CHECKING:
 )
 def residual_serial(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteAdapter]]:
     """After the convolutions that are larger than 1 x 1, those of the stem included."""
-    for site in spatial_convolutions(sites, config):
+    convolutions = spatial_convolutions(sites, config)
+    for site in convolutions:
         yield site, Serial(site.module)
-    if config.batch_norm:
+    if convolutions and config.batch_norm:
         yield from own_batch_norms(sites)
 
 

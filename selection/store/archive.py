@@ -31,11 +31,12 @@ from selection.errors import StoreError
 from selection.store.files import NAMES, digest_of
 from selection.store.schema import NAME_LENGTH, is_text
 from selection.store.store import StoredTask, TaskStore
-from selection.trials import Trial
+from selection.trials import Trial, config_of_version_0_1
 from task2vec import EmbeddingError, TaskEmbedding
 from task2vec.embedding import embedding_from, embedding_parts
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READ_VERSIONS = (1, 2)  # the first is that of version 0.1, whose configs are written out more fully today
 LARGEST_ENTRY = 2**31  # bytes of one file in an archive
 LARGEST_TOTAL = 2**36  # bytes of all of them
 LARGEST_RATIO = 1000  # of a file to what it takes in the archive
@@ -158,7 +159,7 @@ def _read_entries(archive: zipfile.ZipFile, path: Path, folder: Path) -> Iterato
         version, checksums = manifest["format_version"], dict(manifest["files"])
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path} has a damaged manifest ({error}); export the store again") from error
-    if version != FORMAT_VERSION:
+    if version not in READ_VERSIONS:
         raise StoreError(f"{path} has format version {version}, this package reads {FORMAT_VERSION}; upgrade it")
     if set(checksums) != set(infos) - {"manifest.json"}:
         odd = sorted(set(checksums) ^ (set(infos) - {"manifest.json"}))[0]
@@ -172,7 +173,12 @@ def _read_entries(archive: zipfile.ZipFile, path: Path, folder: Path) -> Iterato
 
     for number, line in enumerate(checked("tasks.jsonl").decode("utf-8", "replace").splitlines(), 1):
         try:
-            yield _entry(json.loads(line), checked, folder)
+            facts = json.loads(line)
+            if version == 1:
+                facts["trials"] = [
+                    trial | {"config": config_of_version_0_1(trial["config"])} for trial in facts["trials"]
+                ]
+            yield _entry(facts, checked, folder)
         except (ValueError, KeyError, TypeError, AttributeError, SafetensorError, EmbeddingError) as error:
             raise StoreError(f"line {number} of tasks.jsonl in {path} is no task ({error}); export it again") from error
 

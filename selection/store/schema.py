@@ -10,6 +10,7 @@ was not measured, and the learning curve of each.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import uuid
 from collections.abc import Callable
@@ -18,6 +19,8 @@ import sqlalchemy as sql
 from safetensors.numpy import load as from_bytes
 from safetensors.numpy import save as to_bytes
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from selection.trials import config_of_version_0_1
 
 SCHEMA_VERSION = 4
 
@@ -156,6 +159,11 @@ def _from_3_to_4(connection: sql.Connection) -> None:
         sql.text("UPDATE trials SET backbone_fingerprint = :new WHERE backbone_fingerprint = :old"),
         {"old": "a7bfaa686a2b2bb6aaaa3c6753005942", "new": "ce5f5636c564d3ce3645a9e619d000a9"},
     )
+    stored = sql.table("trials", sql.column("id"), sql.column("config"))
+    for row in connection.execute(sql.select(stored.c.id, stored.c.config)).all():
+        config = json.dumps(config_of_version_0_1(json.loads(row.config)), sort_keys=True)
+        if config != row.config:
+            connection.execute(sql.update(stored).where(stored.c.id == row.id).values(config=config))
     if connection.dialect.name == "sqlite":  # it cannot change a column, so the table is made again
         columns = (
             "id, task_id, config, backbone, backbone_fingerprint, score, validation, parameters, seconds, seed, "

@@ -38,6 +38,7 @@ CONFIGS = {
     "repadapter": AdapterConfig("repadapter", bottleneck=4),
     "fact": AdapterConfig("fact", rank=3),
 }
+OTHER_NORMS = ("MLP-Mixer", "SwinV2")  # something lies between norm and MLP, or the norm comes afterwards
 STARTS_ELSEWHERE = ("vpt_shallow", "vpt_deep", "pixel_prompt resized", "ssf")  # as their papers have it
 STARTS_NEAR = {"houlsby": 1e-2, "pfeiffer": 1e-2}
 
@@ -45,7 +46,7 @@ PAIRS = [
     (f, c)
     for f in FAMILIES
     for c in CONFIGS
-    if fits(f, CONFIGS[c].method) and not (f == "MLP-Mixer" and c == "adaptformer before the norm")
+    if fits(f, CONFIGS[c].method) and not (f in OTHER_NORMS and c == "adaptformer before the norm")
 ]
 MERGING = [(f, c) for f, c in PAIRS if not METHODS[CONFIGS[c].method].cannot_merge]
 
@@ -266,6 +267,14 @@ def test_the_formulas_of_the_papers_hold_on_one_convolution():
         layer = model.layer2[0].conv1
         expected = formula(site(model, "layer2.0.conv1"), conv2d(x, layer.weight, stride=2, padding=1))
         torch.testing.assert_close(layer(x), expected, msg=config)
+
+
+@pytest.mark.parametrize("family", OTHER_NORMS)
+def test_a_branch_before_the_norm_is_refused_where_the_norm_does_not_precede_the_mlp(family):
+    model = backbone(family)
+    with pytest.raises(ConfigError, match="leave normalised=False out"):
+        adapters.attach(model, AdapterConfig("adaptformer", bottleneck=4, normalised=False), NUM_CLASSES)
+    assert not hasattr(model, "adapters")
 
 
 def test_prompts_go_between_prefix_and_image_tokens_and_out_again():
