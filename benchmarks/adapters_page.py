@@ -1,4 +1,5 @@
-"""docs/adapters.md, from the shipped library's trials and the tests' table of methods and backbones.
+"""docs/adapters.md and README's table of methods, from the register of the methods, the tests' table of methods and
+backbones, and the shipped library's trials.
 
 python benchmarks/adapters_page.py
 """
@@ -15,7 +16,8 @@ from library import is_whole
 from page import DOCS, table
 
 import selection
-from adapters import METHODS, AdapterConfig, attach, num_adapter_parameters
+from adapters import METHODS, AdapterConfig, AdapterError, attach, num_adapter_parameters
+from adapters.config import SIZES
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.adapters import families
@@ -35,13 +37,73 @@ PUBLISHED = {
 }
 
 
+README = Path(__file__).parents[1] / "README.md"
+README_FAMILIES = {
+    "ViT, DeiT": ("ViT", "DeiT"),
+    "BEiT, EVA-02": ("BEiT", "EVA-02"),
+    "Swin": ("Swin", "SwinV2"),
+    "MLP-Mixer": ("MLP-Mixer",),
+    "ConvNeXt": ("ConvNeXt", "ConvNeXt, 1 x 1"),
+    "MobileViT": ("MobileViT",),
+    "ResNet, MobileNet, EfficientNet": ("ResNet, basic", "ResNet, bottleneck", "MobileNetV3", "EfficientNet"),
+}
+"""README's columns, and the tested families that they stand for."""
+
+BEGIN, END = "<!-- methods: python benchmarks/adapters_page.py -->", "<!-- end -->"
+
+
+def readme_table() -> str:
+    """What each method trains, how much at its defaults, whether it merges, and where it fits."""
+    head = ["method", "trained beside the classifier", "parameters on ViT-B/16", "merges into a plain model"]
+    rows = []
+    for name, method in sorted(METHODS.items()):
+        paper = f"[{method.title}]({method.paper})" if method.paper else method.title
+        sizes = ", ".join(f"{key} {method.defaults[key]}" for key in SIZES if key in method.defaults)
+        rows.append(
+            [
+                f"`{name}`",
+                f"{method.trains} ({paper}{f', {sizes}' if sizes else ''})",
+                _millions(AdapterConfig(name)),
+                "no" if method.cannot_merge else "yes",
+                *("yes" if all(families.fits(f, name) for f in some) else "-" for some in README_FAMILIES.values()),
+            ]
+        )
+    return table([*head, *README_FAMILIES], rows)
+
+
+def official_table() -> str:
+    """Each method beside its published form."""
+    rows = [
+        [f"[`{name}`]({m.paper})" if m.paper else f"`{name}`", m.official.equal, m.official.different or "nothing"]
+        for name, m in sorted(METHODS.items())
+    ]
+    return table(["method", "equal to", "deliberately different"], rows)
+
+
+def _millions(config: AdapterConfig) -> str:
+    with torch.device("meta"):
+        try:
+            model = attach(timm.create_model("vit_base_patch16_224"), config, 100)
+        except AdapterError:
+            return "-"
+    return f"{num_adapter_parameters(model) / 1e6:.2f} M"
+
+
+def write_readme() -> None:
+    """Put the table between README's marks."""
+    before, rest = README.read_text().split(BEGIN)
+    README.write_text(f"{before}{BEGIN}\n{readme_table()}\n{END}{rest.split(END, 1)[1]}")
+
+
 def main() -> None:
-    """Write docs/adapters.md."""
+    """Write docs/adapters.md and README's table."""
+    write_readme()
     whole = [task for task in selection.load_library().tasks() if is_whole(task.name)]
     scores = {task.name: {trial.config: trial.score for trial in task.trials if trial.seed == 0} for task in whole}
-    complete = {task: found for task, found in sorted(scores.items()) if all(config in found for config in CONFIGS)}
-    means = {c: sum(found[c] for found in complete.values()) / len(complete) for c in CONFIGS}
-    order = sorted(CONFIGS, key=lambda c: -means[c])
+    tried = [c for c in CONFIGS if any(c in found for found in scores.values())]
+    complete = {task: found for task, found in sorted(scores.items()) if all(config in found for config in tried)}
+    means = {c: sum(found[c] for found in complete.values()) / len(complete) for c in tried}
+    order = sorted(tried, key=lambda c: -means[c])
     rows = [[task, *(_percent(found[c], found.values()) for c in order)] for task, found in complete.items()]
     rows.append(["**mean**", *(f"{100 * means[c]:.1f}" for c in order)])
     above = [c.method for c in order if means[c] > means[AdapterConfig("linear")]]
@@ -49,6 +111,7 @@ def main() -> None:
     (DOCS / "adapters.md").write_text(
         PAGE.format(
             pairs=families.table(),
+            official=official_table(),
             sizes=table(["method", "on ViT-B/16, millions", "published"], _sizes()),
             defaults=table(["method", "settings", "learning rate", "epochs"], _defaults()),
             tasks=len(complete),
@@ -104,6 +167,12 @@ error that names both and lists what would work.
 
 On other networks the same sites are found by the types of their layers, and `targets=` names them where that does not
 suffice.
+
+## Methods and their published forms
+
+The formulas are tested on single layers (`tests/adapters/test_methods.py`), LoRA against the PEFT package.
+
+{official}
 
 ## Settings
 

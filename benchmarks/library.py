@@ -2,6 +2,7 @@
 
 task2vec trials run benchmarks/grid_1000.toml --store evidence.db    the trials; also with grid_100.toml
 python benchmarks/library.py ship evidence.db               embeddings, trials, sources and amounts of the recommender
+python benchmarks/library.py embed benchmarks/grid_1000.toml      every shipped task again, where embedding changed
 python benchmarks/library.py measure benchmarks/grid_1000.toml    mean features, and what a recommendation costs
 python benchmarks/library.py docs                           docs/library.md from what is shipped
 """
@@ -53,6 +54,20 @@ def ship(store: Annotated[str, typer.Argument(help="where `task2vec trials run` 
     SOURCES.write_text(json.dumps({name: task.source for name, task in tasks.items()}, indent=1) + "\n")
     table = table_of([(tasks[e.task], e) for e in embeddings])
     ship_amounts(GaussianProcess.learn(table).calibrated(table))
+
+
+@app.command()
+def embed(grid: Annotated[Path, typer.Argument(help="a grid file with the folder of the tasks")]) -> None:
+    """Embed every shipped task again, as after a change of how embeddings are made."""
+    library, probe, found = selection.load_library(), task2vec.load_probe(), Grid.from_file(grid)
+    embeddings = [
+        task2vec.embed(task.train, probe)
+        for images in (100, None)
+        for task in Grid(found.folder, found.configs, found.exclude, images, subtasks=True).tasks()
+        if task.train.name in library
+    ]
+    write_embeddings(sorted(embeddings, key=lambda e: e.task), EMBEDDINGS)
+    write_reference(probe.fingerprint, task2vec.mean_log_embedding([e for e in embeddings if is_whole(e.task)]))
 
 
 @app.command()

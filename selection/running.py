@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 import time
 from itertools import product
+from typing import Literal
 
 import timm
 import torch
@@ -64,12 +65,28 @@ def run_trial(
     *,
     seed: int,
     autocast: torch.dtype | None = None,
+    batch_size: int = 64,
+    keep: Literal["best", "last"] = "best",
 ) -> Trial:
-    """Tune one configuration on a fresh backbone and score it on the test images."""
+    """Tune one configuration on a fresh backbone and score it on the test images.
+
+    Args:
+        model: The backbone, changed in place.
+        config: What to tune.
+        train: Images to learn from.
+        validation: Images that watch over the training.
+        test: Images that give the score.
+        seed: Fixes the initial weights and the order of the images.
+        autocast: Compute in this type where that is safe.
+        batch_size: Images in a step.
+        keep: Whether the best epoch on the validation images is scored, or the last one.
+    """
     backbone = BackboneId.of_model(model)
     adapters.attach(model, config, max(train.num_classes, validation.num_classes), seed=seed)
     start = time.perf_counter()
-    result = adapters.fit(model, train, validation, seed=seed, autocast=autocast, progress=False)
+    result = adapters.fit(
+        model, train, validation, batch_size=batch_size, keep=keep, seed=seed, autocast=autocast, progress=False
+    )
     seconds = time.perf_counter() - start
     return Trial(
         config=config,

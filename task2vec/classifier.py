@@ -147,5 +147,7 @@ def _logistic_regression(features: Array, labels: npt.NDArray[np.int64], l2: flo
     model = LogisticRegression(C=1 / (l2 * len(labels)), max_iter=MAX_ITERATIONS, tol=tolerance)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        # With few images a class, scikit-learn wonders whether class numbers are measurements.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         model.fit(features, labels)
     return model.coef_, model.intercept_

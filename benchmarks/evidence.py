@@ -1,0 +1,108 @@
+"""The evidence on the pretrained backbone: every configuration on every task of the ground, one line a trial.
+
+python benchmarks/evidence.py run datasets/ weights.safetensors -o benchmarks/results/trials.jsonl    resumes
+
+Finished trials are appended at once. The waves come in an order in which every beginning is useful: all tasks with a few
+configurations that differ most, then fewer images, then the other configurations.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import torch
+import typer
+from ground.tasks import MOST_CLASSES_OF_100, ground
+from ground.vit import AUTOCAST, batches_of, load_vit
+
+from adapters import AdapterConfig
+from selection.running import run_trial
+from selection.trials import Trial
+
+BATCH_SIZE = 32
+EARLY, LATE = list(range(6)), list(range(6, 12))
+
+# Learning rates are those of the pilot (docs/library.md); places as published nowhere: the first or the last six blocks.
+WIDE: list[dict[str, Any]] = []
+OTHERS: list[dict[str, Any]] = []
+WAVES: list[tuple[int, list[dict[str, Any]]]] = [(500, WIDE), (100, WIDE), (500, OTHERS), (100, OTHERS)]
+
+app = typer.Typer(add_completion=False, help=__doc__)
+
+
+class Job(NamedTuple):
+    """Some trials on the same images.
+
+    Attributes:
+        task: Its name on the ground.
+        images: Training images.
+        seed: Of the draw of the images and of the training.
+        configs: What to tune.
+    """
+
+    task: str
+    images: int
+    seed: int
+    configs: tuple[AdapterConfig, ...]
+
+
+@app.callback()
+def main() -> None:
+    """Commands around the file of trials."""
+
+
+@app.command()
+def run(
+    datasets: Annotated[Path, typer.Argument(help="folder of ImageFolder zips with train and test splits")],
+    weights: Annotated[Path, typer.Argument(help="weights of vit_tiny_patch16_224")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON lines, appended to")],
+    processes: Annotated[int, typer.Option(help="processes of one thread each")] = 2,
+    seed: Annotated[int, typer.Option(help="of the draw of the images and of the training")] = 0,
+) -> None:
+    """Run the trials that `out` lacks."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    jobs = list(missing(datasets, seed, out))
+    print(f"{sum(len(job.configs) for job in jobs)} trials to run", flush=True)
+    with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=8) as pool:
+        for _ in pool.imap_unordered(partial(work, datasets, weights, out), jobs):
+            pass
+
+
+def missing(datasets: Path, seed: int, out: Path) -> Iterator[Job]:
+    """What is not in `out` yet, wave by wave."""
+    lines = [Trial.from_line(line) for line in out.read_text().splitlines()] if out.exists() else []
+    done = {(name, trial.seed, trial.config) for name, trial in lines}
+    for images, wave in WAVES:
+        configs = [AdapterConfig.from_dict(settings) for settings in wave]
+        for task in ground(datasets):
+            if images == 100 and task.split("train").num_classes > MOST_CLASSES_OF_100:
+                continue
+            left = tuple(c for c in configs if (f"{task.name}@{images}", seed, c) not in done)
+            if left:
+                yield Job(task.name, images, seed, left)
+
+
+def work(datasets: Path, weights: Path, out: Path, job: Job) -> None:
+    """Run a job and append each trial when it is finished."""
+    torch.set_num_threads(1)
+    task = next(t for t in ground(datasets) if t.name == job.task)
+    learning, validation, test = batches_of(task, job.images, job.seed)
+    for config in job.configs:
+        trial = run_trial(
+            load_vit(weights), config, learning, validation, test,
+            seed=job.seed, autocast=AUTOCAST, batch_size=BATCH_SIZE, keep="last",
+        )  # fmt: skip
+        with out.open("a") as file:  # a line is far shorter than what the system appends in one piece
+            file.write(trial.to_line(f"{job.task}@{job.images}"))
+        print(f"{job.task}@{job.images} {config.label}: {trial.score:.3f} in {trial.seconds:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    app()
