@@ -50,7 +50,6 @@ __all__ = [
     "adapter_of",
     "attach",
     "backbone_fingerprint",
-
     "detach",
     "evaluate",
     "fit",

@@ -99,14 +99,21 @@ class Site:
     @property
     def width(self) -> int:
         """The number of input features."""
-        layer = self.module.qkv if self.kind == "attention" else self.layers[0]
+        layer = self._first_and_last[0]
         return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
 
     @property
     def output_width(self) -> int:
         """The number of output features."""
-        layer = self.module.proj if self.kind == "attention" else self.layers[-1]
+        layer = self._first_and_last[1]
         return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+
+    @property
+    def _first_and_last(self) -> tuple[nn.Linear | nn.Conv2d, nn.Linear | nn.Conv2d]:
+        """The layers that take its input and give its output; an attention may have others defined between them."""
+        if self.kind == "attention":
+            return self.module.qkv, self.module.proj  # type: ignore[return-value]
+        return self.layers[0], self.layers[-1]
 
     @property
     def layers(self) -> list[nn.Linear | nn.Conv2d]:

@@ -132,7 +132,9 @@ def fit(
     if monitor not in known:
         raise ConfigError(f"monitor={monitor!r} is not measured; choose from {', '.join(known)}")
     if keep == "last" and patience is not None:
-        raise ConfigError(f"patience={patience} ends training at a best epoch, but the last one is kept; give one of both")
+        raise ConfigError(
+            f"patience={patience} ends training at a best epoch, but the last one is kept; give one of both"
+        )
     settings = _Settings(batch_size, label_smoothing, drop_path, monitor, keep, str(autocast), str(init_from), seed)
     processes = processes_of(accelerator)
     if init_from is not None:

@@ -8,7 +8,6 @@ configurations that differ most, then fewer images, then the other configuration
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 from collections.abc import Iterator

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from ground.tasks import GroundTask, ground
+from ground.tasks import ground
 from ground.vit import AUTOCAST, batches_of, load_vit
 from torch import nn
 

@@ -73,7 +73,9 @@ def batch_means(task: Task, probe: Probe, classifier: Classifier, *, training: b
             total += gradient.square().flatten(1).mean(dim=1) if gradient.ndim > 1 else gradient.square()
         batches += 1
     found = [(total / batches).numpy() for total in totals]
-    drift = max(float(((m.running_mean - mean).abs() / std).max()) for m, (mean, std) in zip(norms, before, strict=True))
+    drift = max(
+        float(((m.running_mean - mean).abs() / std).max()) for m, (mean, std) in zip(norms, before, strict=True)
+    )
     return Found(np.concatenate(found[: len(network.layers)]), np.concatenate(found[len(network.layers) :]), drift)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from adapters import AdapterConfig, BackboneId, ConfigError
 
-
 FINGERPRINT = re.compile(r"[0-9a-f]{32}|")  # or nothing, where the weights were not at hand
 
 

@@ -127,9 +127,7 @@ def _fit_one_of_many(
     return weight, bias
 
 
-def _fit_each(
-    features: Array, labels: npt.NDArray[np.int64], num_classes: int, l2: float, tolerance: float
-) -> Fit:
+def _fit_each(features: Array, labels: npt.NDArray[np.int64], num_classes: int, l2: float, tolerance: float) -> Fit:
     """Weight `(C, d)` and bias `(C,)` of a sigmoid for each class by itself.
 
     A class that all images have, or none, keeps a row of zeros and the log odds of one image more on either side.

@@ -75,10 +75,19 @@ class TaskEmbedding:
             raise EmbeddingError(
                 f"{self.method[:100]!r} is no estimator here; those of this installation are {', '.join(sorted(ESTIMATORS))}"
             )
-        texts = (self.task, self.probe_name, *self.classes, *self.unmeasured, *self.unreadable, *(n for n, _ in self.layers))
+        texts = (
+            self.task,
+            self.probe_name,
+            *self.classes,
+            *self.unmeasured,
+            *self.unreadable,
+            *(n for n, _ in self.layers),
+        )
         odd = next((text for text in texts if not isinstance(text, str) or _CONTROL.search(text)), None)
         if odd is not None:
-            raise EmbeddingError(f"{str(odd)[:100]!r} is no name: it holds control characters; rename it and embed again")
+            raise EmbeddingError(
+                f"{str(odd)[:100]!r} is no name: it holds control characters; rename it and embed again"
+            )
         expected = sum(layer.num_filters for layer in self.layers)
         if self.fisher.shape != (expected,):
             raise EmbeddingError(f"embedding of {self.task!r} has shape {self.fisher.shape}; its layers say {expected}")

@@ -74,7 +74,8 @@ def lora(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteA
 
 def _is_updatable(site: Site) -> bool:
     """Whether it is a linear layer or an ungrouped convolution; the input is its first convolution's second name."""
-    return site.kind == "linear" or (site.kind == "conv" and site.module.groups == 1)
+    is_conv = site.kind == "conv" and isinstance(site.module, nn.Conv2d)
+    return site.kind == "linear" or (is_conv and site.module.groups == 1)
 
 
 def _full_rank(site: Site) -> int:

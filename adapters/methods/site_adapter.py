@@ -71,7 +71,7 @@ class SiteAdapter(nn.Module):
         """Start to act on a site whose result is the output of `output`."""
         if self.through_weights:
             module.__dict__[_FOLDING] = [self]  # in a list, the adapter does not become a part of the module
-            module.__class__ = _reading_folded(type(module))
+            module.__class__ = _reading_folded(type(module))  # type: ignore[arg-type]
             return
         if type(self).before is not SiteAdapter.before:
             module.register_forward_pre_hook(_Before(self))

@@ -79,8 +79,8 @@ class ScaleShift(SiteAdapter):
     def folded(self, module: nn.Module, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Into weight and bias of a linear layer or convolution, or the affine part of a normalisation."""
         weight = weight * self.scale.view(-1, *(1,) * (weight.ndim - 1))
-        if bias is None:
-            return weight, None
+        if bias is None or self.shift is None:
+            return weight, bias
         return weight, bias * self.scale + self.shift
 
 

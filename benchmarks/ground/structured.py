@@ -277,7 +277,9 @@ def paint(image: Image.Image, polygon: Polygon, colour: Colour) -> None:
 
 def paint_ring(image: Image.Image, centre: Point, radius: float, width: float, colour: Colour) -> None:
     """A circle of a width."""
-    box = [side * image.width for side in (centre[0] - radius, centre[1] - radius, centre[0] + radius, centre[1] + radius)]
+    box = [
+        side * image.width for side in (centre[0] - radius, centre[1] - radius, centre[0] + radius, centre[1] + radius)
+    ]
     ImageDraw.Draw(image).ellipse(box, outline=colour, width=round(width * image.width))
 
 

@@ -111,7 +111,9 @@ def ground(datasets: Path) -> list[GroundTask]:
     """All tasks, the groups in turn, so that every beginning of the list has tasks of each."""
     drawn = [(f"{base}: {label}", base) for base, (_, classes) in IMAGE_SETS.items() for label in classes]
     derived = [(f"{base}: {label}", base) for base, label in DERIVED]
-    structured = [pair for k in range(max(len(drawn), len(derived))) for pair in (*drawn[k : k + 1], *derived[k : k + 1])]
+    structured = [
+        pair for k in range(max(len(drawn), len(derived))) for pair in (*drawn[k : k + 1], *derived[k : k + 1])
+    ]
     groups = {
         "natural": [(name, "tin" if name.startswith("tin_") else name) for name in _spread(NATURAL)],
         "specialised": [(name, name) for name in SPECIALISED],

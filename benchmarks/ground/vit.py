@@ -38,6 +38,3 @@ def batches_of(task: GroundTask, images: int, seed: int) -> tuple[Batches, Batch
     """Training, validation and test images of a draw, decoded."""
     train, validation, test = (Batches(part, transform()) for part in task.draw(images, seed))
     return train, validation, test
-
-
-

@@ -96,7 +96,7 @@ def print_recommendation(recommendation: Recommendation) -> None:
             (
                 e.task,
                 f"{e.distance:.3f}",
-                "-" if e.score is None else f"{e.score:.1%}",
+                share(e.score),
                 e.best.label,
                 f"{e.best_score:.1%}",
             )
@@ -104,6 +104,11 @@ def print_recommendation(recommendation: Recommendation) -> None:
         ),
     )
     Console().print(recommendation.explain())
+
+
+def share(value: float | None) -> str:
+    """An accuracy as a percentage; a dash if it was not measured."""
+    return "-" if value is None else f"{value:.1%}"
 
 
 def print_unreadable(embedding: TaskEmbedding) -> None:

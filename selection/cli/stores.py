@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from selection.cli import options as o
-from selection.cli.output import describe_embedding, print_json, print_table
+from selection.cli.output import describe_embedding, print_json, print_table, share
 from selection.errors import StoreError
 from selection.library import load_library
 from selection.store import ImportReport, TaskStore, export_store, import_archive, merge_stores
@@ -49,7 +49,7 @@ def list_tasks(store: o.Store = None, as_json: o.Json = False) -> None:
     rows = []
     for task in tasks:
         best = max((t for t in task.trials if t.score is not None), key=lambda t: t.score or 0.0, default=None)
-        found = ("-", "-") if best is None else (best.config.label, shown(best.score))
+        found = ("-", "-") if best is None else (best.config.label, share(best.score))
         rows.append((task.name, str(task.num_images), str(len(task.classes)), str(len(task.trials)), *found))
     print_table(f"Tasks in {opened.location}", ("task", "images", "classes", "trials", "best trial", "scored"), rows)
 
@@ -78,7 +78,7 @@ def show(name: str, store: o.Store = None, as_json: o.Json = False) -> None:
             (
                 t.config.label,
                 str(t.backbone),
-                shown(t.score),
+                share(t.score),
                 f"{t.validation:.1%}",
                 f"{t.parameters:,}",
                 f"{t.seconds:.0f}",

@@ -39,7 +39,9 @@ class AdapterFiles:
             StoreError: it is no digest, as in a database that somebody else wrote.
         """
         if not DIGEST.fullmatch(digest):
-            raise StoreError(f"{digest[:100]!r} is no adapter's digest; the store is damaged, run task2vec store verify")
+            raise StoreError(
+                f"{digest[:100]!r} is no adapter's digest; the store is damaged, run task2vec store verify"
+            )
         return self.root / digest
 
     def keep(self, source: Path) -> str:

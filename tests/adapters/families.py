@@ -110,7 +110,9 @@ def _weights(name: str, _: tuple[str, ...]) -> dict[str, Tensor]:
 def images(family: str, dtype: torch.dtype = torch.float32, count: int = 2) -> Tensor:
     """Noise of the size that the family takes."""
     name, settings = FAMILIES[family]
-    size = settings.get("img_size") or (64 if "pretrained_cfg_overlay" in settings else timm.get_pretrained_cfg(name).input_size[-1])
+    size = settings.get("img_size") or (
+        64 if "pretrained_cfg_overlay" in settings else timm.get_pretrained_cfg(name).input_size[-1]
+    )
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0)).to(dtype)
 
 

@@ -18,7 +18,9 @@ PAIRS = [(f, m) for f in ("ViT", "ResNet, basic") for m in METHODS if fits(f, m)
 
 def model_for(family, method):
     sizes = {name: size for name, size in SMALL.items() if name in METHODS[method].defaults}
-    sizes |= {"batch_norm": False} if "batch_norm" in METHODS[method].defaults else {}  # its statistics are each process's
+    sizes |= (
+        {"batch_norm": False} if "batch_norm" in METHODS[method].defaults else {}
+    )  # its statistics are each process's
     model = adapters.attach(backbone(family), AdapterConfig(method, **sizes), NUM_CLASSES, seed=0)
     for parameter in adapters.tuned_parameters(model).values():
         parameter.data += 0.01

@@ -409,7 +409,9 @@ def test_the_last_epoch_is_kept_where_that_is_asked_for():
         progress=False,
     )
     assert result.best_epoch == CONFIG.epochs
-    assert result.best.accuracy == result.history[-1]["accuracy"] == adapters.evaluate(model, stripes(24, seed=1)).accuracy
+    assert (
+        result.best.accuracy == result.history[-1]["accuracy"] == adapters.evaluate(model, stripes(24, seed=1)).accuracy
+    )
     assert [accuracy for accuracy, _ in result.curve] == [round(r["accuracy"], 4) for r in result.history]
     assert seen == [(epoch, True) for epoch in range(1, 5)]
     with pytest.raises(ConfigError, match="give one of both"):

@@ -73,7 +73,9 @@ def test_an_adapter_that_only_a_hook_could_run_is_refused_where_the_module_is_ne
     for block in model.blocks:
         block.mlp.forward = None  # whoever calls it fails
         block.forward = lambda x, block=block: x + block.attn(block.norm1(x)) + F.linear(x, block.mlp.fc1.weight).mean()
-    with pytest.raises(IncompatibleError, match=r"pfeiffer has no effect at blocks\.0\.mlp, blocks\.1\.mlp.* and 3 more"):
+    with pytest.raises(
+        IncompatibleError, match=r"pfeiffer has no effect at blocks\.0\.mlp, blocks\.1\.mlp.* and 3 more"
+    ):
         adapters.attach(model, AdapterConfig("pfeiffer"), 3)
     assert not hasattr(model, "adapters")
 
@@ -109,7 +111,9 @@ def test_bitfit_trains_the_biases_that_an_attention_keeps_by_itself():
     ],
 )
 def test_targets_that_match_the_first_convolution_adapt_it_once(family, targets, sites):
-    model = adapters.attach(backbone(family, torch.float64), AdapterConfig("lora", rank=2, targets=targets), NUM_CLASSES)
+    model = adapters.attach(
+        backbone(family, torch.float64), AdapterConfig("lora", rank=2, targets=targets), NUM_CLASSES
+    )
     found = [part.site for part in adapters.adapter_of(model).parts]
     assert len(set(found)) == len(found)
     assert sites is None or set(found) == sites

@@ -359,7 +359,9 @@ def test_splits_share_the_training_splits_class_numbers(tmp_path):
     test = Task.from_folder(tmp_path, split="test", classes_of=train)  # one class is enough where nothing is learned
     for task in (val, test):
         assert task.class_names == ("a", "b", "c")
-        colour_of = {int(label): train[int(np.flatnonzero(train.labels == label)[0])][0].getpixel((0, 0)) for label in range(3)}
+        colour_of = {
+            int(label): train[int(np.flatnonzero(train.labels == label)[0])][0].getpixel((0, 0)) for label in range(3)
+        }
         assert all(task[i][0].getpixel((0, 0)) == colour_of[task[i][1]] for i in range(len(task)))
     paint(tmp_path / "test" / "zebra", "white")
     with pytest.raises(TaskError, match=r"class 'zebra' of .*/test is not among the 3 classes of .*/train"):
