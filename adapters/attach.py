@@ -46,9 +46,9 @@ def attach(
         The same module, with its adapters in `backbone.adapters`.
 
     Raises:
-        IncompatibleError: the method makes no sense on this backbone; names methods that do. Or an adapter has no effect,
-            as a forward and backward pass on a random image shows (in `fit` where the backbone does not say its images'
-            size).
+        IncompatibleError: the method makes no sense on this backbone; names methods that do. Or an adapter has no
+            effect, as a forward and backward pass on a random image shows (in `fit` where the backbone does not say its
+            images' size).
         ConfigError: the name is taken, there is no such block or module, or a size does not fit.
     """
     adapters = getattr(backbone, "adapters", None) or Adapters()

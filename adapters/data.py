@@ -1,8 +1,8 @@
 """Images in batches: decoded once and kept where they fit in memory, otherwise read again for each epoch.
 
 Only what is the same at every reading is kept: lists, torch's `TensorDataset`, and datasets that say so by an attribute
-`cacheable` that is true, as `task2vec.Task` does. Any other may draw a new crop or flip each time, and is asked again for
-every epoch.
+`cacheable` that is true, as `task2vec.Task` does. Any other may draw a new crop or flip each time, and is asked again
+for every epoch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ UNSEEN = -1  # the label of an image that was not read yet
 
 
 def transform_of(model: nn.Module) -> Transform:
-    """The preprocessing that a timm model was trained with, at the size of image that it takes, without augmentation."""
+    """The preprocessing that a timm model was trained with, at the size of image that it takes, without
+    augmentation.
+    """
     config = resolve_data_config({}, model=model)
     config["input_size"] = image_size(model) or config["input_size"]
     transform: Transform = create_transform(**config, is_training=False)

@@ -69,7 +69,9 @@ class SeveralProcesses(OneProcess):
         self.accelerator.clip_grad_norm_(parameters, largest_norm)
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, where the accelerator computes: nccl has no way to add up what lies on the CPU."""
+        """The sum over all processes, where the accelerator computes: nccl has no way to add up what lies on the
+        CPU.
+        """
         total: Tensor = self.accelerator.reduce(tensor.detach().to(self.accelerator.device), reduction="sum")
         return total
 

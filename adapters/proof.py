@@ -1,8 +1,8 @@
 """The proof that an attached adapter does something: one forward and one backward pass, right after attaching.
 
 A hook on a module that the network never calls changes nothing, without any sign of it: the adapter would train to
-nothing, and merging it would then change the model. So every site must be called, or its weight read, and a gradient must
-reach every tensor of the adapter.
+nothing, and merging it would then change the model. So every site must be called, or its weight read, and a gradient
+must reach every tensor of the adapter.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def prove(model: nn.Module, images: Tensor) -> None:
     if dead:
         more = f" and {len(dead) - SHOWN} more" if len(dead) > SHOWN else ""
         raise IncompatibleError(
-            f"{adapter.config.method} has no effect at {', '.join(dead[:SHOWN])}{more} of {type(model).__name__}, which does "
-            "not call these modules; choose others with targets= or blocks=, or another method"
+            f"{adapter.config.method} has no effect at {', '.join(dead[:SHOWN])}{more} of {type(model).__name__}, "
+            "which does not call these modules; choose others with targets= or blocks=, or another method"
         )
     adapter.proven = True
 

@@ -2,8 +2,8 @@
 
 python benchmarks/evidence.py run datasets/ weights.safetensors -o benchmarks/results/trials.jsonl    resumes
 
-Finished trials are appended at once. The waves come in an order in which every beginning is useful: all tasks with a few
-configurations that differ most, then fewer images, then the other configurations.
+Finished trials are appended at once. The waves come in an order in which every beginning is useful: all tasks with a
+few configurations that differ most, then fewer images, then the other configurations.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from selection.trials import Trial
 BATCH_SIZE = 32
 EARLY, LATE = list(range(6)), list(range(6, 12))
 
-# Learning rates are those of the pilot (docs/library.md); places as published nowhere: the first or the last six blocks.
+# Learning rates are those of the pilot (docs/library.md); places as published nowhere: the first or the last six
+# blocks.
 WIDE: list[dict[str, Any]] = []
 OTHERS: list[dict[str, Any]] = []
 WAVES: list[tuple[int, list[dict[str, Any]]]] = [(500, WIDE), (100, WIDE), (500, OTHERS), (100, OTHERS)]

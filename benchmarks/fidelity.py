@@ -175,8 +175,9 @@ def main(archive: Annotated[Path, typer.Argument(help="a task's zip")]) -> None:
     body = f"""The embedding of {len(task)} images of `{task.name}` under the bundled probe: relative error against the
 exact Fisher under the same classifier, and the seconds it took, decoding and classifier included. Ours are means of
 passes, each with one sign or label an image. "Batch means" is the public implementation's procedure as it would be in
-evaluation mode and over convolutions alone (the next section has the rest): a classifier by {EPOCHS} epochs of Adam, {RESAMPLED:,} class-balanced resampled images in batches of
-{BATCH}, each batch's mean gradient squared. Here it is run on beyond its end, to at most {CONTINUED:,} images.
+evaluation mode and over convolutions alone (the next section has the rest): a classifier by {EPOCHS} epochs of Adam,
+{RESAMPLED:,} class-balanced resampled images in batches of {BATCH}, each batch's mean gradient squared. Here it is run
+on beyond its end, to at most {CONTINUED:,} images.
 
 {table(head, rows)}
 

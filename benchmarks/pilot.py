@@ -29,11 +29,12 @@ from adapters.data import Batches
 
 TASKS = ("sprites: where", "scenes: count", "tin_birds", "cifar10", "magnetic_tile", "cifar10: rotation")
 RATE_TASKS = ("sprites: where", "tin_birds", "magnetic_tile")
-IMAGES = 500
+IMAGES, RATE_IMAGES = 500, 250
 AVERAGED = 0.25  # share of the epochs, the last ones, over which weights are averaged
 FIRST, LAST = tuple(range(6)), tuple(range(6, 12))
 
-Job = tuple[str, int, dict[str, Any]]
+Job = tuple[str, int, int, dict[str, Any]]
+"""Task, training images, seed, and settings."""
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
@@ -53,7 +54,7 @@ def protocol_jobs() -> list[Job]:
     ]
     plans = [{"epochs": 20}, {"epochs": 10}, {"epochs": 40}]
     return [
-        (task, seed, plan | config)
+        (task, IMAGES, seed, plan | config)
         for plan, seed, task, config in product(plans, range(3), TASKS[:4], configs)
         if config["method"] != "linear" or plan == plans[0]
     ]
@@ -86,7 +87,7 @@ def rate_jobs() -> list[Job]:
         for rate in rates[place : place + 1]
     ]
     configs += [config | {"normalised": False} for config in configs if config["method"] == "adaptformer"]
-    return [(task, 0, config | {"epochs": 10}) for config in configs for task in RATE_TASKS]
+    return [(task, RATE_IMAGES, 0, config | {"epochs": 10}) for config in configs for task in RATE_TASKS]
 
 
 JOBS = {"protocol": protocol_jobs, "rates": rate_jobs}
@@ -103,7 +104,7 @@ def run(
     """Train what is missing in `out`."""
     out.parent.mkdir(parents=True, exist_ok=True)
     done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    known = {json.dumps([row["task"], row["seed"], row["settings"]], sort_keys=True) for row in done}
+    known = {json.dumps([row[key] for key in ("task", "images", "seed", "settings")], sort_keys=True) for row in done}
     jobs = [job for job in JOBS[what]() if json.dumps(list(job), sort_keys=True) not in known]
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         for row in pool.imap_unordered(partial(train, datasets, weights), jobs):
@@ -115,9 +116,9 @@ def run(
 def train(datasets: Path, weights: Path, job: Job) -> dict[str, Any]:
     """One training, with the test accuracy of three ways to end it: best epoch, last epoch, averaged weights."""
     torch.set_num_threads(1)
-    name, seed, settings = job
+    name, images, seed, settings = job
     task = next(t for t in ground(datasets) if t.name == name)
-    learning, validation, test = batches_of(task, IMAGES, seed)
+    learning, validation, test = batches_of(task, images, seed)
     config = AdapterConfig.from_dict(settings)
     model = adapters.attach(load_vit(weights), config, learning.num_classes, seed=seed)
     snapshots: deque[dict[str, torch.Tensor]] = deque(maxlen=max(1, round(AVERAGED * (config.epochs or 1))))
@@ -140,6 +141,7 @@ def train(datasets: Path, weights: Path, job: Job) -> dict[str, Any]:
     mean = {n: torch.stack([s[n].float() for s in snapshots]).mean(dim=0) for n in snapshots[-1]}
     return {
         "task": name,
+        "images": images,
         "seed": seed,
         "settings": settings,
         "last": last,

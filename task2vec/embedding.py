@@ -72,9 +72,8 @@ class TaskEmbedding:
         if not FINGERPRINT.fullmatch(self.probe):
             raise EmbeddingError(f"{self.probe[:100]!r} is no probe's fingerprint; embed the task again")
         if self.method not in ESTIMATORS:
-            raise EmbeddingError(
-                f"{self.method[:100]!r} is no estimator here; those of this installation are {', '.join(sorted(ESTIMATORS))}"
-            )
+            known = ", ".join(sorted(ESTIMATORS))
+            raise EmbeddingError(f"{self.method[:100]!r} is no estimator here; those of this installation are {known}")
         texts = (
             self.task,
             self.probe_name,

@@ -361,7 +361,7 @@ def _open_folder(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
     found: list[str] = []
     visited: set[tuple[int, int]] = set()
     for folder, below, files in os.walk(path, followlinks=True):
-        entry = os.stat(folder)
+        entry = Path(folder).stat()
         if (entry.st_dev, entry.st_ino) in visited:  # a link to a folder that was read, or to one around it
             below.clear()
             continue

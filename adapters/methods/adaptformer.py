@@ -2,8 +2,8 @@
 
     z = LN(x),  y = MLP(z) + s * ReLU(z W_down) W_up    (equations 3 and 4)
 
-W_up starts at zero, so that training starts from the backbone itself. The authors' code feeds the branch x instead of z:
-`normalised=False` does that. In blocks with LayerScale the branch is scaled along with the MLP.
+W_up starts at zero, so that training starts from the backbone itself. The authors' code feeds the branch x instead of
+z: `normalised=False` does that. In blocks with LayerScale the branch is scaled along with the MLP.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ DROPOUT = 0.1  # between the two projections, as in the authors' code
     "https://arxiv.org/abs/2205.13535",
     needs="blocks with an MLP",
     trains="bottlenecks beside the MLP",
-    equal="equations 3 and 4 of the paper; with `normalised=False` the authors' code, whose branch sees the features before the normalisation",
+    equal=(
+        "equations 3 and 4 of the paper; with `normalised=False` the authors' code, whose branch sees the features "
+        "before the normalisation"
+    ),
     different="in blocks with LayerScale the branch is scaled along with the MLP",
     cannot_merge="its ReLU lies between the two projections",
     bottleneck=64,

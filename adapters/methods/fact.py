@@ -42,8 +42,8 @@ DROPOUT = 0.1  # of the core's output, as in the authors' code
     learning_rate=5e-3,
 )
 def fact(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, TensorTrain]]:
-    """At every linear layer of the blocks that is at least as wide as the rank and whose wider side is a multiple of the
-    narrower one.
+    """At every linear layer of the blocks that is at least as wide as the rank and whose wider side is a multiple of
+    the narrower one.
     """
     assert config.rank is not None
     assert config.scale is not None

@@ -37,7 +37,10 @@ PACKED = ("q", "k", "v")  # the parts of a `qkv` layer, in their order
     needs="linear layers or ungrouped convolutions inside blocks",
     trains="low-rank updates of linear layers or convolutions",
     equal="PEFT's LoRA, and its file format both ways",
-    different="`scale` stands for alpha / rank, so that changing the rank keeps it; queries and values of a packed layer are updated separately, as in the paper, where PEFT updates the whole layer",
+    different=(
+        "`scale` stands for alpha / rank, so that changing the rank keeps it; queries and values of a packed layer are"
+        " updated separately, as in the paper, where PEFT updates the whole layer"
+    ),
     rank=8,
     scale=1.0,
     targets=("q", "v"),
@@ -74,8 +77,8 @@ def lora(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteA
 
 def _is_updatable(site: Site) -> bool:
     """Whether it is a linear layer or an ungrouped convolution; the input is its first convolution's second name."""
-    is_conv = site.kind == "conv" and isinstance(site.module, nn.Conv2d)
-    return site.kind == "linear" or (is_conv and site.module.groups == 1)
+    is_ungrouped = isinstance(site.module, nn.Conv2d) and site.module.groups == 1
+    return site.kind == "linear" or (site.kind == "conv" and is_ungrouped)
 
 
 def _full_rank(site: Site) -> int:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     needs="normalisation layers",
     trains="scales and shifts of the normalisations",
     equal="the affine part of every normalisation",
-    different="running statistics of batch norms are the task's own, too, so that it also fits networks in evaluation mode",
+    different=(
+        "running statistics of batch norms are the task's own, too, so that it also fits networks in evaluation mode"
+    ),
     learning_rate=1e-2,
 )
 def norm(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, OwnWeights]]:

@@ -3,8 +3,8 @@
     x' = x + theta, theta zero inside the frame
 
 With `resized`, the image is shrunk into the frame instead of being covered by it (Elsayed et al. 2018,
-https://arxiv.org/abs/1806.11146). The frame starts at zero: training starts from the backbone itself, or, with `resized`,
-from a frame of the mean colour after the usual normalisation.
+https://arxiv.org/abs/1806.11146). The frame starts at zero: training starts from the backbone itself, or, with
+`resized`, from a frame of the mean colour after the usual normalisation.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     needs="a first convolution, and a size of image that it was made for",
     trains="a frame of the image",
     equal="the authors' additive frame of 30 of 224 pixels on the whole image",
-    different="the frame starts at zero instead of at random numbers, so that training starts from the backbone itself; `resized=True` shrinks the image into the frame instead (Elsayed et al. 2018)",
+    different=(
+        "the frame starts at zero instead of at random numbers, so that training starts from the backbone itself; "
+        "`resized=True` shrinks the image into the frame instead (Elsayed et al. 2018)"
+    ),
     cannot_merge="it changes the image, not the weights",
     frame=30 / 224,
     resized=False,

@@ -39,7 +39,10 @@ FIRST_LAYERS = ("qkv", "fc1")  # the first linear layer of an attention and of a
     needs="attentions with a query-key-value layer or MLPs, with biases",
     trains="linear bottlenecks before attention and MLP",
     equal="the authors' bottleneck in two groups, with its dropout of 0.1",
-    different="on ConvNeXt only before the MLP: before a depthwise convolution it would mix channels, which the plain model cannot",
+    different=(
+        "on ConvNeXt only before the MLP: before a depthwise convolution it would mix channels, which the plain model "
+        "cannot"
+    ),
     bottleneck=8,
     scale=1.0,
     learning_rate=5e-3,

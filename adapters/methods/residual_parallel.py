@@ -29,8 +29,13 @@ if TYPE_CHECKING:
     "https://arxiv.org/abs/1803.10082",
     needs="blocks with centred convolutions larger than 1 x 1",
     trains="1 x 1 convolutions beside the larger ones",
-    equal="the authors' adapters beside every larger convolution, the stem's included, with batch norms of the task's own",
-    different="convolutions whose kernel has no centre on the input's pixels are left out: the adapter would have no place to fold into",
+    equal=(
+        "the authors' adapters beside every larger convolution, the stem's included, with batch norms of the task's own"
+    ),
+    different=(
+        "convolutions whose kernel has no centre on the input's pixels are left out: the adapter would have no place "
+        "to fold into"
+    ),
     batch_norm=True,
     learning_rate=5e-3,
 )

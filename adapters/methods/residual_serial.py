@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     "https://arxiv.org/abs/1705.08045",
     needs="blocks with convolutions larger than 1 x 1",
     trains="1 x 1 convolutions after the larger ones",
-    equal="the authors' adapters after every larger convolution, the stem's included, with batch norms of the task's own",
+    equal=(
+        "the authors' adapters after every larger convolution, the stem's included, with batch norms of the task's own"
+    ),
     different="no batch norm inside the adapter: the one that follows takes away whatever it would add",
     batch_norm=True,
     learning_rate=5e-3,

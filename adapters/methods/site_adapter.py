@@ -1,9 +1,9 @@
 """The contract of the trainable part at one site of a backbone.
 
-It acts through hooks on the site's module. Some networks never call the module and take its weight instead, as BEiT does
-of its query-key-value layers: `F.linear(x, self.qkv.weight)`. There no hook would fire, and what can be folded into the
-weight acts through it: whoever reads the module's weight gets the folded one. The module's parameters, their names and
-its class's name stay what they are.
+It acts through hooks on the site's module. Some networks never call the module and take its weight instead, as BEiT
+does of its query-key-value layers: `F.linear(x, self.qkv.weight)`. There no hook would fire, and what can be folded
+into the weight acts through it: whoever reads the module's weight gets the folded one. The module's parameters, their
+names and its class's name stay what they are.
 """
 
 from __future__ import annotations

@@ -31,7 +31,9 @@ SMALLEST_SCALE = 1e-6  # what a smaller scale counts as where its gradient is di
     "https://arxiv.org/abs/2210.08823",
     needs="linear, convolution or normalisation layers",
     trains="a scale and a shift after every operation",
-    equal="the authors' modules after every linear layer, convolution and normalisation, and their initial spread of 0.02",
+    equal=(
+        "the authors' modules after every linear layer, convolution and normalisation, and their initial spread of 0.02"
+    ),
     different="an operation without a bias gets no shift: in a plain model it would have no place",
     learning_rate=1e-2,
 )

@@ -1,8 +1,8 @@
 """Structured tasks, drawn by code: the same images with labels for where, how large, how many, and what relation.
 
 As in VTAB's structured group (Zhai et al. 2019, https://arxiv.org/abs/1910.04867), an ImageNet backbone's features know
-little of these labels, and tuning has to teach it. Every set of images is fixed by its name and a seed, and gives several
-label sets for the same images.
+little of these labels, and tuning has to teach it. Every set of images is fixed by its name and a seed, and gives
+several label sets for the same images.
 
 Coordinates are shares of the image's side, x to the right and y down; angles are in radians.
 """
@@ -256,7 +256,8 @@ def _tee(long: float, short: float) -> Polygon:
     thin, wide = 0.4 * short, 1.5 * short
     bar = long - 0.8 * short
     return [
-        (-long, -thin), (bar, -thin), (bar, -wide), (long, -wide), (long, wide), (bar, wide), (bar, thin), (-long, thin),
+        (-long, -thin), (bar, -thin), (bar, -wide), (long, -wide),
+        (long, wide), (bar, wide), (bar, thin), (-long, thin),
     ]  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Every task of the ground: its group, its source, and its images for training and for the test.
 
 The groups are VTAB's: natural (photographs of everyday things), specialised (medical pictures, materials, characters,
-faces, signs: other kinds of images), structured (where, how many, which way). Tasks of one source are never independent.
+faces, signs: other kinds of images), structured (where, how many, which way). Tasks of one source are never
+independent.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from selection.library import library_costs, library_experts, library_warm_start
 from selection.recommenders import TrialTable
 from selection.recommenders.registry import Array
 from selection.store import TaskStore
+from task2vec import TaskEmbedding
 from task2vec.progress import reporting
 
 LEARNED, BASELINE, ANOTHER_SEED = "gaussian_process", "best_fixed", "best by another seed"
@@ -90,7 +92,7 @@ def evaluate_store(
     """Leave out each source in turn.
 
     Args:
-        store: Tasks with trials.
+        store: Tasks with trials. Where several probes embedded them, the one that embedded most of them counts.
         backbone: Whose trials count.
         mean_features: See `rows_of`.
         progress: Show progress on standard error.
@@ -99,7 +101,7 @@ def evaluate_store(
         SelectionError: the trials come from too few sources.
     """
     stored = {task.name: task for task in store.tasks(with_trials=True)}
-    embeddings = [e for e in store.embeddings(method="montecarlo") if e.task in stored]
+    embeddings = _of_one_probe([e for e in store.embeddings(method="montecarlo") if e.task in stored])
     table, targets = targets_of([(stored[e.task], e) for e in embeddings], backbone)
     found_sources = {target.facts.source for target in targets}
     if len(found_sources) < FEWEST_SOURCES:
@@ -130,6 +132,12 @@ def evaluate_store(
         warm_starts_by_rate(warm, sources),
         {row["task"]: row["seconds"] / seconds[row["task"]] for row in library_costs() if row["task"] in seconds},
     )
+
+
+def _of_one_probe(embeddings: list[TaskEmbedding]) -> list[TaskEmbedding]:
+    """Those of the probe that most of the tasks were embedded with: embeddings of two probes cannot be compared."""
+    counts = Counter(embedding.probe for embedding in embeddings)
+    return [e for e in embeddings if e.probe == counts.most_common(1)[0][0]]
 
 
 def write_page(found: Evaluation, folder: Path) -> None:

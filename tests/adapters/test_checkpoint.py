@@ -33,7 +33,7 @@ def test_only_what_was_tuned_is_written(saved):
 
 
 def test_a_checkpoint_of_another_backbone_is_refused(saved):
-    with pytest.raises(CheckpointError, match="was tuned on task2vec_vit_patch4_32.tin_base with weights"):
+    with pytest.raises(CheckpointError, match=r"was tuned on task2vec_vit_patch4_32\.tin_base with weights"):
         adapters.load(fresh(seed=1), saved)
     with pytest.raises(CheckpointError, match="not on this resnet18"):
         adapters.load(timm.create_model("resnet18"), saved)

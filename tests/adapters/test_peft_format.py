@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import adapters
-from adapters import AdapterConfig, CheckpointError
+from adapters import AdapterConfig, CheckpointError, ConfigError
 from tests.adapters.families import NUM_CLASSES, backbone, images
 
 peft = pytest.importorskip("peft", reason="the other side of the comparison: pip install peft")
@@ -96,3 +96,31 @@ def test_what_cannot_be_exchanged_is_refused_with_its_reason(tmp_path):
     (tmp_path / "adapter_model.safetensors").write_bytes(b"nonsense")
     with pytest.raises(CheckpointError, match=r"cannot read .*adapter_model\.safetensors"):
         adapters.from_peft(backbone("ViT"), tmp_path)
+
+
+def test_a_peft_adapter_that_does_not_fit_leaves_the_backbone_as_it_was(tmp_path):
+    adapters.to_peft(tuned("ViT", ("q", "v")), tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    spoilt = {name: t[:, :-1].contiguous() if name.endswith("lora_A.weight") else t for name, t in tensors.items()}
+    save_file(spoilt, file, metadata={"format": "pt"})
+    model = adapters.attach(backbone("ViT"), AdapterConfig("ssf"), NUM_CLASSES, name="mine", seed=0)
+    with torch.no_grad():
+        expected = model(images("ViT"))
+        with pytest.raises(CheckpointError, match="does not fit the model"):
+            adapters.from_peft(model, tmp_path, name="theirs")
+        torch.testing.assert_close(model(images("ViT")), expected, atol=0, rtol=0)
+    with pytest.raises(ConfigError, match="the adapters here are: 'mine'"):
+        adapters.switch(model, "theirs")
+
+
+def test_a_peft_adapter_at_the_first_convolution_is_read(tmp_path):
+    config = peft.LoraConfig(r=2, target_modules=["qkv", "proj", "fc1", "fc2"])
+    theirs = peft.get_peft_model(backbone("ViT"), config).eval()
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if "lora_" in name:
+                parameter += 0.1
+        theirs.save_pretrained(tmp_path)
+        model = adapters.from_peft(backbone("ViT"), tmp_path).eval()
+        torch.testing.assert_close(model(images("ViT")), theirs(images("ViT")), atol=1e-4, rtol=1e-4)

@@ -193,3 +193,12 @@ def test_a_store_with_too_few_sources_is_named(tmp_path):
     with pytest.raises(SelectionError, match="from 0 source"):
         evaluate_store(store, "vit", progress=False)
     assert "leaving one out needs 3" in run("evaluate", "--store", tmp_path / "tasks.db", ok=False).stderr
+
+
+def test_a_store_that_two_probes_embedded_is_evaluated_by_the_one_that_embedded_more(tmp_path):
+    store = filled()
+    alone = evaluate_store(store, "vit", progress=False)
+    for i in range(3):
+        store.add(embedding(f"task {i}", seed=50 + i, probe="b" * 32, dimension=7))
+    both = evaluate_store(store, "vit", progress=False)
+    assert [o.regret for o in both.outcomes] == [o.regret for o in alone.outcomes]

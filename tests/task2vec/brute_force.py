@@ -23,8 +23,8 @@ def loss_of(logits, label):
 def brute_force(task, probe, classifier, weighted_labels):
     """Mean of the weighted squared gradients, one image and one label at a time, averaged inside each filter.
 
-    `weighted_labels(n, logits)` gives the labels of image n, each with what its squared gradient counts for. Layers that
-    no gradient reaches have no rows.
+    `weighted_labels(n, logits)` gives the labels of image n, each with what its squared gradient counts for. Layers
+    that no gradient reaches have no rows.
     """
     weights = [layer.weight.requires_grad_(True) for layer in probe.layers.values()]
     totals = [torch.zeros(len(w), dtype=torch.float64) for w in weights]
