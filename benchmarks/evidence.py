@@ -1,6 +1,7 @@
 """The evidence on the pretrained backbone: every configuration on every task of the ground, one line a trial.
 
 python benchmarks/evidence.py run datasets/ weights.safetensors -o benchmarks/results/trials.jsonl    resumes
+python benchmarks/evidence.py facts datasets/ weights.safetensors -o benchmarks/results/facts.jsonl
 
 Finished trials are appended at once. The waves come in an order in which every beginning is useful: all tasks with a
 few configurations that differ most, then fewer images, then the other configurations.
@@ -8,19 +9,23 @@ few configurations that differ most, then fewer images, then the other configura
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
 from ground.tasks import MOST_CLASSES_OF_100, ground
-from ground.vit import AUTOCAST, batches_of, load_vit
+from ground.vit import AUTOCAST, batches_of, load_vit, transform
 
+import task2vec
 from adapters import AdapterConfig
+from selection.facts import facts_of
 from selection.running import run_trial
 from selection.trials import Trial
 
@@ -101,6 +106,31 @@ def work(datasets: Path, weights: Path, out: Path, job: Job) -> None:
         with out.open("a") as file:  # a line is far shorter than what the system appends in one piece
             file.write(trial.to_line(f"{job.task}@{job.images}"))
         print(f"{job.task}@{job.images} {config.label}: {trial.score:.3f} in {trial.seconds:.0f} s", flush=True)
+
+
+@app.command()
+def facts(
+    datasets: Annotated[Path, typer.Argument(help="folder of ImageFolder zips with train and test splits")],
+    weights: Annotated[Path, typer.Argument(help="weights of vit_tiny_patch16_224")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON lines, appended to")],
+    embeddings: Annotated[Path, typer.Option(help="folder for the embeddings under the bundled probe")],
+    seed: Annotated[int, typer.Option(help="of the draw of the images")] = 0,
+) -> None:
+    """Embed every task, and read it through the backbone: what a user's own folder of these images would give."""
+    embeddings.mkdir(parents=True, exist_ok=True)
+    known = {json.loads(line)["task"] for line in out.read_text().splitlines()} if out.exists() else set()
+    torch.set_num_threads(1)
+    model, probe = load_vit(weights), task2vec.load_probe()
+    for task, images in product(ground(datasets), (500, 100)):
+        name = f"{task.name}@{images}"
+        if name in known or (images == 100 and task.split("train").num_classes > MOST_CLASSES_OF_100):
+            continue
+        labelled = task.labelled(images, seed)
+        found = facts_of(labelled, model, transform=transform(), autocast=AUTOCAST)
+        task2vec.embed(labelled, probe).save(embeddings / f"{name}.safetensors")
+        with out.open("a") as file:
+            file.write(json.dumps({"task": name, "group": task.group, "source": task.source} | found.to_dict()) + "\n")
+        print(f"{name}: linear probe {found.linear_probe:.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,14 @@ class GroundTask:
             task = derive(task, self.label_set, seed=int(split == "test")) if self.label_set else task
         return dataclasses.replace(task, name=self.name)
 
+    def labelled(self, images: int, seed: int) -> Task:
+        """What a user who trains on so many images would have: these and a quarter as many to validate with."""
+        pool = self.split("train")
+        return pool.select(self._chosen(pool, images, seed), name=f"{self.name}@{images}")
+
+    def _chosen(self, pool: Task, images: int, seed: int) -> npt.NDArray[np.int64]:
+        return balanced(pool, round(images / (1 - VALIDATION_SHARE)), seed)
+
     def draw(self, images: int, seed: int) -> tuple[Task, Task, Task]:
         """Training images (as many as asked for, or what there is), validation images (a quarter as many), and test.
 
@@ -98,7 +106,7 @@ class GroundTask:
         were not drawn; they play no part in training.
         """
         pool, test = self.split("train"), self.split("test")
-        chosen = balanced(pool, round(images / (1 - VALIDATION_SHARE)), seed)
+        chosen = self._chosen(pool, images, seed)
         unused = np.random.default_rng(seed).permutation(np.setdiff1d(np.arange(len(pool)), chosen))
         unused = unused[: 0 if self.base in SPLIT_BY_ORIGIN else max(0, TEST_IMAGES - len(test))]
         if len(unused):

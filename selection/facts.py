@@ -1,0 +1,173 @@
+"""What one pass of a target's images through the backbone says, before anything is tuned.
+
+The accuracy of a linear probe pins the level that tuning starts from, and it is a first trial for nothing. The same
+after each third of the blocks says how far the features that the task needs lie from where the backbone keeps them.
+
+Indices: i image, d feature.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from adapters import BackboneId
+from adapters.data import Transform, transform_of
+from adapters.sites import block_names, classifier_names
+from selection.errors import SelectionError
+from selection.transferability import SCORES, Outputs
+from task2vec import Task
+from task2vec.classifier import cross_validated_accuracy
+
+Array = npt.NDArray[np.float64]
+
+DEPTHS = 3  # at which features are read: after each third of the blocks
+PENALTY = 0.03  # of the probes, on standardised features
+BATCH_SIZE = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneFacts:
+    """What is known of a task under the backbone that will be tuned.
+
+    Attributes:
+        backbone: Whose features these are.
+        num_images: How many images were read.
+        num_classes: How many classes they have.
+        linear_probe: Accuracy of a linear classifier on the backbone's own features, of images that it was not fitted
+            on: five folds.
+        by_depth: The same after each third of the blocks, from the input to the output.
+        logme: LogME of the backbone's own features: the evidence of a Bayesian linear model of the labels, an image.
+        h_score: How much of the features' spread lies between the classes.
+    """
+
+    backbone: BackboneId
+    num_images: int
+    num_classes: int
+    linear_probe: float
+    by_depth: tuple[float, ...]
+    logme: float
+    h_score: float
+
+    @property
+    def numbers(self) -> Array:
+        """For recommenders: probe, probes by depth, LogME, H-score for each class beyond the first, log classes, log
+        images; `(5 + DEPTHS,)`, about 1 large.
+        """
+        spread = self.h_score / max(1, self.num_classes - 1)
+        size = [np.log(self.num_classes / 8), np.log(self.num_images / 300)]
+        return np.array([self.linear_probe, *self.by_depth, self.logme, spread, *size])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        values = dataclasses.asdict(self) | {"by_depth": list(self.by_depth)}
+        return values | {"backbone": str(self.backbone), "backbone_fingerprint": self.backbone.fingerprint}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> BackboneFacts:
+        """Read what `to_dict` gave.
+
+        Raises:
+            ValueError: a field is missing or unknown.
+        """
+        own = dict(values)
+        try:
+            backbone = BackboneId.of_name(own.pop("backbone"), own.pop("backbone_fingerprint"))
+            return cls(backbone=backbone, **own | {"by_depth": tuple(own["by_depth"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not the facts of a task: {error}") from error
+
+
+def facts_of(
+    task: Task, backbone: nn.Module, *, transform: Transform | None = None, autocast: torch.dtype | None = None
+) -> BackboneFacts:
+    """Read a task's images once through a backbone.
+
+    Args:
+        task: Labelled images, one label each; those that cannot be decoded are left out.
+        backbone: As it will be tuned, on the device to compute on. It stays as it is.
+        transform: Image to tensor; the backbone's own preprocessing if not given.
+        autocast: Compute in this type where that is safe, such as `torch.bfloat16`.
+
+    Raises:
+        SelectionError: an image has several labels.
+        UnreadableImageError: fewer than 90% of the images can be decoded.
+    """
+    if task.multi_label:
+        raise SelectionError(f"task {task.name!r} has several labels an image; a linear probe here takes one")
+    bad: dict[int, str] = {}
+    rows: list[list[Tensor]] = []
+    parameter = next(backbone.parameters())
+    training = backbone.training
+    backbone.eval()
+    try:
+        with torch.no_grad(), _features(backbone) as read:
+            for start, images, failures in task.batches(transform or transform_of(backbone), BATCH_SIZE):
+                bad |= {start + offset: name for offset, name in failures.items()}
+                if len(images):
+                    with torch.autocast(parameter.device.type, autocast, enabled=autocast is not None):
+                        rows.append(read(images.to(parameter.device, parameter.dtype)))
+    finally:
+        backbone.train(training)
+    task = task.without(bad)
+    layers = [torch.cat([row[k] for row in rows]).double().numpy() for k in range(len(rows[0]))]
+    probes = [cross_validated_accuracy(f, task.labels, task.num_classes, l2=PENALTY) for f in layers]
+    outputs = Outputs(_standardised(layers[-1]), np.empty((0, 0)), task.labels)
+    return BackboneFacts(
+        backbone=BackboneId.of_model(backbone),
+        num_images=len(task),
+        num_classes=task.num_classes,
+        linear_probe=probes[-1],
+        by_depth=tuple(probes[:-1]),
+        logme=SCORES["logme"](outputs),
+        h_score=SCORES["h_score"](outputs),
+    )
+
+
+@contextmanager
+def _features(backbone: nn.Module) -> Iterator[Any]:
+    """Inside the context, a function from images to features `(N, d)`: after each third of the blocks, averaged over
+    positions, and at the classifier.
+    """
+    names = block_names(backbone)
+    chosen = [names[round((k + 1) * len(names) / DEPTHS) - 1] for k in range(DEPTHS)] if len(names) >= DEPTHS else []
+    taken: dict[str, Tensor] = {}
+    handles = [
+        backbone.get_submodule(name).register_forward_hook(
+            lambda _, args, output, name=name: taken.__setitem__(name, _pooled(output))
+        )
+        for name in chosen
+    ]
+    head = backbone.get_submodule(classifier_names(backbone)[0])
+    handles.append(head.register_forward_pre_hook(lambda _, args: taken.__setitem__("", args[0])))
+
+    def read(images: Tensor) -> list[Tensor]:
+        backbone(images)
+        final = taken[""].float().cpu()
+        return [taken[name].float().cpu() if chosen else final for name in chosen or [""] * DEPTHS] + [final]
+
+    try:
+        yield read
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _pooled(output: Tensor) -> Tensor:
+    """Features `(N, d)` of tokens `(N, T, d)`, maps `(N, d, H, W)`, or maps `(N, H, W, d)` as Swin has them."""
+    if output.ndim == 4:
+        channels_last = output.shape[1] == output.shape[2] != output.shape[3]
+        return output.mean(dim=(1, 2) if channels_last else (2, 3))
+    return output.mean(dim=1) if output.ndim == 3 else output
+
+
+def _standardised(features: Array) -> Array:
+    spread = features.std(axis=0)
+    return np.asarray((features - features.mean(axis=0)) / np.where(spread > 0, spread, 1.0))
