@@ -20,7 +20,7 @@ MAX_ITERATIONS = 2000
 TOLERANCE = 1e-8  # of the largest gradient entry: the Fisher of a classifier that stopped early depends on where it did
 FOLDS = 5  # of the cross-validation
 TOLERANCE_IN_FOLDS = 1e-4  # an accuracy needs no more
-LEAST_SCALE = 0.05  # of the features' median standard deviation
+LEAST_SCALE = 0.01  # of the features' median standard deviation
 
 
 @dataclasses.dataclass(frozen=True)
