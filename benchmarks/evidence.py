@@ -86,7 +86,7 @@ def missing(datasets: Path, seed: int, out: Path) -> Iterator[Job]:
     for images, wave in WAVES:
         configs = [AdapterConfig.from_dict(settings) for settings in wave]
         for task in ground(datasets):
-            if images == 100 and task.split("train").num_classes > MOST_CLASSES_OF_100:
+            if images == 100 and task.num_classes > MOST_CLASSES_OF_100:
                 continue
             left = tuple(c for c in configs if (f"{task.name}@{images}", seed, c) not in done)
             if left:
@@ -123,7 +123,7 @@ def facts(
     model, probe = load_vit(weights), task2vec.load_probe()
     for task, images in product(ground(datasets), (500, 100)):
         name = f"{task.name}@{images}"
-        if name in known or (images == 100 and task.split("train").num_classes > MOST_CLASSES_OF_100):
+        if name in known or (images == 100 and task.num_classes > MOST_CLASSES_OF_100):
             continue
         labelled = task.labelled(images, seed)
         found = facts_of(labelled, model, transform=transform(), autocast=AUTOCAST)

@@ -31,7 +31,7 @@ from adapters import AdapterConfig
 from adapters.data import Batches
 
 TASKS = ("sprites: where", "scenes: count", "tin_birds", "cifar10", "magnetic_tile", "cifar10: rotation")
-RATE_TASKS = ("sprites: where", "tin_birds", "magnetic_tile")
+RATE_TASKS = ("tin_birds", "magnetic_tile")
 IMAGES, RATE_IMAGES = 500, 250
 AVERAGED = 0.25  # share of the epochs, the last ones, over which weights are averaged
 FIRST, LAST = tuple(range(6)), tuple(range(6, 12))

@@ -137,13 +137,14 @@ def _features(backbone: nn.Module) -> Iterator[Any]:
     positions, and at the classifier.
     """
     names = block_names(backbone)
-    chosen = [names[round((k + 1) * len(names) / DEPTHS) - 1] for k in range(DEPTHS)] if len(names) >= DEPTHS else []
+    # A network without blocks has its final features at every depth.
+    chosen = [names[round((k + 1) * len(names) / DEPTHS) - 1] if names else "" for k in range(DEPTHS)]
     taken: dict[str, Tensor] = {}
     handles = [
         backbone.get_submodule(name).register_forward_hook(
-            lambda _, args, output, name=name: taken.__setitem__(name, _pooled(output))
+            lambda _, args, output, name=name: taken.__setitem__(name, output)
         )
-        for name in chosen
+        for name in filter(None, chosen)
     ]
     head = backbone.get_submodule(classifier_names(backbone)[0])
     handles.append(head.register_forward_pre_hook(lambda _, args: taken.__setitem__("", args[0])))
@@ -151,7 +152,7 @@ def _features(backbone: nn.Module) -> Iterator[Any]:
     def read(images: Tensor) -> list[Tensor]:
         backbone(images)
         final = taken[""].float().cpu()
-        return [taken[name].float().cpu() if chosen else final for name in chosen or [""] * DEPTHS] + [final]
+        return [*(_pooled(taken[name], len(images)).float().cpu() for name in chosen), final]
 
     try:
         yield read
@@ -160,12 +161,15 @@ def _features(backbone: nn.Module) -> Iterator[Any]:
             handle.remove()
 
 
-def _pooled(output: Tensor) -> Tensor:
-    """Features `(N, d)` of tokens `(N, T, d)`, maps `(N, d, H, W)`, or maps `(N, H, W, d)` as Swin has them."""
+def _pooled(output: Tensor, count: int) -> Tensor:
+    """Features `(N, d)` of tokens `(N, T, d)`, maps `(N, d, H, W)`, or maps `(N, H, W, d)` as Swin has them.
+
+    A block may see several rows an image, one after the other, as MobileViT's do.
+    """
     if output.ndim == 4:
         channels_last = output.shape[1] == output.shape[2] != output.shape[3]
         return output.mean(dim=(1, 2) if channels_last else (2, 3))
-    return output.mean(dim=1) if output.ndim == 3 else output
+    return output.reshape(count, -1, output.shape[-1]).mean(dim=1)
 
 
 def _standardised(features: Array) -> Array:

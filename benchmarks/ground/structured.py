@@ -14,6 +14,7 @@ import dataclasses
 import math
 import zlib
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +63,7 @@ def image_set(name: str, **classes: Sequence[str]) -> Callable[[Painter], Painte
     return enter
 
 
+@lru_cache(maxsize=2)  # several label sets of the same images come one after the other
 def draw(name: str, count: int, seed: int) -> Drawn:
     """`count` images of a set; the i-th one depends on the name, the seed and i alone."""
     painter, classes = IMAGE_SETS[name]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from task2vec import Task
 
-from .derived import derive
+from .derived import CHANGES, derive
 from .structured import IMAGE_SETS, draw
 
 TRAIN_POOL, TEST_IMAGES = 1_900, 1_000  # of a drawn task; and the most test images of any
@@ -77,6 +77,13 @@ class GroundTask:
     def label_set(self) -> str:
         """Which labels of the collection; empty for its own classes."""
         return self.name.partition(": ")[2]
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes it has."""
+        if self.base in IMAGE_SETS:
+            return len(IMAGE_SETS[self.base][1][self.label_set])
+        return len(CHANGES[self.label_set][1]) if self.label_set else self.split("train").num_classes
 
     def split(self, split: str) -> Task:
         """All its labelled images of `train` or `test`."""

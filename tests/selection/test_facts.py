@@ -1,0 +1,92 @@
+"""What one pass through the backbone says of a target, against the same worked out step by step."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import timm
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from adapters import BackboneId
+from adapters.data import transform_of
+from selection import SelectionError
+from selection.facts import PENALTY, BackboneFacts, facts_of
+from task2vec import Task
+from tests.adapters.families import FAMILIES, backbone, images
+
+
+def coloured(count=60, strength=40):
+    """Noise of three tints."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(count) % 3
+    pixels = generator.integers(60, 190, (count, 32, 32, 3)).astype(float)
+    pixels[np.arange(count), :, :, labels] += strength
+    return Task.from_arrays(pixels.clip(0, 255).astype(np.uint8), labels, name="tints")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return timm.create_model("task2vec_vit_patch4_32", pretrained=True)
+
+
+def test_the_probes_are_cross_validated_on_features_at_each_third_of_the_blocks(model):
+    task = coloured(strength=6)
+    found = facts_of(task, model)
+    inputs = torch.stack([transform_of(model)(task[i][0]) for i in range(len(task))])
+    model.eval()
+    taken = {}
+    handles = [
+        model.blocks[i].register_forward_hook(lambda _, a, o, i=i: taken.__setitem__(i, o.mean(1))) for i in (1, 3, 5)
+    ]
+    with torch.no_grad():
+        final = model.forward_head(model.forward_features(inputs), pre_logits=True)
+    for handle in handles:
+        handle.remove()
+
+    def expected(features):
+        classifier = make_pipeline(StandardScaler(), LogisticRegression(C=1 / (PENALTY * 48), tol=1e-6))
+        splits = (StratifiedKFold(5, shuffle=True, random_state=seed) for seed in range(4))
+        return np.mean([cross_val_score(classifier, features, task.labels, cv=split).mean() for split in splits])
+
+    for value, features in zip((*found.by_depth, found.linear_probe), (*taken.values(), final), strict=True):
+        assert value == pytest.approx(expected(features.numpy()), abs=0.1)
+    assert found.backbone.is_same(BackboneId.of_name("task2vec_vit_patch4_32"))
+    assert (found.num_images, found.num_classes) == (60, 3)
+    assert len(found.numbers) == 8
+    assert np.isfinite(found.numbers).all()
+
+
+def test_clear_labels_are_told_from_shuffled_ones(model):
+    clear = coloured()
+    shuffled = dataclasses.replace(clear, labels=np.random.default_rng(1).permutation(clear.labels))
+    good, bad = facts_of(clear, model), facts_of(shuffled, model)
+    assert good.linear_probe > 0.95
+    assert bad.linear_probe < 0.6
+    assert good.logme > bad.logme
+    assert good.h_score > bad.h_score
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_of_backbones_can_be_read_and_stays_as_it_is(family):
+    model = backbone(family).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    side = images(family).shape[-1]
+    pixels = np.random.default_rng(0).integers(0, 256, (12, side, side, 3)).astype(np.uint8)
+    found = facts_of(Task.from_arrays(pixels, np.arange(12) % 2), model)
+    assert len(found.by_depth) == 3
+    assert model.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_facts_come_back_from_json_and_several_labels_are_refused(model):
+    found = facts_of(coloured(12), model)
+    assert BackboneFacts.from_dict(found.to_dict()) == found
+    with pytest.raises(ValueError, match="not the facts of a task"):
+        BackboneFacts.from_dict({"backbone": "x"})
+    several = Task.from_arrays(np.zeros((4, 8, 8, 3), np.uint8), [[1, 0], [0, 1], [1, 1], [0, 0]])
+    with pytest.raises(SelectionError, match="has several labels an image"):
+        facts_of(several, model)
