@@ -190,6 +190,8 @@ def image_size(backbone: nn.Module) -> tuple[int, int, int] | None:
     if "input_size" not in config:
         return None
     channels, height, width = config["input_size"]
+    first = next((module for module in backbone.modules() if isinstance(module, nn.Conv2d)), None)
+    channels = channels if first is None else first.in_channels  # a model may be made for grey images, say
     own = (module.img_size for module in backbone.modules() if isinstance(module, timm.layers.PatchEmbed))
     return channels, *(next(own, None) or (height, width))
 

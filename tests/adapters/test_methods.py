@@ -269,6 +269,16 @@ def test_the_formulas_of_the_papers_hold_on_one_convolution():
         torch.testing.assert_close(layer(x), expected, msg=config)
 
 
+def test_prompts_start_within_the_bound_of_the_authors_code():
+    """sqrt(6 / (3 p^2 + d)): 0.079 for ViT-Ti and 0.062 for ViT-B, both with patches of 16 pixels."""
+    for name, width in (("vit_tiny_patch16_224", 192), ("vit_base_patch16_224", 768)):
+        model = timm.create_model(name, img_size=64, depth=1)
+        adapters.attach(model, AdapterConfig("vpt_deep", prompts=20), NUM_CLASSES, seed=0)
+        largest = float(site(model, "blocks.0").prompts.detach().abs().max())
+        bound = (6 / (3 * 16 * 16 + width)) ** 0.5
+        assert 0.99 * bound < largest <= bound
+
+
 @pytest.mark.parametrize("family", OTHER_NORMS)
 def test_a_branch_before_the_norm_is_refused_where_the_norm_does_not_precede_the_mlp(family):
     model = backbone(family)

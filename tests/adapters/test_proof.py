@@ -132,3 +132,15 @@ def test_a_backbone_that_came_without_a_classifier_is_merged(family):
     inputs = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         torch.testing.assert_close(merged(inputs), model(inputs), atol=1e-4, rtol=1e-4)
+
+
+def test_a_backbone_for_grey_images_or_of_another_size_than_it_names_is_no_hindrance():
+    grey = adapters.attach(timm.create_model("resnet10t", in_chans=1), AdapterConfig("ssf"), 3)
+    assert adapters.adapter_of(grey).proven
+    odd = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1)
+    odd.patch_embed.img_size = (48, 48)  # not what its position embeddings are for
+    adapters.attach(odd, AdapterConfig("ssf", epochs=1), 3)
+    assert not adapters.adapter_of(odd).proven
+    odd.patch_embed.img_size = (32, 32)
+    adapters.fit(odd, [(torch.randn(3, 32, 32), i % 3) for i in range(6)], progress=False)
+    assert adapters.adapter_of(odd).proven

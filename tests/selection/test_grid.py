@@ -9,7 +9,7 @@ from adapters import AdapterConfig
 from selection import Grid, SelectionError, TaskStore, run_grid
 from selection.space import SPACE, search_space
 from selection.subtasks import subtasks
-from task2vec import Task
+from task2vec import Task, TaskError
 from tests.selection.test_cli import as_json, run
 
 CLASSES = 8
@@ -109,3 +109,43 @@ def test_the_search_space_varies_what_a_method_has(folder):
     assert {c.method for c in search_space("resnet18")} >= {"residual_serial", "conv_adapter", "linear"}
     assert "vpt_deep" not in {c.method for c in search_space("resnet18")}
     assert AdapterConfig("ssf") in search_space("task2vec_vit_patch4_32", ("ssf",))
+
+
+def paint(folder, split, classes, count):
+    for name, colour in classes.items():
+        place = folder / split / name
+        place.mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (8, 8), tuple(min(255, c + 3 * i) for c in colour)).save(place / f"{i}.png")
+
+
+COLOURS = {"a": (200, 0, 0), "b": (0, 200, 0), "c": (0, 0, 200)}
+QUICK = AdapterConfig("linear", learning_rate=0.1, epochs=20)
+
+
+def test_a_test_split_that_lacks_the_first_class_is_scored_by_the_training_splits_numbers(tmp_path):
+    """Numbered by itself its labels would be shifted, and a perfect classifier would score nothing."""
+    paint(tmp_path / "tints" / "colours", "train", COLOURS, 10)
+    paint(tmp_path / "tints" / "colours", "test", {name: COLOURS[name] for name in ("b", "c")}, 6)
+    store = TaskStore()
+    run_grid(Grid(tmp_path / "tints", (QUICK,)), store, progress=False)
+    (found,) = store.task("colours").trials
+    assert found.score > 0.9
+
+
+def test_a_test_split_with_a_class_of_its_own_is_refused_by_its_name(tmp_path):
+    paint(tmp_path / "tints" / "colours", "train", COLOURS, 4)
+    paint(tmp_path / "tints" / "colours", "test", COLOURS | {"zebra": (9, 9, 9)}, 2)
+    with pytest.raises(TaskError, match="class 'zebra'"):
+        run_grid(Grid(tmp_path / "tints", (QUICK,)), TaskStore(), progress=False)
+
+
+def test_trials_of_a_backbone_under_either_of_its_names_are_not_run_again(tmp_path):
+    paint(tmp_path / "tints" / "colours", "train", COLOURS, 5)
+    paint(tmp_path / "tints" / "colours", "test", COLOURS, 2)
+    store, seconds = TaskStore(), []
+    for name in ("task2vec_vit_patch4_32", "task2vec_vit_patch4_32.tin_base"):
+        run_grid(Grid(tmp_path / "tints", (QUICK,), backbone=name), store, progress=False)
+        seconds.append([trial.seconds for trial in store.task("colours").trials])
+    assert len(seconds[0]) == 1
+    assert seconds[0] == seconds[1]

@@ -163,3 +163,11 @@ def test_compiled_pairs_equal_array_expressions(monkeypatch, same):
     expected = distance_matrix(*arguments)
     monkeypatch.setattr(cosine_module, "COMPILE_ABOVE", 0)
     np.testing.assert_allclose(distance_matrix(*arguments), expected, atol=1e-12)
+
+
+def test_entropy_of_a_vector_with_itself_is_nought_however_small_it_is():
+    """The stabiliser in its denominator would otherwise show where the entries are as small as it is."""
+    rows = positive(4) * 1e-8
+    assert distance_matrix(rows, "entropy").diagonal().tolist() == [0.0] * 4
+    assert distance_matrix(rows[:1], "entropy", rows.copy())[0, 0] == 0.0
+    assert distance_matrix(rows, "entropy")[0, 1] > 0

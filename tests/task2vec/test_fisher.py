@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -261,6 +262,27 @@ def test_weights_that_cannot_be_measured_are_listed():
     probe = plain_probe(attention, "3")
     assert {"2.self_attn.in_proj_weight", "2.self_attn.out_proj.weight"} <= set(probe.unmeasured)
     assert set(probe.layers) == {"0", "2.linear1", "2.linear2"}
+
+
+def test_layers_whose_weights_are_read_without_a_call_are_listed_instead_of_measured_as_nothing():
+    """BEiT calls F.linear(x, self.qkv.weight): no hook sees it, and its rows would all be zero."""
+    task = random_task(6, size=32)
+    beit = timm.create_model("beit_base_patch16_224", img_size=32, depth=2, embed_dim=48, num_heads=2)
+    for name, parameter in beit.named_parameters():
+        if "gamma" in name:  # its blocks start as good as silent
+            parameter.data.fill_(1.0)
+    found = embed(task, plain_probe(beit, "head"))
+    assert [name for name in found.unmeasured if name.endswith("qkv.weight")] == [
+        "blocks.0.attn.qkv.weight",
+        "blocks.1.attn.qkv.weight",
+    ]
+    assert not any("qkv" in layer.name for layer in found.layers)
+    offset = 0
+    for layer in found.layers:
+        assert found.fisher[offset : offset + layer.num_filters].max() > 0, layer.name
+        offset += layer.num_filters
+    distilled, classifier = NETWORKS["deit"]()
+    assert "head_dist.weight" in embed(task, plain_probe(distilled, classifier)).unmeasured
 
 
 @pytest.mark.parametrize("draws", [1, 4])
