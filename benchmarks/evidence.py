@@ -4,7 +4,7 @@ python benchmarks/evidence.py run datasets/ weights.safetensors -o benchmarks/re
 python benchmarks/evidence.py facts datasets/ weights.safetensors -o benchmarks/results/facts.jsonl
 
 Finished trials are appended at once. The waves come in an order in which every beginning is useful: all tasks with a
-few configurations that differ most, then fewer images, then the other configurations.
+few configurations that differ most, on few images and then on more, and then the other configurations.
 """
 
 from __future__ import annotations
@@ -32,11 +32,28 @@ from selection.trials import Trial
 BATCH_SIZE = 32
 EARLY, LATE = list(range(6)), list(range(6, 12))
 
-# Learning rates are those of the pilot (docs/library.md); places as published nowhere: the first or the last six
-# blocks.
-WIDE: list[dict[str, Any]] = []
-OTHERS: list[dict[str, Any]] = []
-WAVES: list[tuple[int, list[dict[str, Any]]]] = [(500, WIDE), (100, WIDE), (500, OTHERS), (100, OTHERS)]
+# Learning rates are those of the pilot (docs/pilot.md). The first six configurations differ most.
+WIDE: list[dict[str, Any]] = [
+    {"method": "linear", "learning_rate": 0.003, "epochs": 100},
+    {"method": "ssf", "learning_rate": 0.01, "epochs": 20},
+    {"method": "full", "learning_rate": 0.0003, "epochs": 20},
+    {"method": "lora", "rank": 8, "learning_rate": 0.005, "epochs": 20},
+    {"method": "lora", "rank": 16, "blocks": EARLY, "learning_rate": 0.005, "epochs": 20},
+    {"method": "lora", "rank": 16, "blocks": LATE, "learning_rate": 0.005, "epochs": 20},
+]
+OTHERS: list[dict[str, Any]] = [
+    {"method": "repadapter", "bottleneck": 8, "learning_rate": 0.01, "epochs": 20},
+    {"method": "pfeiffer", "bottleneck": 64, "learning_rate": 0.01, "epochs": 20},
+    {"method": "full", "learning_rate": 0.0001, "epochs": 20},
+    {"method": "vpt_deep", "prompts": 10, "learning_rate": 0.02, "epochs": 20},
+    {"method": "bitfit", "learning_rate": 0.01, "epochs": 20},
+    {"method": "full", "blocks": LATE, "learning_rate": 0.0003, "epochs": 20},
+    {"method": "fact", "rank": 16, "learning_rate": 0.01, "epochs": 20},
+    {"method": "adaptformer", "bottleneck": 64, "learning_rate": 0.005, "epochs": 20},
+    {"method": "ssf", "learning_rate": 0.003, "epochs": 20},
+    {"method": "norm", "learning_rate": 0.01, "epochs": 20},
+]
+WAVES: list[tuple[int, list[dict[str, Any]]]] = [(100, WIDE), (500, WIDE), (100, OTHERS), (500, OTHERS)]
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
