@@ -98,10 +98,12 @@ def facts_of(
 
     Raises:
         SelectionError: an image has several labels.
+        TaskError: all images are of one class.
         UnreadableImageError: fewer than 90% of the images can be decoded.
     """
     if task.multi_label:
         raise SelectionError(f"task {task.name!r} has several labels an image; a linear probe here takes one")
+    task.learnable()
     bad: dict[int, str] = {}
     rows: list[list[Tensor]] = []
     parameter = next(backbone.parameters())

@@ -201,6 +201,7 @@ def write(tuned: Tuned, out: Path, class_names: tuple[str, ...]) -> None:
 
 
 def _check_single_label(task: Task) -> None:
+    task.learnable()
     if task.multi_label:
         raise SelectionError(f"task {task.name!r} has several labels an image; only tasks with one can be tuned")
 

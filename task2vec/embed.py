@@ -61,6 +61,7 @@ def embed(
         progress: Show progress bars on standard error.
 
     Raises:
+        TaskError: all images are of one class.
         UnreadableImageError: fewer than 90% of the images can be decoded.
         ProbeError: there is no module `from_layer`, or it cannot be entered.
         Task2VecError: an unknown method or a setting out of range.
@@ -71,7 +72,7 @@ def embed(
         raise Task2VecError(f"draws={draws}, batch_size={batch_size} and l2={l2} must all be above 0")
     computed_in = dtype or probe.dtype
     probe = probe.to(device, computed_in if computed_in in (torch.float32, torch.float64) else None)
-    num_images = len(task)
+    num_images = len(task.learnable())
     task = task.subsample(max_samples, seed=seed)
     size = choose_batch_size(task, probe) if batch_size == "auto" else batch_size
     settings = Settings(draws, np.random.default_rng(seed), variational or VariationalConfig())

@@ -65,7 +65,7 @@ class Task:
         """Whether an image is the same each time it is asked for, so that it need be decoded only once."""
         return True
 
-    def _learnable(self) -> Task:
+    def learnable(self) -> Task:
         """This task, if there is something to tell apart.
 
         Raises:
@@ -146,7 +146,7 @@ class Task:
             images=lambda index: open_image(lambda: read(inside[index]), str(path / inside[index])),
             source=f"{path.name}/{chosen}" if chosen else path.name,
         )
-        return task._learnable() if classes_of is None else task.in_classes_of(classes_of)
+        return task.learnable() if classes_of is None else task.in_classes_of(classes_of)
 
     @classmethod
     def from_dataset(cls, dataset: Any, *, name: str | None = None, classes_of: Task | None = None) -> Task:
@@ -174,7 +174,7 @@ class Task:
             images=lambda index: _item_image(dataset, index, image_key),
             source=source,
         )
-        return task._learnable() if classes_of is None else task.in_classes_of(classes_of)
+        return task.learnable() if classes_of is None else task.in_classes_of(classes_of)
 
     @classmethod
     def from_arrays(
@@ -200,7 +200,7 @@ class Task:
             raise TaskError(f"{len(pixels)} images need {len(pixels)} labels in one row, not shape {values.shape}")
         numbers, names = _labels_and_names(values, tuple(class_names) if class_names is not None else None)
         task = cls(name, numbers, names, lambda index: Image.fromarray(pixels[index]), source="arrays")
-        return task._learnable() if classes_of is None else task.in_classes_of(classes_of)
+        return task.learnable() if classes_of is None else task.in_classes_of(classes_of)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -251,7 +251,7 @@ class Task:
         for number, labels in enumerate(groups.values()):
             new[list(labels)] = number
         kept = self.select(np.flatnonzero(new[self.labels] >= 0), name=name)
-        return dataclasses.replace(kept, labels=new[kept.labels], class_names=tuple(groups))._learnable()
+        return dataclasses.replace(kept, labels=new[kept.labels], class_names=tuple(groups)).learnable()
 
     def split(self, share: float, *, seed: int = 0) -> tuple[Task, Task]:
         """Two tasks, the second with about `share` of every class; a class with one image stays in the first.
@@ -305,6 +305,7 @@ class Task:
 
         Raises:
             UnreadableImageError: less than 90% of the images would be left.
+            TaskError: those left are all of one class.
         """
         if not bad:
             return self
@@ -316,7 +317,8 @@ class Task:
                 f"at least {READABLE_SHARE:.0%} must be fine"
             )
         keep = np.setdiff1d(np.arange(len(self)), np.fromiter(bad, np.int64))
-        return dataclasses.replace(self.select(keep), unreadable=self.unreadable + tuple(bad.values()))
+        left = dataclasses.replace(self.select(keep), unreadable=self.unreadable + tuple(bad.values()))
+        return left.learnable()
 
     def batches(
         self, transform: Callable[[Image.Image], torch.Tensor], batch_size: int

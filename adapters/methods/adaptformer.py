@@ -3,7 +3,8 @@
     z = LN(x),  y = MLP(z) + s * ReLU(z W_down) W_up    (equations 3 and 4)
 
 W_up starts at zero, so that training starts from the backbone itself. The authors' code feeds the branch x instead of
-z: `normalised=False` does that. In blocks with LayerScale the branch is scaled along with the MLP.
+z: `normalised=False` does that. The default is the paper's, which was also the better one on average where both were
+tried (docs/pilot.md). In blocks with LayerScale the branch is scaled along with the MLP.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from task2vec import Task, TaskError, UnreadableImageError
+from task2vec import Task, TaskError, UnreadableImageError, embed, load_probe
+from tests.conftest import random_task
 
 
 def write_image(path, colour=(200, 10, 10), size=(8, 6), mode="RGB", **options):
@@ -399,3 +400,15 @@ def test_a_datasets_own_change_of_labels_counts():
     task = Task.from_dataset(Parity())
     assert task.labels.tolist() == [0, 1, 0, 1, 0, 1]
     assert task.class_names == ("0", "1")
+
+
+def test_a_task_of_one_class_is_no_task_to_embed_however_it_came_about():
+    task = random_task(6, num_classes=3)
+    alone = task.select(np.flatnonzero(task.labels == 1))
+    assert len(alone) == 2  # it may be a test split
+    with pytest.raises(TaskError, match="only one class"):
+        alone.learnable()
+    with pytest.raises(TaskError, match="only one class"):
+        embed(alone, load_probe())
+    with pytest.raises(TaskError, match="only one class"):
+        Task.from_arrays(np.zeros((11, 8, 8, 3), np.uint8), [0] * 10 + [1]).without({10: "broken.png"})
