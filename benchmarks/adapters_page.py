@@ -199,6 +199,8 @@ task2vec trials run benchmarks/grid_1000.toml --store evidence.db
 
 {scores}
 
+The trials of VPT started from prompts of the bound sqrt(6 / 2d), those of today from the authors' bound.
+
 {above} of the methods are above the linear probe on average.{below} Residual adapters and Conv-Adapter need
 convolutions inside blocks, which this backbone has none of.
 """

@@ -1,0 +1,57 @@
+"""The runner of the evidence and the pilot's arithmetic."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adapters import AdapterConfig, BackboneId
+from selection import Trial
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """The two commands as modules."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import evidence
+    import pilot
+
+    yield evidence, pilot
+    for name in ("evidence", "pilot"):
+        sys.modules.pop(name, None)
+
+
+def test_repeats_and_configurations_are_told_apart(scripts):
+    _, pilot = scripts
+    generator = np.random.default_rng(0)
+    found = []
+    for _ in range(300):
+        configurations, seeds = generator.normal(0, 10, (12, 1)), generator.normal(0, 30, (1, 3))
+        found.append(pilot.repeats(50 + configurations + seeds + generator.normal(0, 4, (12, 3))))
+    within, between = np.sqrt(np.mean(np.square(found), axis=0))
+    assert within == pytest.approx(4, rel=0.05)
+    assert between == pytest.approx(10, rel=0.05)
+
+
+def test_finished_trials_are_not_run_again_and_waves_come_in_order(scripts, datasets, tmp_path):
+    evidence, _ = scripts
+    out = tmp_path / "trials.jsonl"
+    before = list(evidence.missing(datasets, 0, out))
+    waves = [(images, len(configs)) for images, configs in evidence.WAVES]
+    assert list(dict.fromkeys((job.images, len(job.configs)) for job in before)) == waves
+    first = before[0]
+    done = Trial(first.configs[0], BackboneId("vit"), 0.5, 0.5, 0, 1.0, 0, first.images)
+    out.write_text(done.to_line(f"{first.task}@{first.images}"))
+    after = list(evidence.missing(datasets, 0, out))
+    assert after[0].configs == first.configs[1:]
+    assert after[1:] == before[1:]
+    assert list(evidence.missing(datasets, 1, out))[0].configs == first.configs  # another seed is another trial
+
+
+def test_the_sixteen_configurations_are_different_and_known(scripts):
+    evidence, _ = scripts
+    configs = [AdapterConfig.from_dict(settings) for settings in (*evidence.WIDE, *evidence.OTHERS)]
+    assert len(set(configs)) == 16
