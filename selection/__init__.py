@@ -6,9 +6,11 @@ result = selection.auto_tune(task, "task2vec_vit_patch4_32", store)
 """
 
 from selection.errors import RecommendationError, SelectionError, StoreError
+from selection.facts import BackboneFacts, facts_of
 from selection.grid import Grid
 from selection.library import load_library
 from selection.model2vec import Model2Vec
+from selection.optuna_prior import config_of, enqueue, parameters_of
 from selection.published import published_gains, published_recipes, published_results
 from selection.recommendation import DEFAULT_RECOMMENDER, Candidate, Evidence, Recommendation, recommend
 from selection.recommenders import RECOMMENDERS
@@ -29,6 +31,7 @@ __all__ = [
     "DEFAULT_RECOMMENDER",
     "RECOMMENDERS",
     "AutoTuned",
+    "BackboneFacts",
     "Candidate",
     "Evidence",
     "Grid",
@@ -44,10 +47,14 @@ __all__ = [
     "Trial",
     "Tuned",
     "auto_tune",
+    "config_of",
+    "enqueue",
     "export_store",
+    "facts_of",
     "import_archive",
     "load_library",
     "merge_stores",
+    "parameters_of",
     "published_gains",
     "published_recipes",
     "published_results",

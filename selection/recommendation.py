@@ -6,6 +6,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import timm
@@ -89,6 +90,7 @@ class Recommendation:
         recommender: Which one of `selection.RECOMMENDERS` it comes from.
         warm_start: A tuned adapter of the same configuration to start from, where that is expected to help.
         note: What to know about where the evidence comes from; empty if nothing.
+        within: How far below the best expectation `config` was allowed to be; None if it had to be the best.
     """
 
     config: AdapterConfig
@@ -97,6 +99,7 @@ class Recommendation:
     recommender: str
     warm_start: Path | None = None
     note: str = ""
+    within: float | None = None
 
     @property
     def candidate(self) -> Candidate:
@@ -122,7 +125,11 @@ class Recommendation:
             text += f" It is expected to reach {chosen.predicted:.1%}, and with a chance of 80% between {low:.1%} "
             text += f"and {high:.1%}."
         others = [c for c in self.ranking if c.config != self.config]
-        if others:
+        if self.within is not None:
+            best = self.ranking[0]
+            text += f" It is the cheapest expected within {100 * self.within:g} points of the best"
+            text += "." if best.config == self.config else f", {best.config.label} ({best.seconds:.0f} s)."
+        elif others:
             text += f" Next best of {len(self.ranking)} candidates is {others[0].config.label}"
             text += (
                 f", {100 * abs(chosen.predicted - others[0].predicted):.1f} points away." if self.is_calibrated else "."
@@ -157,6 +164,8 @@ def recommend(
     methods: Sequence[str] | None = None,
     without_methods: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    within: float | None = None,
+    cost: Literal["seconds", "parameters"] = "seconds",
 ) -> Recommendation:
     """Rank the configurations that were tried on stored tasks, for a target task.
 
@@ -174,11 +183,19 @@ def recommend(
         methods: Only these.
         without_methods: Not these.
         exclude: Names of stored tasks to leave out.
+        within: Recommend the cheapest configuration that is expected to reach the best one's accuracy less this, such
+            as 0.01, instead of the best one.
+        cost: What makes a configuration cheap: expected seconds of training, or trainable parameters.
 
     Raises:
-        RecommendationError: no stored task has trials that fit the backbone and the limits, or a name is unknown.
+        RecommendationError: no stored task has trials that fit the backbone and the limits, a name is unknown, `within`
+            is negative, or the recommender expects no accuracies.
         StoreError: no stored task was embedded by the same probe and estimator.
     """
+    if within is not None and within < 0:
+        raise RecommendationError(f"within={within} asks for more than the best; give a share of accuracy such as 0.01")
+    if cost not in ("seconds", "parameters"):
+        raise RecommendationError(f"there is no cost {cost!r}; choose seconds or parameters")
     if recommender not in RECOMMENDERS:
         raise RecommendationError(
             f"there is no recommender {recommender!r}; choose from {', '.join(sorted(RECOMMENDERS))}"
@@ -201,16 +218,32 @@ def recommend(
     seen = _observations(trials, candidates)
     if len(seen) >= len(candidates):
         raise RecommendationError(f"all {len(candidates)} candidates were tried; the best one is the answer")
-    chosen = candidates[prediction.next_try(seen)]
     after = prediction.given(seen)
+    ranking = _ranking(after, table, kept, seconds)
+    if within is None:
+        chosen = candidates[prediction.next_try(seen)]
+    elif prediction.covariance is None:
+        raise RecommendationError(f"{recommender} expects no accuracies, only an order; leave within={within} out")
+    else:
+        chosen = cheapest_within(ranking, within, cost).config
     return Recommendation(
         config=chosen,
-        ranking=_ranking(after, table, kept, seconds),
+        ranking=ranking,
         evidence=tuple(_evidence(table, near, chosen)[:SHOWN]),
         recommender=recommender,
         warm_start=_warm_start(embedding, store, near, chosen, name),
         note=note,
+        within=within,
     )
+
+
+def cheapest_within(ranking: Sequence[Candidate], within: float, cost: Literal["seconds", "parameters"]) -> Candidate:
+    """The cheapest of the candidates that are expected within so much accuracy of the best; the better one of
+    equals.
+    """
+    best = max(candidate.predicted for candidate in ranking)
+    enough = [candidate for candidate in ranking if candidate.predicted >= best - within]
+    return min(enough, key=lambda candidate: (getattr(candidate, cost), -candidate.predicted))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,10 @@ Methods = Annotated[list[str] | None, typer.Option("--method", help="Only this m
 WithoutMethods = Annotated[
     list[str] | None, typer.Option("--without-method", help="Not this method; may be given several times.")
 ]
+Within = Annotated[
+    float | None, typer.Option(help="The cheapest expected within so much of the best, such as 0.01 for one point.")
+]
+Cost = Annotated[str, typer.Option(help="What --within makes cheap: seconds or parameters.")]
 Recommender = Annotated[str, typer.Option(help=f"One of {', '.join(sorted(selection.RECOMMENDERS))}.")]
 
 
@@ -30,6 +34,8 @@ def recommend(
     mergeable_only: MergeableOnly = False,
     methods: Methods = None,
     without_methods: WithoutMethods = None,
+    within: Within = None,
+    cost: Cost = "seconds",
     split: o.Split = None,
     probe: o.ProbeName = o.PROBE,
     probe_weights: o.ProbeWeights = None,
@@ -49,6 +55,8 @@ def recommend(
         mergeable_only=mergeable_only,
         methods=methods,
         without_methods=without_methods or (),
+        within=within,
+        cost=cost,  # type: ignore[arg-type]
     )
     if as_json:
         print_json({"task": embedding.task} | describe_recommendation(found))

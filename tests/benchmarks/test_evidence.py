@@ -48,7 +48,7 @@ def test_finished_trials_are_not_run_again_and_waves_come_in_order(scripts, data
     after = list(evidence.missing(datasets, 0, out))
     assert after[0].configs == first.configs[1:]
     assert after[1:] == before[1:]
-    assert list(evidence.missing(datasets, 1, out))[0].configs == first.configs  # another seed is another trial
+    assert next(evidence.missing(datasets, 1, out)).configs == first.configs  # another seed is another trial
 
 
 def test_the_sixteen_configurations_are_different_and_known(scripts):

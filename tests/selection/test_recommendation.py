@@ -10,7 +10,16 @@ from scipy.stats import linregress
 import adapters
 import selection.recommendation as recommendation
 from adapters import AdapterConfig, BackboneId
-from selection import RECOMMENDERS, RecommendationError, TaskStore, published_gains, recommend
+from selection import (
+    RECOMMENDERS,
+    RecommendationError,
+    SelectionError,
+    TaskStore,
+    config_of,
+    enqueue,
+    published_gains,
+    recommend,
+)
 from selection.library import library_warm_starts
 from tests.selection.test_store import embedding, trial
 
@@ -177,3 +186,51 @@ def test_the_gain_of_a_warm_start_is_the_line_through_the_shipped_trials_less_it
     line = linregress([row["distance"] for row in rows], [row["warm"] - row["cold"] for row in rows])
     assert recommendation.expected_gain(0.0) == pytest.approx(line.intercept - line.intercept_stderr)
     assert recommendation.expected_gain(0.3) < line.intercept + 0.3 * line.slope
+
+
+def test_the_cheapest_that_is_good_enough_is_recommended_where_that_is_asked_for():
+    store = stored([{SSF: 0.80, LORA: 0.795, WIDE: 0.81}, {SSF: 0.60, LORA: 0.595, WIDE: 0.61}] * 4)
+    target = embedding("new", seed=50)  # SSF takes 10 parameters and 100 s, LoRA twice, AdaptFormer thrice as much
+    best = recommend(target, store, "vit")
+    assert best.config == WIDE
+    expected = {c.config: c.predicted for c in best.ranking}
+    for within in (0.0, (expected[WIDE] - expected[SSF]) * 1.01, 1.0):
+        found = recommend(target, store, "vit", within=within)
+        allowed = [c for c in found.ranking if c.predicted >= expected[WIDE] - within]
+        assert found.config == min(allowed, key=lambda c: c.seconds).config
+        assert f"within {100 * within:g} points of the best" in found.explain()
+    assert recommend(target, store, "vit", within=0.0).config == WIDE
+    assert recommend(target, store, "vit", within=1.0, cost="parameters").config == SSF
+    with pytest.raises(RecommendationError, match="asks for more than the best"):
+        recommend(target, store, "vit", within=-0.1)
+    with pytest.raises(RecommendationError, match="there is no cost 'money'"):
+        recommend(target, store, "vit", within=0.01, cost="money")
+    with pytest.raises(RecommendationError, match="nearest_vote expects no accuracies"):
+        recommend(target, store, "vit", within=0.01, recommender="nearest_vote")
+
+
+def test_an_optuna_study_begins_with_the_recommendation():
+    optuna = pytest.importorskip("optuna", reason="the real package: pip install optuna")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    early = AdapterConfig("lora", rank=4, blocks=(0, 1))
+    store = stored([{SSF: 0.8, early: 0.7, WIDE: 0.9}] * 2)
+    found = recommend(embedding("new", seed=50), store, "vit")
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    queued = enqueue(study, found, 3)
+    tried = []
+
+    def objective(trial):
+        config = config_of(
+            {"method": trial.suggest_categorical("method", ["ssf", "lora", "adaptformer"])}
+            | {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True)}
+            | ({"blocks": trial.suggest_categorical("blocks", ["0,1", "10,11"])} if len(tried) == 2 else {})
+        )
+        tried.append(config)
+        return 0.5
+
+    study.optimize(objective, n_trials=4)
+    assert [config.method for config in tried[:3]] == [c.config.method for c in found.ranking]
+    assert tried[2].blocks == (0, 1)
+    assert [config_of(parameters) for parameters in queued] == [c.config for c in found.ranking]
+    with pytest.raises(SelectionError, match="count=0"):
+        enqueue(study, found, 0)
