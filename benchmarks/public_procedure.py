@@ -104,8 +104,7 @@ def main(archive: Annotated[Path, typer.Argument(help="a task's zip")]) -> None:
         "What the public procedure measures",
         f"python benchmarks/public_procedure.py {archive.name}",
         f"""The public implementation leaves the network in training mode, squares the gradient of each batch's mean,
-and
-counts the gains of batch norms as filters. Here is what each of these does, on {len(task)} images of `{task.name}`
+and counts the gains of batch norms as filters. Here is what each of these does, on {len(task)} images of `{task.name}`
 under the bundled probe and our classifier, with {RESAMPLED:,} class-balanced images in batches of {BATCH}. Rank
 correlation and size (ratio of the sums) compare the convolutions' entries with the exact Fisher, which is taken per
 image and in evaluation mode. Drift is the largest change of a running mean, in standard deviations.
