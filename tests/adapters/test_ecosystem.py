@@ -34,7 +34,13 @@ def gradients(model, forward, inputs):
     return outputs.detach(), {name: p.grad for name, p in adapters.tuned_parameters(model).items()}
 
 
-@pytest.mark.parametrize(("family", "method"), PAIRS)
+COMPILED = ("lora", "ssf", "adaptformer", "vpt_deep", "conv_adapter")  # one of each kind; the others are slow tests
+
+
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [pytest.param(f, m, marks=[] if m in COMPILED else [pytest.mark.slow]) for f, m in PAIRS],
+)
 def test_a_compiled_model_has_the_same_outputs_and_gradients(family, method):
     torch._dynamo.reset()
     model = model_for(family, method)

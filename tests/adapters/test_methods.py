@@ -50,6 +50,13 @@ PAIRS = [
 ]
 MERGING = [(f, c) for f, c in PAIRS if not METHODS[CONFIGS[c].method].cannot_merge]
 
+LIKE_OTHERS = ("ViT, registers", "CLIP", "EVA-02", "ConvNeXt, 1 x 1", "ResNet, bottleneck", "EfficientNet")
+
+
+def cases(pairs):
+    """Pairs of a family and a config; families that resemble another one are left to the slow tests."""
+    return [pytest.param(f, c, marks=[pytest.mark.slow] if f in LIKE_OTHERS else []) for f, c in pairs]
+
 
 def disturb(model):
     """Move what is tuned away from where it starts."""
@@ -68,7 +75,7 @@ def test_every_method_is_tested():
     assert {config.method for config in CONFIGS.values()} == set(METHODS)
 
 
-@pytest.mark.parametrize(("family", "config"), PAIRS)
+@pytest.mark.parametrize(("family", "config"), cases(PAIRS))
 def test_only_what_is_tuned_gets_gradients_and_detaching_restores_the_backbone(family, config):
     plain = backbone(family)
     before = copy.deepcopy(plain.state_dict())
@@ -89,7 +96,7 @@ def test_only_what_is_tuned_gets_gradients_and_detaching_restores_the_backbone(f
         torch.testing.assert_close(model(images(family)), expected, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize(("family", "config"), [(f, c) for f, c in PAIRS if not c.startswith(STARTS_ELSEWHERE)])
+@pytest.mark.parametrize(("family", "config"), cases((f, c) for f, c in PAIRS if not c.startswith(STARTS_ELSEWHERE)))
 @torch.no_grad()
 def test_methods_that_start_from_the_backbone_change_nothing_at_first(family, config):
     expected = backbone(family)(images(family))
@@ -140,7 +147,7 @@ def test_a_merge_refuses_numbers_that_are_not_finite_and_kernels_that_are_standa
         adapters.merge(standardised)
 
 
-@pytest.mark.parametrize(("family", "config"), PAIRS)
+@pytest.mark.parametrize(("family", "config"), cases(PAIRS))
 @torch.no_grad()
 def test_saving_and_loading_gives_the_same_outputs(family, config, tmp_path):
     model = attached(family, config)

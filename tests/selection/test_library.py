@@ -71,6 +71,7 @@ def test_embedding_a_real_task_again_gives_the_shipped_embedding(library, probe,
     assert np.corrcoef(np.log(again.fisher + 1e-12), np.log(shipped.fisher + 1e-12))[0, 1] > 0.99
 
 
+@pytest.mark.slow
 def test_the_other_images_of_most_real_tasks_find_them_in_the_library(library, probe, datasets):
     names = ["mnist", "smiles", "coil20", "chest_xray", "fruit_shapes", "gtsrb", "sign_digits", "dogs_cats"]
     found = []
