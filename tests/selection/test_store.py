@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sqlalchemy as sql
 import timm
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -506,3 +507,34 @@ def test_four_threads_use_one_store_in_memory():
         results = list(pool.map(use, range(100, 160)))
     assert all(complete for _, complete in results)
     assert len(store) == 80
+
+
+def test_a_store_of_version_0_1_opens_and_means_what_it_meant(store):
+    """Schema 3: scores that must be there, no curves, the frame of pixel prompts around a shrunken image."""
+    if store.location == "memory":
+        pytest.skip("a store in memory is never old")
+    store.add(embedding(), trials=[trial(0.5, method="pixel_prompt"), trial(0.25, seed=1)])
+    url = store.location if "://" in store.location else f"sqlite:///{store.location}"
+    store.close()
+    engine = sql.create_engine(url)
+    old_config = {"method": "pixel_prompt", "frame": 0.04, "learning_rate": 0.01, "weight_decay": 1e-4, "epochs": 20}
+    with engine.begin() as connection:
+        connection.execute(sql.text("ALTER TABLE trials DROP COLUMN curve"))
+        if engine.dialect.name == "postgresql":
+            connection.execute(sql.text("ALTER TABLE trials ALTER COLUMN score SET NOT NULL"))
+        connection.execute(sql.text("UPDATE schema SET version = 3"))
+        connection.execute(
+            sql.text("UPDATE trials SET config = :config, backbone_fingerprint = :fingerprint WHERE seed = 0"),
+            {"config": json.dumps(old_config), "fingerprint": "a7bfaa686a2b2bb6aaaa3c6753005942"},
+        )
+    engine.dispose()
+    again = TaskStore(store.location, files=None if "://" in store.location else f"{store.location}.files")
+    prompt, other = sorted(again.task("birds").trials, key=lambda t: t.seed)
+    assert prompt.config == AdapterConfig("pixel_prompt", frame=0.04, resized=True)
+    bundled = BackboneId.of_model(timm.create_model("task2vec_vit_patch4_32", pretrained=True))
+    assert prompt.backbone.fingerprint == bundled.fingerprint
+    assert other == trial(0.25, seed=1)
+    again.add_trials("birds", [trial(None, seed=2, curve=((0.5, 1.0),))])
+    assert len(again.task("birds").trials) == 3
+    assert again.verify() == []
+    again.close()
