@@ -15,7 +15,6 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import torch
 import typer
-from library import archives
 from page import table, write_section
 from scipy.optimize import linprog
 from scipy.spatial.distance import cdist
@@ -74,6 +73,11 @@ def measure(datasets: Datasets, cache: Cache) -> None:
     for path in archives(datasets):
         task, test = Task.from_folder(path), Task.from_folder(path, split="test")
         _complete(cache / f"{path.stem}.whole.npz", task, probe, WHOLE, seed=0, test=test)
+
+
+def archives(datasets: Path) -> list[Path]:
+    """The zips of the target tasks; Tiny ImageNet's base classes are what backbones were trained on."""
+    return [path for path in sorted(datasets.glob("*.zip")) if path.stem != "tin_base"]
 
 
 def _affordable(setting: Setting, task: Task, size: int | None) -> bool:
