@@ -4,7 +4,7 @@ python benchmarks/evidence.py run datasets/ weights.safetensors -o benchmarks/re
 python benchmarks/evidence.py facts datasets/ weights.safetensors -o benchmarks/results/facts.jsonl
 
 Finished trials are appended at once. The waves come in an order in which every beginning is useful: all tasks with a
-few configurations that differ most, on few images and then on more, and then the other configurations.
+few configurations that differ most, first on 500 images, where they differ more than on 100, and then the others.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ OTHERS: list[dict[str, Any]] = [
     {"method": "ssf", "learning_rate": 0.003, "epochs": 20},
     {"method": "norm", "learning_rate": 0.01, "epochs": 20},
 ]
-WAVES: list[tuple[int, list[dict[str, Any]]]] = [(100, WIDE), (500, WIDE), (100, OTHERS), (500, OTHERS)]
+WAVES: list[tuple[int, list[dict[str, Any]]]] = [(500, WIDE), (100, WIDE), (500, OTHERS), (100, OTHERS)]
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
