@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
 from adapters.errors import TrainingError
 from adapters.sites import image_size
@@ -128,7 +128,10 @@ class Batches:
 
 
 def is_cacheable(dataset: Any) -> bool:
-    """Whether a dataset, or the one that it is a subset of, gives the same image at every reading."""
-    while not hasattr(dataset, "cacheable") and hasattr(dataset, "dataset"):
+    """Whether a dataset, or the one that it is torch's `Subset` of, gives the same image at every reading.
+
+    Other wrappers are not looked through: one that keeps its base in `dataset` may well augment what it reads there.
+    """
+    while isinstance(dataset, Subset):
         dataset = dataset.dataset
     return isinstance(dataset, (list, tuple, TensorDataset)) or bool(getattr(dataset, "cacheable", False))

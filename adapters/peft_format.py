@@ -42,11 +42,17 @@ def to_peft(model: nn.Module, directory: str | Path) -> None:
     An update of queries and values becomes one of twice the rank of the whole query-key-value layer.
 
     Raises:
-        CheckpointError: the active adapter is not LoRA.
+        CheckpointError: the active adapter is not LoRA, or acts where PEFT's would not.
     """
     adapter = adapter_of(model)
     if adapter.config.method != "lora":
         raise CheckpointError(f"only lora can be written for PEFT, not {adapter.config.method}; use adapters.save")
+    read = [part.site for part in adapter.parts if part.adapter.through_weights]
+    if read:
+        raise CheckpointError(
+            f"{type(model).__name__} reads the weight of {read[0]} without calling it, so that PEFT's LoRA would have no "
+            "effect there; use adapters.save, or merge"
+        )
     tensors: dict[str, Tensor] = {}
     ranks = {}
     for part in adapter.parts:

@@ -365,6 +365,17 @@ def test_what_a_dataset_draws_at_random_is_drawn_again_for_every_epoch():
     first, second = (batches.take(torch.arange(24))[0] for _ in range(2))
     assert not torch.equal(first, second)
     assert Batches(stripes(24), batches.transform).kept is not None
+    assert Batches(torch.utils.data.Subset(stripes(24), range(9)), batches.transform).kept is not None
+
+
+def test_a_wrapper_that_augments_a_dataset_that_could_be_kept_is_not_kept_itself():
+    class Augmenting(Flipped):
+        def __init__(self, data):
+            super().__init__(data)
+            self.dataset = data  # what it reads never changes, what it gives does
+
+    batches = Batches(Augmenting(stripes(24)), transform_of(model_for(CONFIG)))
+    assert batches.kept is None
 
 
 def test_a_training_with_other_validation_images_is_not_resumed(tmp_path):

@@ -74,6 +74,8 @@ def test_what_peft_trained_computes_the_same_here_and_merges(family, settings, t
 def test_what_cannot_be_exchanged_is_refused_with_its_reason(tmp_path):
     with pytest.raises(CheckpointError, match="only lora can be written for PEFT, not ssf"):
         adapters.to_peft(adapters.attach(backbone("ViT"), AdapterConfig("ssf")), tmp_path)
+    with pytest.raises(CheckpointError, match=r"reads the weight of blocks\.0\.attn\.qkv without calling it"):
+        adapters.to_peft(adapters.attach(backbone("BEiT"), AdapterConfig("lora", rank=2)), tmp_path)
     with pytest.raises(CheckpointError, match="no PEFT adapter is saved in"):
         adapters.from_peft(backbone("ViT"), tmp_path)
     adapters.to_peft(tuned("ViT", ("q", "v")), tmp_path)
