@@ -50,8 +50,8 @@ def to_peft(model: nn.Module, directory: str | Path) -> None:
     read = [part.site for part in adapter.parts if part.adapter.through_weights]
     if read:
         raise CheckpointError(
-            f"{type(model).__name__} reads the weight of {read[0]} without calling it, so that PEFT's LoRA would have no "
-            "effect there; use adapters.save, or merge"
+            f"{type(model).__name__} reads the weight of {read[0]} without calling it, so that PEFT's LoRA would have "
+            "no effect there; use adapters.save, or merge"
         )
     tensors: dict[str, Tensor] = {}
     ranks = {}
