@@ -20,14 +20,14 @@ from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
-from ground.tasks import MOST_CLASSES_OF_100, ground
-from ground.vit import AUTOCAST, batches_of, load_vit, transform
+from ground.tasks import MOST_CLASSES_OF_100, file_name, ground
+from ground.vit import AUTOCAST, NAME, batches_of, load_vit, transform
 
 import task2vec
 from adapters import AdapterConfig
-from selection.facts import facts_of
-from selection.running import run_trial
-from selection.trials import Trial
+from selection.evidence.runner import run_trial
+from selection.recommendation.facts import facts_of
+from selection.store.trial import Trial
 
 BATCH_SIZE = 32
 EARLY, LATE = list(range(6)), list(range(6, 12))
@@ -130,21 +130,23 @@ def facts(
     datasets: Annotated[Path, typer.Argument(help="folder of ImageFolder zips with train and test splits")],
     weights: Annotated[Path, typer.Argument(help="weights of vit_tiny_patch16_224")],
     out: Annotated[Path, typer.Option("--out", "-o", help="JSON lines, appended to")],
-    embeddings: Annotated[Path, typer.Option(help="folder for the embeddings under the bundled probe")],
+    embeddings: Annotated[Path, typer.Option(help="folder for TASK.safetensors and TASK.backbone.safetensors")],
     seed: Annotated[int, typer.Option(help="of the draw of the images")] = 0,
 ) -> None:
-    """Embed every task, and read it through the backbone: what a user's own folder of these images would give."""
+    """Embed every task, under the bundled probe and under the backbone, and read it through the backbone."""
     embeddings.mkdir(parents=True, exist_ok=True)
     known = {json.loads(line)["task"] for line in out.read_text().splitlines()} if out.exists() else set()
     torch.set_num_threads(1)
     model, probe = load_vit(weights), task2vec.load_probe()
-    for task, images in product(ground(datasets), (500, 100)):
+    own = task2vec.Probe(load_vit(weights), classifier="head", transform=transform(), name=NAME)
+    for images, task in product((500, 100), ground(datasets)):
         name = f"{task.name}@{images}"
         if name in known or (images == 100 and task.num_classes > MOST_CLASSES_OF_100):
             continue
         labelled = task.labelled(images, seed)
         found = facts_of(labelled, model, transform=transform(), autocast=AUTOCAST)
-        task2vec.embed(labelled, probe).save(embeddings / f"{name}.safetensors")
+        task2vec.embed(labelled, probe).save(embeddings / f"{file_name(name)}.safetensors")
+        task2vec.embed(labelled, own).save(embeddings / f"{file_name(name)}.backbone.safetensors")
         with out.open("a") as file:
             file.write(json.dumps({"task": name, "group": task.group, "source": task.source} | found.to_dict()) + "\n")
         print(f"{name}: linear probe {found.linear_probe:.3f}", flush=True)

@@ -24,10 +24,11 @@ import adapters
 from adapters import AdapterConfig
 from adapters.data import Batches, transform_of
 from selection import Grid
-from selection.grid import GridTask
-from selection.library import EXPERTS, WARM_STARTS, load_library
-from selection.transferability import SCORES, Outputs
-from selection.tuning import VALIDATION_SHARE, load_backbone
+from selection.evidence.backbone import load_backbone
+from selection.evidence.grid import GridTask
+from selection.evidence.library import EXPERTS, WARM_STARTS, load_library
+from selection.evidence.runner import VALIDATION_SHARE
+from selection.recommendation.transferability import SCORES, Outputs
 from task2vec import embed, load_probe
 from task2vec.classifier import fit_classifier
 

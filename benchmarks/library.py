@@ -1,10 +1,12 @@
 """Make the shipped library and its page from a store of trials.
 
-task2vec trials run benchmarks/grid_1000.toml --store evidence.db    the trials; also with grid_100.toml
-python benchmarks/library.py ship evidence.db               embeddings, trials, sources and amounts of the recommender
-python benchmarks/library.py embed benchmarks/grid_1000.toml      every shipped task again, where embedding changed
-python benchmarks/library.py measure benchmarks/grid_1000.toml    mean features, and what a recommendation costs
-python benchmarks/library.py docs                           docs/library.md from what is shipped
+task2vec trials run benchmarks/grid_1000.toml --store evidence.db  the trials; also with grid_100.toml
+python benchmarks/library.py ship evidence.db             embeddings, trials and facts of a store, and nothing else
+python benchmarks/library.py add TRIALS FACTS EMBEDDINGS  the tasks of benchmarks/evidence.py beside what is there
+python benchmarks/library.py learn                        settings of the learned recommender
+python benchmarks/library.py embed benchmarks/grid_1000.toml    every shipped task again, where embedding changed
+python benchmarks/library.py measure benchmarks/grid_1000.toml  mean features, and what a recommendation costs
+python benchmarks/library.py docs                         docs/library.md from what is shipped
 """
 
 from __future__ import annotations
@@ -17,16 +19,26 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
+from ground.tasks import file_name
 from safetensors.numpy import save_file
 
 import selection
 import task2vec
 from adapters import DEFAULT_BACKBONE
-from selection import Grid
-from selection.library import COSTS, EMBEDDINGS, MEAN_FEATURES, SOURCES, TRIALS, write_embeddings
-from selection.recommenders import GaussianProcess
-from selection.recommenders.gaussian_process import ship as ship_amounts
-from selection.table import table_of
+from selection import BackboneFacts, Grid, TaskFilter
+from selection.evidence.library import (
+    COSTS,
+    EMBEDDINGS,
+    FACTS,
+    MEAN_FEATURES,
+    TASKS,
+    TRIALS,
+    read_trials,
+    write_embeddings,
+)
+from selection.evidence.table import table_of
+from selection.recommendation.recommenders import GaussianProcess
+from selection.recommendation.recommenders.gaussian_process import SHIPPED, digest_of
 from task2vec.distances.reference import write_reference
 from task2vec.inputs import ProbeInputs
 from task2vec.progress import silent
@@ -43,17 +55,58 @@ def is_whole(name: str) -> bool:
 
 @app.command()
 def ship(store: Annotated[str, typer.Argument(help="where `task2vec trials run` put the trials")]) -> None:
-    """Write embeddings, trials and sources, the reference of log_cosine, and the recommender's amounts."""
-    opened = selection.TaskStore(store)
+    """Replace what is shipped by a store's embeddings, trials and facts."""
+    ship_from(selection.TaskStore(store))
+
+
+def ship_from(opened: selection.TaskStore) -> None:
+    """Write the library's files."""
     probe = task2vec.load_probe()
-    tasks = {task.name: task for task in opened.tasks(with_trials=True)}
+    tasks = {task.name: task for task in opened.tasks(TaskFilter(with_trials=True))}
     embeddings = [e for e in opened.embeddings(probe.fingerprint, "montecarlo") if e.task in tasks]
     write_embeddings(embeddings, EMBEDDINGS)
-    write_reference(probe.fingerprint, task2vec.mean_log_embedding([e for e in embeddings if is_whole(e.task)]))
     TRIALS.write_text("".join(trial.to_line(name) for name, task in tasks.items() for trial in task.trials))
-    SOURCES.write_text(json.dumps({name: task.source for name, task in tasks.items()}, indent=1) + "\n")
-    table = table_of([(tasks[e.task], e) for e in embeddings])
-    ship_amounts(GaussianProcess.learn(table).calibrated(table))
+    facts = [{"task": name} | found.to_dict() for name, task in tasks.items() for found in task.facts]
+    FACTS.write_text("".join(json.dumps(values) + "\n" for values in facts))
+    known = {name: {"source": task.source, "tags": list(task.tags)} for name, task in tasks.items()}
+    TASKS.write_text(json.dumps(known, indent=0) + "\n")
+
+
+@app.command()
+def add(
+    trials: Annotated[Path, typer.Argument(help="what `evidence.py run` appended to")],
+    facts: Annotated[Path, typer.Argument(help="what `evidence.py facts` appended to")],
+    embeddings: Annotated[Path, typer.Argument(help="folder where `evidence.py facts` saved the embeddings")],
+    images: Annotated[int, typer.Option(help="training images of the tasks to add")] = 500,
+) -> None:
+    """Add the ground's tasks that have trials to what is shipped, or replace them there."""
+    store, tried = selection.load_library(), read_trials(trials)
+    for line in facts.read_text().splitlines():
+        values = json.loads(line)
+        name, group, source = (values.pop(key) for key in ("task", "group", "source"))
+        if name in tried and name.endswith(f"@{images}"):
+            if name in store:
+                store.remove(name)
+            embedding = task2vec.TaskEmbedding.load(embeddings / f"{file_name(name)}.safetensors")
+            found = BackboneFacts.from_dict(values)
+            store.add(embedding, name=name, trials=tried[name], source=source, tags=[group], facts=[found])
+    ship_from(store)
+
+
+@app.command()
+def learn() -> None:
+    """Write the settings of the learned recommender for each table of trials that the library has."""
+    library = selection.load_library()
+    found = {}
+    for backbone in library.backbones():
+        which = {task.name: task for task in library.tasks(TaskFilter(trials_on=backbone.architecture))}
+        own = [(which[e.task], e) for e in library.embeddings(task2vec.load_probe().fingerprint) if e.task in which]
+        table = table_of(own, lambda trial, backbone=backbone: trial.backbone.is_same(backbone))  # type: ignore[misc]
+        for known in (table.looked_at(), table.without_facts()):
+            if known.tasks:
+                process = GaussianProcess.learn(known).calibrated(known)
+                found[digest_of(known)] = {"settings": process.settings, "widening": process.widening}
+    SHIPPED.write_text(json.dumps(found, indent=1) + "\n")
 
 
 @app.command()
@@ -124,8 +177,8 @@ def docs() -> None:
 
 PAGE = """# The shipped library
 
-Made by `python benchmarks/library.py docs` from what is shipped in `selection/library/`: {tasks} tasks embedded with
-the bundled probe `{probe}` ({method}, one draw an image), and {trials} trials of {configs} configurations on them with
+Made by `python benchmarks/library.py docs` from what is shipped in `selection/evidence/library/`: {tasks} tasks
+embedded with the bundled probe `{probe}` ({method}, one draw an image), and {trials} trials of {configs} configurations on them with
 the bundled backbone `{backbone}`. {whole} are whole tasks with all their training images (at most about 1,000), {small}
 have 100 training images, of which {parts} are parts of tasks: half of the classes, or the classes in groups.
 {twice} tasks were tuned with two seeds.
@@ -168,7 +221,7 @@ How each number was made:
 | embeddings, sources | `python benchmarks/library.py ship STORE` |
 | mean features, costs | `python benchmarks/library.py measure GRID` |
 | experts, warm starts | `python benchmarks/experts.py` |
-| published results for ViT-B/16 | `selection/library/published/`, with their sources |
+| published results for ViT-B/16 | `selection/evidence/library/published/`, with their sources |
 | this page | `python benchmarks/library.py docs` |
 """
 

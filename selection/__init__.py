@@ -6,26 +6,31 @@ result = selection.auto_tune(task, "task2vec_vit_patch4_32", store)
 """
 
 from selection.errors import RecommendationError, SelectionError, StoreError
-from selection.facts import BackboneFacts, facts_of
-from selection.grid import Grid
-from selection.library import load_library
-from selection.model2vec import Model2Vec
-from selection.optuna_prior import config_of, enqueue, parameters_of
-from selection.published import published_gains, published_recipes, published_results
-from selection.recommendation import DEFAULT_RECOMMENDER, Candidate, Evidence, Recommendation, recommend
-from selection.recommenders import RECOMMENDERS
-from selection.running import run_grid
+from selection.evidence.backbone import load_backbone
+from selection.evidence.grid import Grid
+from selection.evidence.library import load_library
+from selection.evidence.published import published_gains, published_recipes, published_results
+from selection.evidence.runner import run_grid
+from selection.recommendation.facts import facts_of
+from selection.recommendation.model2vec import Model2Vec
+from selection.recommendation.recommend import DEFAULT_RECOMMENDER, recommend
+from selection.recommendation.recommenders import RECOMMENDERS
+from selection.recommendation.result import Candidate, Evidence, Recommendation
 from selection.store import (
+    BackboneFacts,
     ImportReport,
     Neighbour,
     StoredTask,
+    TaskFilter,
     TaskStore,
+    Trial,
     export_store,
     import_archive,
     merge_stores,
 )
-from selection.trials import Trial
-from selection.tuning import AutoTuned, Tuned, auto_tune, tune
+from selection.tuning.one import Tuned, tune
+from selection.tuning.optuna_prior import config_of, enqueue, parameters_of
+from selection.tuning.several import AutoTuned, auto_tune
 
 __all__ = [
     "DEFAULT_RECOMMENDER",
@@ -43,6 +48,7 @@ __all__ = [
     "SelectionError",
     "StoreError",
     "StoredTask",
+    "TaskFilter",
     "TaskStore",
     "Trial",
     "Tuned",
@@ -52,6 +58,7 @@ __all__ = [
     "export_store",
     "facts_of",
     "import_archive",
+    "load_backbone",
     "load_library",
     "merge_stores",
     "parameters_of",

@@ -144,6 +144,11 @@ def ground(datasets: Path) -> list[GroundTask]:
     ]
 
 
+def file_name(task: str) -> str:
+    """A task's name as part of a path."""
+    return task.replace(": ", "__")
+
+
 def balanced(task: Task, count: int, seed: int) -> npt.NDArray[np.int64]:
     """Numbers of `count` images, as equally many of each class as there are; all if there are fewer."""
     generator = np.random.default_rng(seed)

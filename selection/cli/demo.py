@@ -16,8 +16,10 @@ from adapters import AdapterConfig
 from adapters.data import Batches, transform_of
 from selection.cli import options as o
 from selection.cli.output import describe_recommendation, print_json, print_recommendation, print_table
-from selection.library import FEW_IMAGES
-from selection.tuning import MERGED, load_backbone
+from selection.evidence.backbone import load_backbone
+from selection.evidence.library import FEW_IMAGES
+from selection.store import TaskFilter
+from selection.tuning.one import MERGED
 from task2vec import Task
 
 TEST_SHARE = 0.4
@@ -45,7 +47,7 @@ def demo(
     console.print(f"1. Embedding the target: {len(train)} digits of 10 classes")
     embedding = task2vec.embed(train, task2vec.load_probe(), seed=seed, progress=True)
     # Embeddings of a hundred images are noisier, so that like is compared with like here.
-    neighbours = library.nearest(embedding, 5, where=lambda task: FEW_IMAGES not in task.tags)
+    neighbours = library.nearest(embedding, 5, which=TaskFilter(without_tags=(FEW_IMAGES,)))
     console.print("2. Asking the shipped library")
     recommendation = selection.recommend(embedding, library)
     if not as_json:

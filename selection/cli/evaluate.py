@@ -10,8 +10,9 @@ import typer
 from adapters import DEFAULT_BACKBONE
 from selection.cli import options as o
 from selection.cli.output import print_json
-from selection.evaluation.page import Evaluation, evaluate_store, write_page
-from selection.library import mean_features
+from selection.evaluation import evaluate_store
+from selection.evaluation.page import tables, write_page
+from selection.evidence.library import mean_features
 
 
 def evaluate(
@@ -21,10 +22,10 @@ def evaluate(
     as_json: o.Json = False,
 ) -> None:
     """Leave out each source in turn, and compare what every recommender would have chosen."""
-    found: Evaluation = evaluate_store(o.open_store(store), backbone, mean_features() if store is None else None)
+    found = evaluate_store(o.open_store(store), backbone, mean_features() if store is None else None)
     if out is not None:
         write_page(found, out)
     if as_json:
         print_json(found.summary())
     else:
-        typer.echo(found.tables())
+        typer.echo(tables(found))

@@ -11,7 +11,7 @@ import task2vec
 from adapters import DEFAULT_BACKBONE
 from selection.cli.output import print_unreadable
 from selection.errors import StoreError
-from selection.library import load_library
+from selection.evidence.library import load_library
 from selection.store import TaskStore
 from task2vec import DEFAULT_PROBE, Task, TaskEmbedding
 

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from selection.recommendation import Recommendation
+from selection.recommendation.result import Recommendation
 from task2vec import TaskEmbedding
 
 RANKING_SHOWN = 10

@@ -11,9 +11,9 @@ import typer
 from selection.cli import options as o
 from selection.cli.output import describe_embedding, print_json, print_table, share
 from selection.errors import StoreError
-from selection.library import load_library
+from selection.evidence.library import load_library
 from selection.store import ImportReport, TaskStore, export_store, import_archive, merge_stores
-from selection.trials import Trial
+from selection.store.trial import Trial
 
 app = typer.Typer(help="Make, fill and look into task stores.", no_args_is_help=True)
 Location = Annotated[str, typer.Argument(help="The store's file, or the URL of a database.")]

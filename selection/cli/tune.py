@@ -13,7 +13,8 @@ from adapters import AdapterConfig
 from selection.cli import options as o
 from selection.cli.output import describe_recommendation, print_json, print_recommendation, print_table
 from selection.cli.recommend import MaxParams, MaxSeconds, MergeableOnly
-from selection.tuning import MERGED, load_backbone, save_merged
+from selection.evidence.backbone import load_backbone
+from selection.tuning.one import MERGED, save_merged
 from task2vec import Task
 
 

@@ -1,16 +1,14 @@
-"""Outcomes as means with intervals, sources being what is drawn anew."""
+"""Numbers of single targets as means with intervals, sources being what is drawn anew."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import norm
+import numpy.typing as npt
 
-from selection.evaluation.protocol import Outcome
-from selection.recommendation import COVERAGE
+Array = npt.NDArray[np.float64]
 
 DRAWS = 2000
 
@@ -24,32 +22,27 @@ class Mean:
     high: float
 
     def text(self, scale: float = 1.0, digits: int = 2) -> str:
-        """The mean and its interval."""
+        """The mean and its interval; a dash if nothing was measured."""
+        if np.isnan(self.value):
+            return "-"
         return f"{scale * self.value:.{digits}f} ({scale * self.low:.{digits}f} to {scale * self.high:.{digits}f})"
 
 
-def mean_of(outcomes: Sequence[Outcome], value: Callable[[Outcome], float]) -> Mean:
-    """Mean of a value over outcomes; those without it do not count."""
-    by_source: dict[str, list[float]] = defaultdict(list)
-    for outcome in outcomes:
-        if np.isfinite(value(outcome)):
-            by_source[outcome.source].append(value(outcome))
-    if not by_source:
+def mean_over_sources(values: Array, sources: Sequence[str], weights: Array | None = None) -> Mean:
+    """sum_t v_t / sum_t w_t with its interval; targets whose value is NaN do not count.
+
+    Args:
+        values: float64 `(T,)`, v.
+        sources: Where each target comes from; targets of one source are drawn together.
+        weights: float64 `(T,)`, w; 1 each if not given, which makes it the mean.
+    """
+    counts = np.ones(len(values)) if weights is None else weights
+    measured = np.isfinite(values) & np.isfinite(counts)
+    if not measured.any():
         return Mean(np.nan, np.nan, np.nan)
-    sums = np.array([sum(values) for values in by_source.values()])
-    counts = np.array([len(values) for values in by_source.values()])
+    _, number = np.unique(np.asarray(sources)[measured], return_inverse=True)
+    sums, totals = (np.bincount(number, weights=v[measured]) for v in (values, counts))
     drawn = np.random.default_rng(0).integers(len(sums), size=(DRAWS, len(sums)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    return Mean(float(sums.sum() / counts.sum()), *(float(q) for q in np.quantile(means, [0.025, 0.975])))
-
-
-def covered(outcome: Outcome, share: float = COVERAGE) -> float:
-    """Whether the score lay in the central interval of that share; NaN without an interval."""
-    if not np.isfinite(outcome.deviation):
-        return float("nan")
-    return float(abs(outcome.deviation) <= norm.ppf(0.5 + share / 2))
-
-
-def of(outcomes: Sequence[Outcome], row: str, tries: int) -> list[Outcome]:
-    """The outcomes of a row after so many tries."""
-    return [outcome for outcome in outcomes if outcome.row == row and outcome.tries == tries]
+    means = sums[drawn].sum(axis=1) / totals[drawn].sum(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Mean(float(sums.sum() / totals.sum()), float(low), float(high))

@@ -1,6 +1,19 @@
 """Where tasks, their embeddings, trials and tuned adapters are kept."""
 
 from selection.store.archive import ImportReport, export_store, import_archive, merge_stores
-from selection.store.store import Neighbour, StoredTask, TaskStore
+from selection.store.facts import BackboneFacts
+from selection.store.store import Neighbour, StoredTask, TaskFilter, TaskStore
+from selection.store.trial import Trial
 
-__all__ = ["ImportReport", "Neighbour", "StoredTask", "TaskStore", "export_store", "import_archive", "merge_stores"]
+__all__ = [
+    "BackboneFacts",
+    "ImportReport",
+    "Neighbour",
+    "StoredTask",
+    "TaskFilter",
+    "TaskStore",
+    "Trial",
+    "export_store",
+    "import_archive",
+    "merge_stores",
+]

@@ -28,15 +28,16 @@ from safetensors.numpy import load as from_bytes
 from safetensors.numpy import save as to_bytes
 
 from selection.errors import StoreError
+from selection.store.facts import BackboneFacts
 from selection.store.files import NAMES, digest_of
 from selection.store.schema import NAME_LENGTH, is_text
 from selection.store.store import StoredTask, TaskStore
-from selection.trials import Trial, config_of_version_0_1
+from selection.store.trial import Trial, config_of_version_0_1
 from task2vec import EmbeddingError, TaskEmbedding
 from task2vec.embedding import embedding_from, embedding_parts
 
-FORMAT_VERSION = 2
-READ_VERSIONS = (1, 2)  # the first is that of version 0.1, whose configs are written out more fully today
+FORMAT_VERSION = 3
+READ_VERSIONS = (1, 2, 3)  # the first is that of version 0.1, whose configs are written out more fully today
 LARGEST_ENTRY = 2**31  # bytes of one file in an archive
 LARGEST_TOTAL = 2**36  # bytes of all of them
 LARGEST_RATIO = 1000  # of a file to what it takes in the archive
@@ -138,6 +139,7 @@ def _write_entries(store: TaskStore, archive: zipfile.ZipFile) -> None:
                 put(f"adapters/{digest}/{name}", (task.adapter / name).read_bytes())
         facts = {"name": task.name, "tags": task.tags, "source": task.source, "adapter": digest}
         facts |= {"embeddings": list(numbers), "trials": [trial.to_dict() for trial in task.trials]}
+        facts["facts"] = [found.to_dict() for found in task.facts]
         lines.append(json.dumps(facts))
     put("tasks.jsonl", "".join(f"{line}\n" for line in lines).encode())
     manifest = {"format_version": FORMAT_VERSION, "tasks": len(lines), "embeddings": number, "files": files}
@@ -223,6 +225,7 @@ def _entry(facts: dict[str, Any], checked: Any, folder: Path) -> _Entry:
         adapter=adapter,
         tags=tuple(map(str, facts["tags"])),
         source=str(facts["source"]),
+        facts=tuple(BackboneFacts.from_dict(found) for found in facts.get("facts", ())),
     )
     return _Entry(task, embeddings, adapter)
 
@@ -250,7 +253,9 @@ def _add(store: TaskStore, entries: list[_Entry]) -> ImportReport:
                 extended.append(name)
         first = embeddings[0] if embeddings else store.embeddings(name=name)[0]
         source = "" if own is not None and own.source else entry.task.source
-        store.add(first, name=name, trials=trials, adapter=adapter, tags=entry.task.tags, source=source)
+        known = [] if own is None else [found.backbone.fingerprint for found in own.facts]
+        looks = [found for found in entry.task.facts if found.backbone.fingerprint not in known]
+        store.add(first, name=name, trials=trials, adapter=adapter, tags=entry.task.tags, source=source, facts=looks)
         for embedding in embeddings[1:]:
             store.add(embedding, name=name)
     return ImportReport(tuple(added), tuple(extended), tuple(conflicts))

@@ -13,8 +13,9 @@ from safetensors.numpy import save as to_bytes
 from sqlalchemy.orm import Session
 
 from selection.errors import StoreError
-from selection.store.schema import EmbeddingRow, TaskRow, TrialRow, checksum_of
-from selection.trials import Trial
+from selection.store.facts import BackboneFacts
+from selection.store.schema import EmbeddingRow, FactsRow, TaskRow, TrialRow, checksum_of
+from selection.store.trial import Trial
 from task2vec import EmbeddingError, TaskEmbedding
 from task2vec.embedding import embedding_from, embedding_parts
 
@@ -95,6 +96,15 @@ def put_trial(row: TaskRow, trial: Trial) -> None:
     else:
         for field, value in values.items():
             setattr(found, field, value)
+
+
+def put_facts(row: TaskRow, facts: BackboneFacts) -> None:
+    """Add facts to a task, in place of those under the same backbone."""
+    found = next((f for f in row.facts if f.backbone_fingerprint == facts.backbone.fingerprint), None)
+    if found is None:
+        found = FactsRow(backbone_fingerprint=facts.backbone.fingerprint)
+        row.facts.append(found)
+    found.values = json.dumps(facts.to_dict())
 
 
 def to_trial(row: TrialRow) -> Trial:

@@ -4,7 +4,8 @@ Schema 1 kept all tensors of an embedding in one blob. Schema 2 keeps the Fisher
 nothing else, knows tags and sources of tasks, what trials were run with, and a checksum of every embedding, and names
 adapters by their content. Schema 3 knows at which change an embedding was written, so that a search index can catch
 up, and who it is, so that the index of another store is not mistaken for its own. Schema 4 has trials whose test score
-was not measured, and the learning curve of each.
+was not measured, and the learning curve of each. Schema 5 knows what a task looks like to the backbones that were
+tuned on it.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from safetensors.numpy import load as from_bytes
 from safetensors.numpy import save as to_bytes
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from selection.trials import config_of_version_0_1
+from selection.store.trial import config_of_version_0_1
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -56,6 +57,7 @@ class TaskRow(Base):
     adapter: Mapped[str | None] = mapped_column(sql.Text)
     embeddings: Mapped[list[EmbeddingRow]] = relationship(cascade="all, delete-orphan")
     trials: Mapped[list[TrialRow]] = relationship(cascade="all, delete-orphan", order_by="TrialRow.id")
+    facts: Mapped[list[FactsRow]] = relationship(cascade="all, delete-orphan", order_by="FactsRow.id")
 
 
 class EmbeddingRow(Base):
@@ -98,6 +100,17 @@ class TrialRow(Base):
     num_images: Mapped[int]
     environment: Mapped[str] = mapped_column(sql.Text, server_default="")
     curve: Mapped[str] = mapped_column(sql.Text, server_default="[]")
+
+
+class FactsRow(Base):
+    """What one pass of a task's images through a backbone said, as JSON."""
+
+    __tablename__ = "facts"
+    __table_args__ = (sql.UniqueConstraint("task_id", "backbone_fingerprint"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    task_id: Mapped[int] = mapped_column(sql.ForeignKey("tasks.id", ondelete="CASCADE"))
+    backbone_fingerprint: Mapped[str] = mapped_column(sql.String(32))
+    values: Mapped[str] = mapped_column(sql.Text)
 
 
 def is_text(value: object, longest: int | None = None) -> bool:
@@ -190,5 +203,14 @@ def _from_3_to_4(connection: sql.Connection) -> None:
         connection.execute(sql.text("ALTER TABLE trials ADD COLUMN curve TEXT DEFAULT '[]' NOT NULL"))
 
 
+def _from_4_to_5(connection: sql.Connection) -> None:
+    Base.metadata.tables[FactsRow.__tablename__].create(connection)
+
+
 # Each takes a database from the version that is its key to the next one. Schema 1 was only ever in SQLite.
-MIGRATIONS: dict[int, Callable[[sql.Connection], None]] = {1: _from_1_to_2, 2: _from_2_to_3, 3: _from_3_to_4}
+MIGRATIONS: dict[int, Callable[[sql.Connection], None]] = {
+    1: _from_1_to_2,
+    2: _from_2_to_3,
+    3: _from_3_to_4,
+    4: _from_4_to_5,
+}

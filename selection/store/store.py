@@ -10,7 +10,7 @@ import dataclasses
 import json
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -21,10 +21,21 @@ import sqlalchemy as sql
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session, selectinload
 
+from adapters import BackboneId
 from selection.errors import StoreError
 from selection.store.engine import ALONE, WRITES, is_lost, lock_for_opening, open_engine
+from selection.store.facts import BackboneFacts
 from selection.store.files import AdapterFiles
-from selection.store.rows import REVISION, get_task, put_embedding, put_many, put_trial, to_embedding, to_trial
+from selection.store.rows import (
+    REVISION,
+    get_task,
+    put_embedding,
+    put_facts,
+    put_many,
+    put_trial,
+    to_embedding,
+    to_trial,
+)
 from selection.store.schema import (
     MIGRATIONS,
     NAME_LENGTH,
@@ -38,7 +49,7 @@ from selection.store.schema import (
     new_identity,
 )
 from selection.store.search import Search
-from selection.trials import Trial
+from selection.store.trial import Trial
 from task2vec import TaskEmbedding
 
 TRIES = 10  # of a transaction that collided with another one
@@ -60,6 +71,7 @@ class StoredTask:
         adapter: Where its tuned adapter lies, if one was stored.
         tags: Words to find it by.
         source: Where its images come from.
+        facts: What it looks like to backbones.
     """
 
     name: str
@@ -69,6 +81,56 @@ class StoredTask:
     adapter: Path | None
     tags: tuple[str, ...] = ()
     source: str = ""
+    facts: tuple[BackboneFacts, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskFilter:
+    """Which stored tasks count.
+
+    Attributes:
+        tags: They have all of these tags.
+        without_tags: They have none of these.
+        sources: They come from one of these sources; from any if empty.
+        names: They are among these; any if None.
+        exclude: They are not among these.
+        with_trials: They have trials.
+        trials_on: They have trials on this architecture.
+    """
+
+    tags: tuple[str, ...] = ()
+    without_tags: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    names: Collection[str] | None = None
+    exclude: Collection[str] = ()
+    with_trials: bool = False
+    trials_on: str | None = None
+
+    def conditions(self) -> list[sql.ColumnElement[bool]]:
+        """What a task's row must meet."""
+        found: list[sql.ColumnElement[bool]] = [_has_tag(tag) for tag in self.tags]
+        found += [~_has_tag(tag) for tag in self.without_tags]
+        if self.sources:
+            found.append(TaskRow.source.in_(self.sources))
+        if self.names is not None:
+            found.append(TaskRow.name.in_(self.names))
+        if self.exclude:
+            found.append(TaskRow.name.not_in(self.exclude))
+        if self.with_trials:
+            found.append(TaskRow.trials.any())
+        if self.trials_on is not None:
+            # A backbone is stored as its architecture, with its tag after a dot if it is known.
+            tagged = TrialRow.backbone.startswith(f"{self.trials_on}.", autoescape=True)
+            found.append(TaskRow.trials.any(tagged | (TrialRow.backbone == self.trials_on)))
+        return found
+
+
+def _has_tag(tag: str) -> sql.ColumnElement[bool]:
+    """Tags are kept as a list in JSON, where each stands in quotes."""
+    return TaskRow.tags.contains(json.dumps(tag), autoescape=True)
+
+
+ALL = TaskFilter()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +199,7 @@ class TaskStore:
         adapter: str | Path | None = None,
         tags: Iterable[str] = (),
         source: str = "",
+        facts: Iterable[BackboneFacts] = (),
     ) -> None:
         """Store a task, or add to a stored one: its embedding, more trials, its tuned adapter.
 
@@ -150,12 +213,13 @@ class TaskStore:
             adapter: A directory that `adapters.save` wrote; it is copied to the store's files.
             tags: Words to find it by, beside those it has.
             source: Where its images come from; what is known stays if not given.
+            facts: What it looks like to backbones; those under the same backbone are replaced.
 
         Raises:
             StoreError: the name is empty or too long, the adapter is none, or the store cannot be written.
         """
         name = _checked(name or embedding.task)
-        kept, new_trials, new_tags = self._keep(adapter), list(trials), list(tags)
+        kept, new_trials, new_tags, new_facts = self._keep(adapter), list(trials), list(tags), list(facts)
 
         def change(session: Session) -> None:
             row = get_task(session, name)
@@ -169,6 +233,8 @@ class TaskStore:
             put_embedding(session, row, embedding)
             for trial in new_trials:
                 put_trial(row, trial)
+            for found in new_facts:
+                put_facts(row, found)
 
         self._write(change)
 
@@ -211,6 +277,12 @@ class TaskStore:
 
         self._write(change)
 
+    def backbones(self) -> list[BackboneId]:
+        """What trials were made with, in alphabetical order of their names."""
+        query = sql.select(TrialRow.backbone, TrialRow.backbone_fingerprint).distinct().order_by(TrialRow.backbone)
+        with self._reading() as session:
+            return [BackboneId.of_name(name, fingerprint) for name, fingerprint in session.execute(query)]
+
     def names(self) -> list[str]:
         """Names of all tasks, in alphabetical order."""
         with self._reading() as session:
@@ -225,11 +297,10 @@ class TaskStore:
         with self._reading() as session:
             return self._stored(self._existing(session, name))
 
-    def tasks(self, *, with_trials: bool = False) -> Iterator[StoredTask]:
-        """All tasks, or those that have trials, in alphabetical order of their names."""
-        query = sql.select(TaskRow).order_by(TaskRow.name).limit(BULK).options(selectinload(TaskRow.trials))
-        if with_trials:
-            query = query.where(TaskRow.trials.any())
+    def tasks(self, which: TaskFilter = ALL) -> Iterator[StoredTask]:
+        """Tasks in alphabetical order of their names, all of them if nothing is said."""
+        query = sql.select(TaskRow).where(*which.conditions()).order_by(TaskRow.name).limit(BULK)
+        query = query.options(selectinload(TaskRow.trials), selectinload(TaskRow.facts))
         last = ""
         while True:
             with self._reading() as session:
@@ -263,8 +334,7 @@ class TaskStore:
         k: int = 5,
         *,
         distance: str = "log_cosine",
-        where: Callable[[StoredTask], bool] | None = None,
-        exclude: Sequence[str] = (),
+        which: TaskFilter = ALL,
     ) -> list[Neighbour]:
         """The k stored tasks that are nearest to a task, nearest first; fewer if there are not so many.
 
@@ -274,23 +344,29 @@ class TaskStore:
             embedding: The target. Only tasks embedded by the same probe and estimator are compared.
             k: How many.
             distance: Any of `task2vec.DISTANCES`; for `asymmetric`, from the stored task to the target.
-            where: Which tasks count, such as `lambda task: "medical" in task.tags`. It is asked from the nearest task
-                on until k are found.
-            exclude: Names of tasks to leave out.
+            which: Which tasks count, such as `TaskFilter(tags=("medical",))`.
 
         Raises:
             StoreError: no stored task was embedded by the same probe and estimator.
         """
+        counted = self._counted(which)
+        ranked = iter(self._search.ranked(embedding, distance))
         found: list[Neighbour] = []
-        for number, value in self._search.ranked(embedding, distance):
-            if len(found) == k:
+        while len(found) < k:
+            # One that was removed in the meantime leaves a place for the next.
+            some = list(islice((pair for pair in ranked if counted is None or pair[0] in counted), k - len(found)))
+            if not some:
                 break
-            neighbour = self._neighbour(number, value)
-            if neighbour is None or neighbour.name in exclude:
-                continue
-            if where is None or where(self.task(neighbour.name)):
-                found.append(neighbour)
+            found += self._neighbours(some)
         return found
+
+    def _counted(self, which: TaskFilter) -> set[int] | None:
+        """Ids of the embeddings of the tasks that count; None if all do."""
+        conditions = which.conditions()
+        if not conditions:
+            return None
+        with self._reading() as session:
+            return set(session.scalars(sql.select(EmbeddingRow.id).join(TaskRow).where(*conditions)))
 
     def verify(self) -> list[str]:
         """Everything that is wrong with what is stored, a sentence each; empty if nothing."""
@@ -397,7 +473,8 @@ class TaskStore:
         adapter = None if row.adapter is None or self._files is None else self._files.path(row.adapter)
         trials = tuple(to_trial(trial) for trial in row.trials)
         classes, tags = tuple(json.loads(row.classes)), tuple(json.loads(row.tags))
-        return StoredTask(row.name, row.num_images, classes, trials, adapter, tags, row.source)
+        facts = tuple(BackboneFacts.from_dict(json.loads(found.values)) for found in row.facts)
+        return StoredTask(row.name, row.num_images, classes, trials, adapter, tags, row.source, facts)
 
     def _keep(self, adapter: str | Path | None) -> str | None:
         if adapter is None:
@@ -406,12 +483,17 @@ class TaskStore:
             raise StoreError(f"{self.location} has no directory for adapters; open it with files=")
         return self._files.keep(Path(adapter))
 
-    def _neighbour(self, number: int, distance: float) -> Neighbour | None:
-        """The embedding of that id; None if it was removed in the meantime."""
-        with self._reading() as session:
-            row = session.get(EmbeddingRow, number)
-            name = None if row is None else session.scalar(sql.select(TaskRow.name).where(TaskRow.id == row.task_id))
-            return None if row is None or name is None else Neighbour(name, distance, to_embedding(row, name))
+    def _neighbours(self, ranked: list[tuple[int, float]]) -> list[Neighbour]:
+        """The embeddings of these ids with their distances, without those that were removed in the meantime."""
+        found: list[Neighbour] = []
+        for start in range(0, len(ranked), BULK):
+            part = ranked[start : start + BULK]
+            query = sql.select(EmbeddingRow, TaskRow.name).join(TaskRow)
+            with self._reading() as session:
+                rows = session.execute(query.where(EmbeddingRow.id.in_([number for number, _ in part]))).all()
+                by_id = {row.id: to_embedding(row, name) for row, name in rows}
+            found += [Neighbour(by_id[n].task, value, by_id[n]) for n, value in part if n in by_id]
+        return found
 
 
 def _checked(name: str) -> str:

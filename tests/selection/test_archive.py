@@ -197,7 +197,7 @@ def test_an_archive_of_a_newer_format_is_refused(tmp_path):
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("manifest.json", json.dumps({"format_version": 99, "files": {}}))
     (tmp_path / "new.zip").write_bytes(buffer.getvalue())
-    with pytest.raises(StoreError, match="format version 99, this package reads 2; upgrade it"):
+    with pytest.raises(StoreError, match="format version 99, this package reads 3; upgrade it"):
         import_archive(TaskStore(), tmp_path / "new.zip")
 
 

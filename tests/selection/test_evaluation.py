@@ -8,21 +8,28 @@ import pytest
 
 from adapters import AdapterConfig
 from selection import SelectionError, TaskStore
-from selection.evaluation import covered, leave_one_source_out, mean_of, of, outcome_of_another_seed, targets_of
-from selection.evaluation.experts import expert_outcomes
-from selection.evaluation.page import between_configurations, evaluate_store, within_runs, write_page
-from selection.evaluation.protocol import Outcome, oracle, outcomes
-from selection.evaluation.rows import noise
-from selection.evaluation.warm import warm_starts
-from selection.recommenders import Prediction, TaskFacts
+from selection.evaluation import evaluate_store
+from selection.evaluation.best import choose, gain_explained, lost_by_another_seed
+from selection.evaluation.budget import Replay, at_random, by_model, in_order, successive_halving
+from selection.evaluation.cheapest import cheapest_in_truth, choose_cheapest
+from selection.evaluation.optuna_search import tpe_with_hyperband
+from selection.evaluation.page import between_configurations, within_runs, write_page
+from selection.evaluation.protocol import leave_one_source_out, targets_of
+from selection.evaluation.rows import noise, shuffled
+from selection.evaluation.summary import mean_over_sources
+from selection.evidence.table import TaskFacts
+from selection.recommendation.learning_curves import LearningCurves
+from selection.recommendation.prediction import Prediction
+from selection.recommendation.recommenders.features import task_directions
 from tests.selection.test_cli import run
 from tests.selection.test_store import embedding, trial
 
-CONFIGS = [AdapterConfig("lora", rank=rank) for rank in range(1, 17)]
+CONFIGS = [AdapterConfig("lora", rank=rank) for rank in range(1, 9)]
+EPOCHS, EPOCH_SECONDS = 9, 1.0
 
 
 def filled(tasks=6, seeds=(0, 1)):
-    """A store of two tasks from each source, tuned with sixteen configurations."""
+    """A store of two tasks from each source, tuned with eight configurations."""
     generator = np.random.default_rng(0)
     store = TaskStore()
     for i in range(tasks):
@@ -48,12 +55,12 @@ def test_the_targets_source_is_never_asked():
 
         def predict(wanted):
             assert not {target.source for target, _ in wanted} & asked[-1]
-            return [Prediction(np.zeros(len(candidates))) for _, candidates in wanted]
+            return [Prediction(np.full(len(candidates), float(target.name[-1]))) for target, candidates in wanted]
 
         return predict
 
-    found = list(leave_one_source_out(table, targets, {"spy": learn}))
-    assert len(found) == 6 * 4
+    found = leave_one_source_out(table, targets, {"spy": learn})
+    assert [prediction.mean[0] for prediction in found["spy"]] == [0, 1, 2, 3, 4, 5]  # in the targets' order
     assert asked == [{"source 1", "source 2"}, {"source 0", "source 2"}, {"source 0", "source 1"}]
 
 
@@ -65,51 +72,137 @@ def test_tasks_with_too_few_trials_are_evidence_but_no_targets():
     assert "small" not in [target.facts.name for target in targets]
 
 
-def target_of(scores, validation=None, by_seed=()):
+def target_of(scores, validation=None, by_seed=(), seconds=None):
+    """A target whose trials took nine epochs and climbed in a straight line to their validation accuracy."""
     _, targets = targets_of(pairs(filled(2)), "vit")
-    scores = np.array(scores)
+    validation = scores if validation is None else validation
+    seconds = [EPOCHS * EPOCH_SECONDS] * len(scores) if seconds is None else seconds
+    trials = tuple(
+        dataclasses.replace(
+            trial(score),
+            config=config,
+            validation=v,
+            seconds=float(s),
+            curve=tuple((v * (epoch + 1) / EPOCHS, s / EPOCHS) for epoch in range(EPOCHS)),
+        )
+        for config, score, v, s in zip(CONFIGS, scores, validation, seconds, strict=False)
+    )
     return dataclasses.replace(
         targets[0],
         columns=np.arange(len(scores)),
-        scores=scores,
-        validation=np.array(validation if validation is not None else scores),
-        seconds=np.arange(1.0, len(scores) + 1),
+        scores=np.array(scores),
+        trials=trials,
         by_seed=np.array(by_seed).reshape(-1, len(scores)),
     )
 
 
 def test_regret_is_nought_for_the_best_and_one_for_the_average_configuration():
     target = target_of([0.9, 0.7, 0.5])
-    regrets = [next(outcomes("", Prediction(np.eye(3)[i]), target, [0])).regret for i in range(3)]
-    assert regrets == pytest.approx([0, 1, 2])
-    first = next(outcomes("", Prediction(np.array([0.1, 0.3, 0.2])), target, [0]))
+    assert [choose(Prediction(np.eye(3)[i]), target).regret for i in range(3)] == pytest.approx([0, 1, 2])
+    first = choose(Prediction(np.array([0.1, 0.3, 0.2])), target)
     assert first.lost == pytest.approx(0.2)
-    assert first.correlation == pytest.approx(-0.5)
-    assert np.isnan(covered(first))
-    assert next(outcomes("", oracle(target), target, [0])).correlation == pytest.approx(1)
+    assert np.isnan(first.inside())
 
 
 def test_tries_show_validation_scores_and_are_judged_by_test_scores():
     target = target_of([0.9, 0.8, 0.5], validation=[0.4, 0.6, 0.5])
-    found = list(outcomes("", Prediction(np.array([0.3, 0.2, 0.1])), target, [0, 1, 2, 3]))
-    assert [o.lost for o in found] == pytest.approx([0, 0, 0.1, 0.1])
-    assert [o.share for o in found] == pytest.approx([0, 1 / 6, 3 / 6, 1])
+    prediction = Prediction(np.array([0.3, 0.2, 0.1]))
+    lost = [choose(prediction, target, tries).lost for tries in (0, 1, 2, 3, 10)]
+    assert lost == pytest.approx([0, 0, 0.1, 0.1, 0.1])
 
 
 def test_coverage_counts_scores_inside_the_interval():
     target = target_of([0.9, 0.5])
     prediction = Prediction(np.array([0.8, 0.1]), np.diag([0.0064, 0.01]), 0.0036)  # standard deviation 0.1
-    (found,) = outcomes("", prediction, target, [0])
+    found = choose(prediction, target)
     assert found.deviation == pytest.approx(1)
-    assert covered(found) == 1
-    assert covered(found, 0.6) == 0
+    assert found.inside() == 1
+    assert found.inside(0.6) == 0
     assert found.width == pytest.approx(2 * 1.2816 * 0.1, abs=1e-4)
 
 
+def test_knowing_the_gains_explains_all_of_them_and_their_mean_none():
+    targets = [target_of([0.9, 0.7, 0.5]), target_of([0.4, 0.6, 0.8])]
+    average = np.mean([t.scores - t.facts.level for t in targets])
+    truth = [Prediction(t.scores) for t in targets]
+    mean = [Prediction(np.full(3, t.facts.level + average)) for t in targets]
+    assert gain_explained(truth, targets, average).value == pytest.approx(1)
+    assert gain_explained(mean, targets, average).value == pytest.approx(0)
+
+
+def test_the_cheapest_good_enough_configuration_is_judged_by_its_score_and_its_seconds():
+    target = target_of([0.9, 0.895, 0.5], seconds=[90, 30, 10])
+    certain = Prediction(np.array([0.8, 0.795, 0.3]), 1e-8 * np.eye(3))
+    found = choose_cheapest(certain, target, fixed=0)
+    assert (found.is_within, found.cost) == (True, pytest.approx(1 / 3))
+    wrong = choose_cheapest(Prediction(np.array([0.5, 0.5, 0.5]), 1e-8 * np.eye(3)), target, fixed=0)
+    assert (wrong.is_within, wrong.lost) == (False, pytest.approx(0.4))
+    assert cheapest_in_truth(target, fixed=0).cost == pytest.approx(1 / 3)
+
+
+def test_a_replay_spends_the_stored_seconds_of_each_epoch_once():
+    target = target_of([0.9, 0.7], seconds=[9.0, 18.0])
+    replay = Replay(target, budget=20.0)
+    assert replay.train(0, 3) == pytest.approx([0.1, 0.2, 0.3])
+    assert replay.spent == pytest.approx(3)
+    assert len(replay.train(0, 9)) == 9
+    assert len(replay.train(0, 9)) == 9
+    assert replay.spent == pytest.approx(9)
+    assert replay.answer() == 0
+    assert in_order([1, 0])(Replay(target, budget=20.0)) == 1  # nothing is left for the other
+    assert in_order([1, 0])(Replay(target, budget=17.0)) is None
+    assert in_order([1, 0])(Replay(target, budget=27.0)) == 0
+
+
+SCORES = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9]
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        at_random(0),
+        successive_halving(None, 0),
+        successive_halving([0, 1, 2, 3, 4, 5, 6, 7], 0),
+        by_model(Prediction(np.array(SCORES), 1e-4 * np.eye(8)), None),
+        tpe_with_hyperband(),
+    ],
+    ids=["random", "asha", "asha in order", "model", "optuna"],
+)
+def test_with_time_enough_every_search_finds_the_best(search):
+    target = target_of(SCORES)
+    assert search(Replay(target, budget=1e9)) == 7
+
+
+def test_halving_finds_the_best_of_curves_that_keep_their_order_with_less_than_whole_trainings():
+    target = target_of(SCORES)
+    whole = EPOCHS * EPOCH_SECONDS
+    assert successive_halving(None, 0)(Replay(target, budget=5 * whole)) == 7
+    assert in_order(list(range(8)))(Replay(target, budget=5 * whole)) == 4
+
+
+def test_the_model_gives_trainings_up_whose_curves_promise_nothing():
+    curves = LearningCurves.fit([[0.1 * slope * (e + 1) / EPOCHS for e in range(EPOCHS)] for slope in range(1, 10)])
+    target = target_of([0.9, 0.3, 0.3, 0.3])
+    replay = Replay(target, budget=1e9)
+    by_model(Prediction(np.array([0.8, 0.7, 0.7, 0.7]), 0.04 * np.eye(4)), curves)(replay)
+    assert replay.epochs[0] == EPOCHS
+    assert max(replay.epochs[n] for n in (1, 2, 3)) < EPOCHS / 2
+
+
+def test_lines_through_stored_curves_tell_where_a_training_ends():
+    ends = np.linspace(0.2, 0.9, 12)
+    curves = LearningCurves.fit([[end * min(1.0, 0.3 + 0.1 * e) for e in range(20)] for end in ends])
+    for end in (0.3, 0.8):
+        mean, variance = curves.end([end * min(1.0, 0.3 + 0.1 * e) for e in range(6)], 20)
+        assert mean == pytest.approx(end, abs=0.01)
+        assert variance < 1e-4
+    assert LearningCurves.fit([[0.1, 0.2]] * 3) is None
+
+
 def test_another_seed_shows_what_repeating_leaves_of_a_choice():
-    found = outcome_of_another_seed(target_of([0.8, 0.7], by_seed=[[0.9, 0.6], [0.7, 0.8]]))
-    assert found.lost == pytest.approx((0.1 + 0.3) / 2)
-    assert outcome_of_another_seed(target_of([0.8, 0.7], by_seed=[[0.9, 0.6]])) is None
+    found = lost_by_another_seed(target_of([0.8, 0.7], by_seed=[[0.9, 0.6], [0.7, 0.8]]))
+    assert found == pytest.approx((0.1 / 0.05 + 0.3 / 0.15) / 2)
+    assert np.isnan(lost_by_another_seed(target_of([0.8, 0.7], by_seed=[[0.9, 0.6]])))
 
 
 def test_noise_and_true_spread_are_told_apart_by_two_seeds():
@@ -123,17 +216,14 @@ def test_noise_and_true_spread_are_told_apart_by_two_seeds():
 
 
 def test_the_bootstrap_draws_sources():
-    def outcome(source, regret):
-        return Outcome("row", "t", source, 0, regret, 0.0, 0.0, np.nan, np.nan, 0.0)
-
-    same = [outcome("one", value) for value in (0.0, 1.0, 0.0, 1.0)]
-    assert mean_of(same, lambda o: o.regret).low == mean_of(same, lambda o: o.regret).high == 0.5
-    spread = [outcome(str(i), float(i % 2)) for i in range(20)]
-    found = mean_of(spread, lambda o: o.regret)
+    same = mean_over_sources(np.array([0.0, 1.0, 0.0, 1.0]), ["one"] * 4)
+    assert same.low == same.high == 0.5
+    found = mean_over_sources(np.arange(20.0) % 2, [str(i) for i in range(20)])
     assert found.value == 0.5
     assert 0.2 < found.low < 0.4 < 0.6 < found.high < 0.8  # the standard error is 0.11
-    assert of(spread, "other", 0) == []
-    assert np.isnan(mean_of([], lambda o: o.regret).value)
+    assert np.isnan(mean_over_sources(np.array([]), []).value)
+    assert mean_over_sources(np.array([1.0, np.nan]), ["a", "b"]).value == 1
+    assert mean_over_sources(np.array([1.0, 3.0]), ["a", "b"], np.array([2.0, 2.0])).value == 1
 
 
 def test_noise_knows_a_task_and_nothing_else():
@@ -144,61 +234,42 @@ def test_noise_knows_a_task_and_nothing_else():
     np.testing.assert_allclose(np.linalg.norm(drawn, axis=1), 1)
 
 
-def test_the_nearest_expert_is_chosen_by_distance_and_the_best_by_the_oracle():
-    experts = {name: embedding(name, seed=i) for i, name in enumerate("abcdef")}
-    targets = {name: embedding(name, seed=i) for i, name in enumerate("bacdef")}  # the target a looks like the expert b
-    sources = {name: name for name in experts}
-    scores = {"logme": 0.0, "leep": 0.0, "h_score": 0.0, "nce": 0.0}
-    rows = [
-        {"target": t, "expert": e, "accuracy": 0.9 if (t, e) == ("a", "b") else 0.5 - 0.01 * ord(e) % 0.1} | scores
-        for t in targets
-        for e in experts
-        if t != e
-    ]
-    found = {o.row: o for o in expert_outcomes(rows, targets, experts, sources) if o.target == "a"}
-    assert found["log_cosine"].regret == found["cosine"].regret == found["best expert"].regret == 0
-    assert found["random expert"].regret == 1
-
-
-def test_warm_starts_are_averaged_over_seeds_and_gains_predicted_from_other_sources():
-    rows = [
-        {"target": name, "seed": seed, "distance": distance, "cold": 0.5, "warm": 0.5 + gain}
-        for name, distance, gain in (("a", 0.1, 0.1), ("b", 0.2, 0.05), ("c", 0.8, -0.05), ("d", 0.9, -0.1))
-        for seed in (0, 1)
-    ]
-    found = warm_starts(rows, {name: name for name in "abcd"})
-    assert (found.targets, found.better, found.worse) == (4, 0.5, 0.5)
-    assert (found.predicted, found.better_where_predicted) == (2, 1.0)
-    assert found.gain == pytest.approx(0)
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_shuffled_embeddings_are_those_of_other_tasks(count):
+    tasks = [TaskFacts(str(i), embedding(str(i), seed=i)) for i in range(count)]
+    own, other = task_directions(tasks), shuffled(tasks)
+    matches = [[np.allclose(row, vector) for vector in own].index(True) for row in other]
+    assert sorted(matches) == list(range(count))
+    assert all(match != i for i, match in enumerate(matches))
 
 
 def test_a_whole_evaluation_makes_a_page_with_figures(tmp_path):
     found = evaluate_store(filled(8), "vit", progress=False)
-    write_page(found, tmp_path)
+    write_page(found, tmp_path, "## More\n\nwords")
     page = (tmp_path / "evaluation.md").read_text()
-    for row in ("gaussian_process", "best_fixed", "... with noise", "oracle", "best by another seed"):
+    for row in ("gaussian_process", "best_fixed", "... with noise", "random search", "whoever knew the scores"):
         assert f"| {row} |" in page
+    assert page.endswith("words\n")
     assert {path.name for path in tmp_path.glob("*.png")} == {
         "evaluation-regret.png",
         "evaluation-calibration.png",
         "evaluation-map.png",
     }
-    assert found.summary()["oracle"]["0"]["regret"] == 0
     json.dumps(found.summary())
 
 
 def test_a_store_with_too_few_sources_is_named(tmp_path):
     store = TaskStore(tmp_path / "tasks.db")
     store.add(embedding("only"), trials=[trial()])
-    with pytest.raises(SelectionError, match="from 0 source"):
+    with pytest.raises(SelectionError, match=r"from 0 source\(s\), and leaving one out needs 3"):
         evaluate_store(store, "vit", progress=False)
     assert "leaving one out needs 3" in run("evaluate", "--store", tmp_path / "tasks.db", ok=False).stderr
 
 
-def test_a_store_that_two_probes_embedded_is_evaluated_by_the_one_that_embedded_more(tmp_path):
+def test_a_store_that_two_probes_embedded_is_evaluated_by_the_one_that_embedded_more():
     store = filled()
     alone = evaluate_store(store, "vit", progress=False)
     for i in range(3):
         store.add(embedding(f"task {i}", seed=50 + i, probe="b" * 32, dimension=7))
     both = evaluate_store(store, "vit", progress=False)
-    assert [o.regret for o in both.outcomes] == [o.regret for o in alone.outcomes]
+    assert both.choices("gaussian_process") == alone.choices("gaussian_process")

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from adapters import BackboneId
 from adapters.data import transform_of
 from selection import SelectionError
-from selection.facts import PENALTY, BackboneFacts, facts_of
+from selection.recommendation.facts import PENALTY, BackboneFacts, facts_of
 from task2vec import Task
 from tests.adapters.families import FAMILIES, backbone, images
 

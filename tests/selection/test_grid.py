@@ -7,8 +7,8 @@ from PIL import Image
 import adapters
 from adapters import AdapterConfig
 from selection import Grid, SelectionError, TaskStore, run_grid
-from selection.space import SPACE, search_space
-from selection.subtasks import subtasks
+from selection.evidence.space import SPACE, search_space
+from selection.evidence.subtasks import subtasks
 from task2vec import Task, TaskError
 from tests.selection.test_cli import as_json, run
 

@@ -5,9 +5,9 @@ import pytest
 
 import task2vec
 from adapters import DEFAULT_BACKBONE
-from selection import load_library, recommend
+from selection import TaskFilter, load_library, recommend
 from selection.cli.demo import digits
-from selection.library import FEW_IMAGES, HERE
+from selection.evidence.library import FEW_IMAGES, HERE
 from task2vec import Task
 
 
@@ -49,7 +49,7 @@ def test_the_library_is_small_and_holds_numbers_only():
 def test_mnist_is_among_the_nearest_tasks_of_the_digits(library, probe):
     """The other two are small grey pictures as well; the three lie within 0.03 of each other."""
     target = task2vec.embed(digits(), probe, max_samples=1000)
-    nearest = library.nearest(target, 3, where=lambda task: FEW_IMAGES not in task.tags)
+    nearest = library.nearest(target, 3, which=TaskFilter(without_tags=(FEW_IMAGES,)))
     assert "mnist" in [n.name for n in nearest]
     assert "mnist" in [evidence.task for evidence in recommend(target, library).evidence]
 

@@ -5,7 +5,7 @@ import torch
 import selection
 import task2vec
 from selection import Model2Vec, SelectionError
-from selection.model2vec import asymmetric_distances
+from selection.recommendation.model2vec import asymmetric_distances
 
 EXPERTS = ("cnn", "mixer", "vit")
 

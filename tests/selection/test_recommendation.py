@@ -8,7 +8,6 @@ import timm
 from scipy.stats import linregress
 
 import adapters
-import selection.recommendation as recommendation
 from adapters import AdapterConfig, BackboneId
 from selection import (
     RECOMMENDERS,
@@ -20,7 +19,9 @@ from selection import (
     published_gains,
     recommend,
 )
-from selection.library import library_warm_starts
+from selection.evidence.library import library_warm_starts
+from selection.recommendation import warm_start
+from selection.recommendation.warm_start import expected_gain
 from tests.selection.test_store import embedding, trial
 
 SSF, LORA, WIDE = AdapterConfig("ssf"), AdapterConfig("lora", rank=4), AdapterConfig("adaptformer", bottleneck=64)
@@ -161,7 +162,7 @@ def test_a_store_without_trials_and_an_unknown_backbone_are_named():
 
 
 def test_a_warm_start_is_the_adapter_of_the_task_from_which_the_target_is_nearest(tmp_path, monkeypatch):
-    monkeypatch.setattr(recommendation, "expected_gain", lambda distance: 0.01)
+    monkeypatch.setattr(warm_start, "expected_gain", lambda distance: 0.01)
     store = TaskStore(tmp_path / "tasks.db")
     short, long = AdapterConfig("bitfit", epochs=1), AdapterConfig("bitfit", epochs=9)
     name = "task2vec_vit_patch4_32"
@@ -177,15 +178,15 @@ def test_a_warm_start_is_the_adapter_of_the_task_from_which_the_target_is_neares
     expected = next(n.name for n in nearest if n.name != "task 2")
     assert found.warm_start == store.task(expected).adapter
     assert np.isfinite(found.predicted)
-    monkeypatch.setattr(recommendation, "expected_gain", lambda distance: -0.01)
+    monkeypatch.setattr(warm_start, "expected_gain", lambda distance: -0.01)
     assert recommend(target, store, name).warm_start is None
 
 
 def test_the_gain_of_a_warm_start_is_the_line_through_the_shipped_trials_less_its_standard_error():
     rows = [row for row in library_warm_starts() if row["rate"] == 0.01]
     line = linregress([row["distance"] for row in rows], [row["warm"] - row["cold"] for row in rows])
-    assert recommendation.expected_gain(0.0) == pytest.approx(line.intercept - line.intercept_stderr)
-    assert recommendation.expected_gain(0.3) < line.intercept + 0.3 * line.slope
+    assert expected_gain(0.0) == pytest.approx(line.intercept - line.intercept_stderr)
+    assert expected_gain(0.3) < line.intercept + 0.3 * line.slope
 
 
 def test_the_cheapest_that_is_good_enough_is_recommended_where_that_is_asked_for():

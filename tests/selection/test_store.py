@@ -22,6 +22,7 @@ from adapters import AdapterConfig, BackboneId
 from selection import (
     StoredTask,
     StoreError,
+    TaskFilter,
     TaskStore,
     Trial,
     export_store,
@@ -245,7 +246,7 @@ def test_tags_and_sources_are_kept_and_searched(store):
     store.add(embedding("fish", seed=2), tags=["wet"])
     assert store.task("birds").tags == ("blue", "small", "wild")
     assert store.task("birds").source == "garden"
-    found = store.nearest(embedding("copy", seed=1), 5, where=lambda task: "wet" in task.tags)
+    found = store.nearest(embedding("copy", seed=1), 5, which=TaskFilter(tags=("wet",)))
     assert [n.name for n in found] == ["fish"]
 
 
@@ -501,7 +502,7 @@ def test_four_threads_use_one_store_in_memory():
     def use(number):
         store.add(embedding(f"new {number}", seed=number), trials=[trial(seed=number)])
         found = store.nearest(embedding("target", seed=number % 20), 3)
-        return found[0].distance, len(list(store.tasks(with_trials=True))) >= 20
+        return found[0].distance, len(list(store.tasks(TaskFilter(with_trials=True)))) >= 20
 
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(use, range(100, 160)))

@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import multivariate_normal
 
-from selection.transferability import SCORES, Outputs
+from selection.recommendation.transferability import SCORES, Outputs
 
 
 @pytest.fixture(params=[(40, 6), (12, 30)])

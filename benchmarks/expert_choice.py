@@ -1,0 +1,108 @@
+"""Expert selection: an adapter tuned on another task, chosen for a target before anything is tuned on it.
+
+Indices: t target, e expert.
+
+The experts are adapters tuned on all images of one task each; on a target with 100 images only a linear classifier is
+fitted on an expert's features. A choice is worth (best - accuracy) / (best - mean) of the experts from other sources:
+0 for the best expert, 1 for a random one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from selection.recommendation.model2vec import Model2Vec
+from selection.recommendation.recommenders.features import reference_of
+from selection.recommendation.transferability import SCORES
+from task2vec import TaskEmbedding, distance_matrix
+
+DISTANCES = ("asymmetric", "cosine", "log_cosine")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpertOutcome:
+    """One choice of an expert for one target.
+
+    Attributes:
+        way: Who chose.
+        target: Its name.
+        source: Where it comes from.
+        share: Of the gap between the best and a random expert that is lost.
+        lost: Accuracy below the best expert's.
+    """
+
+    way: str
+    target: str
+    source: str
+    share: float
+    lost: float
+
+
+def expert_outcomes(
+    rows: Sequence[Mapping[str, Any]],
+    targets: Mapping[str, TaskEmbedding],
+    experts: Mapping[str, TaskEmbedding],
+    sources: Mapping[str, str],
+) -> list[ExpertOutcome]:
+    """What each way to choose an expert is worth on each target.
+
+    Args:
+        rows: Accuracies and transferability scores, as `benchmarks/experts.py transfer` writes them.
+        targets: Embedding of each target's 100 images.
+        experts: Embedding of each expert's task.
+        sources: Where each task comes from; experts of the target's own source are not among the candidates.
+    """
+    table: dict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)
+    for row in rows:
+        table[row["target"]][row["expert"]] = row
+    found = []
+    for target, candidates in table.items():
+        names = sorted(candidates)
+        accuracy = np.array([candidates[name]["accuracy"] for name in names])
+        near = [experts[name] for name in names]
+        others = [t for t in table if sources[t] != sources[target]]
+        choices = {score: int(np.argmax([candidates[n][score] for n in names])) for score in SCORES}
+        for distance in DISTANCES:
+            reference = reference_of([*near, targets[target]])
+            distances = distance_matrix(near, distance, [targets[target]], reference=reference)[:, 0]
+            choices[distance] = int(np.argmin(distances))
+        choices["model2vec"] = names.index(_model2vec(table, target, names, others, targets, experts))
+        choices["best on other targets"] = int(np.argmax([_mean_rank(table, others, name) for name in names]))
+        best, mean = accuracy.max(), accuracy.mean()
+        for way, choice in {**choices, "best expert": int(accuracy.argmax())}.items():
+            lost = float(best - accuracy[choice])
+            found.append(ExpertOutcome(way, target, sources[target], lost / max(best - mean, 1e-9), lost))
+        found.append(ExpertOutcome("random expert", target, sources[target], 1.0, float(best - mean)))
+    return found
+
+
+def _model2vec(
+    table: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    target: str,
+    names: Sequence[str],
+    others: Sequence[str],
+    targets: Mapping[str, TaskEmbedding],
+    experts: Mapping[str, TaskEmbedding],
+) -> str:
+    """The expert that is likeliest the best, learned from which of these experts was best on the other targets."""
+    usable = {t: [name for name in names if name in table[t]] for t in others}
+    best = {t: max(known, key=lambda name: table[t][name]["accuracy"]) for t, known in usable.items() if known}
+    model = Model2Vec.fit(
+        [targets[t] for t in best], list(best.values()), sources={name: experts[name] for name in names}
+    )
+    return model.pick(targets[target])
+
+
+def _mean_rank(table: Mapping[str, Mapping[str, Mapping[str, Any]]], others: Sequence[str], name: str) -> float:
+    """How an expert does on the other targets, as the mean share of experts that it beats there."""
+    shares = []
+    for t in others:
+        if name in table[t]:
+            own = table[t][name]["accuracy"]
+            shares.append(np.mean([own > row["accuracy"] for row in table[t].values()]))
+    return float(np.mean(shares)) if shares else 0.0

@@ -1,0 +1,109 @@
+"""Which configuration is the best? What a row's choice is worth before and after tries on the target.
+
+Indices: t target, c configuration.
+
+On a target whose configurations scored s_c, with the best b = max s and the average a = mean s, a choice c has the
+normalised regret (b - s_c) / (b - a): 0 for the best configuration, 1 for the average one. Tries on the target reveal
+validation accuracies, as a user would see them; the scores that count are those on test images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import norm, spearmanr
+
+from selection.evaluation.protocol import Target
+from selection.evaluation.summary import Mean, mean_over_sources
+from selection.evidence.table import Array
+from selection.recommendation.observed import validation_variance
+from selection.recommendation.prediction import Prediction
+from selection.recommendation.result import COVERAGE
+
+TRIES = (0, 1, 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A configuration chosen for a target.
+
+    Attributes:
+        regret: Normalised, as above.
+        lost: Test accuracy below the best configuration's.
+        deviation: Of the score from what was expected, in standard deviations; NaN without any.
+        width: Of the 80% interval.
+    """
+
+    regret: float
+    lost: float
+    deviation: float
+    width: float
+
+    def inside(self, share: float = COVERAGE) -> float:
+        """1 if the score lay in the central interval of that share, otherwise 0; NaN without an interval."""
+        if not np.isfinite(self.deviation):
+            return float("nan")
+        return float(abs(self.deviation) <= norm.ppf(0.5 + share / 2))
+
+
+def choose(prediction: Prediction, target: Target, tries: int = 0) -> Choice:
+    """What is chosen after so many tries, or after all candidates if there are fewer."""
+    seen: list[tuple[int, float, float]] = []
+    while len(seen) < min(tries, len(target.scores)):
+        number = prediction.next_try(seen)
+        accuracy = float(target.validation[number])
+        seen.append((number, accuracy, validation_variance(accuracy, target.num_validation)))
+    chosen, after = prediction.choice(seen), prediction.given(seen)
+    best, score, std = target.scores.max(), target.scores[chosen], float(after.std[chosen])
+    return Choice(
+        regret=float((best - score) / max(best - target.scores.mean(), 1e-9)),
+        lost=float(best - score),
+        deviation=float(score - after.mean[chosen]) / std,
+        width=2 * float(norm.ppf(0.5 + COVERAGE / 2)) * std,
+    )
+
+
+def rank_correlation(a: Array, b: Array) -> float:
+    """Spearman's; NaN where one of them is constant."""
+    return float(spearmanr(a, b).statistic) if np.ptp(a) > 0 and np.ptp(b) > 0 else float("nan")
+
+
+def gain_explained(predictions: Sequence[Prediction], targets: Sequence[Target], average: float) -> Mean:
+    """The share of the variance of gains over the linear probe that a row explains.
+
+    It is 1 - sum_tc (g_tc - expected_tc)^2 / sum_tc (g_tc - mean)^2 with the mean of all gains.
+
+    Args:
+        predictions: One for each target.
+        targets: Tasks whose answers are known.
+        average: The mean gain.
+    """
+    left, spread = [], []
+    for prediction, target in zip(predictions, targets, strict=True):
+        gains = target.scores - target.facts.level
+        left.append(float(np.square(target.scores - prediction.mean).sum()))
+        spread.append(float(np.square(gains - average).sum()))
+    sources = [target.facts.source for target in targets]
+    unexplained = mean_over_sources(np.array(left), sources, np.array(spread))
+    return Mean(1 - unexplained.value, 1 - unexplained.high, 1 - unexplained.low)
+
+
+def average_gain(targets: Sequence[Target]) -> float:
+    """The mean gain over the linear probe, of all configurations of all targets."""
+    return float(np.mean(np.concatenate([target.scores - target.facts.level for target in targets])))
+
+
+def lost_by_another_seed(target: Target) -> float:
+    """The normalised regret of the configuration that is best by one seed, judged by another, both ways: what repeating
+    a trial leaves of a choice. NaN if there are no two seeds.
+    """
+    if len(target.by_seed) < 2:
+        return float("nan")
+    first, second = target.by_seed[0], target.by_seed[1]
+    regrets = [
+        (judged.max() - judged[int(np.argmax(chosen))]) / max(judged.max() - judged.mean(), 1e-9)
+        for chosen, judged in ((first, second), (second, first))
+    ]
+    return float(np.mean(regrets))

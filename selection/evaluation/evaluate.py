@@ -1,0 +1,208 @@
+"""What recommendations from a store are worth, by three questions: which is best, which is cheap enough, and what a
+budget finds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from selection.errors import SelectionError
+from selection.evaluation.best import TRIES, Choice, average_gain, choose, gain_explained, rank_correlation
+from selection.evaluation.budget import Replay, Search, at_random, by_model, in_order, successive_halving
+from selection.evaluation.cheapest import CheapChoice, cheapest_in_truth, choose_cheapest
+from selection.evaluation.optuna_search import is_installed, tpe_with_hyperband
+from selection.evaluation.protocol import Target, leave_one_source_out, targets_of
+from selection.evaluation.rows import BASELINE, LEARNED, rows_of
+from selection.evaluation.summary import Mean, mean_over_sources
+from selection.evidence.table import TrialTable
+from selection.recommendation.learning_curves import LearningCurves
+from selection.recommendation.prediction import Prediction
+from selection.store import TaskFilter, TaskStore
+from task2vec import TaskEmbedding
+from task2vec.progress import reporting
+
+FEWEST_SOURCES = 3
+BUDGET = 3.0  # full trainings: their mean seconds on a target
+SEEDS = 10  # of searches that draw at random
+FIRST = 3  # configurations by our order that other searches are started with
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Everything that was measured.
+
+    Attributes:
+        backbone: Whose trials count.
+        table: The trials.
+        targets: The tasks that were targets.
+        predictions: What each row expects of each target's configurations, before any try.
+        curves: Stored learning curves of each source, as lines that say where a training ends.
+    """
+
+    backbone: str
+    table: TrialTable
+    targets: list[Target]
+    predictions: dict[str, list[Prediction]]
+    curves: dict[str, LearningCurves | None]
+
+    @property
+    def sources(self) -> list[str]:
+        """Where each target comes from."""
+        return [target.facts.source for target in self.targets]
+
+    def choices(self, row: str, tries: int = 0) -> list[Choice]:
+        """What a row chooses for each target."""
+        return [choose(p, t, tries) for p, t in zip(self.predictions[row], self.targets, strict=True)]
+
+    def mean(self, values: list[float]) -> Mean:
+        """Over the targets, with an interval over their sources."""
+        return mean_over_sources(np.array(values, np.float64), self.sources)
+
+    def regret(self, row: str, tries: int = 0) -> Mean:
+        """Normalised."""
+        return self.mean([choice.regret for choice in self.choices(row, tries)])
+
+    def better_than(self, row: str, other: str) -> Mean:
+        """By how much a row's regret before any try is smaller than another's, target by target."""
+        pairs = zip(self.choices(row), self.choices(other), strict=True)
+        return self.mean([theirs.regret - own.regret for own, theirs in pairs])
+
+    def correlation(self, row: str) -> Mean:
+        """Spearman's, of the expected and the true scores."""
+        pairs = zip(self.predictions[row], self.targets, strict=True)
+        return self.mean([rank_correlation(p.mean, t.scores) for p, t in pairs])
+
+    def explained(self, row: str) -> Mean:
+        """Share of the variance of gains over the linear probe."""
+        return gain_explained(self.predictions[row], self.targets, average_gain(self.targets))
+
+    def has_model(self, row: str) -> bool:
+        """Whether a row expects accuracies and not only an order."""
+        return all(prediction.covariance is not None for prediction in self.predictions[row])
+
+    def cheapest(self, row: str) -> list[CheapChoice]:
+        """What a row takes for the cheapest configuration that is good enough."""
+        fixed = [prediction.choice() for prediction in self.predictions[BASELINE]]
+        triples = zip(self.predictions[row], self.targets, fixed, strict=True)
+        return [choose_cheapest(prediction, target, number) for prediction, target, number in triples]
+
+    def cheapest_by_fixed(self) -> list[CheapChoice]:
+        """The best fixed configuration, as if it were the cheapest that is good enough."""
+        found = []
+        for prediction, target in zip(self.predictions[BASELINE], self.targets, strict=True):
+            lost = float(target.scores.max() - target.scores[prediction.choice()])
+            found.append(CheapChoice(lost <= 0.01, lost, 1.0))
+        return found
+
+    def cheapest_by_oracle(self) -> list[CheapChoice]:
+        """What somebody who knew the scores would take."""
+        fixed = [prediction.choice() for prediction in self.predictions[BASELINE]]
+        return [cheapest_in_truth(target, number) for target, number in zip(self.targets, fixed, strict=True)]
+
+    @cached_property
+    def budgets(self) -> dict[str, list[float]]:
+        """Normalised regret of each search on each target with curves, within `BUDGET` full trainings; means over
+        `SEEDS` where a search draws at random. NaN for targets without curves.
+        """
+        found: dict[str, list[float]] = {name: [] for name in self._searches(0)}
+        for t, target in enumerate(self.targets):
+            whole = all(len(trial.curve) > 1 for trial in target.trials)
+            searches = self._searches(t) if whole else {}
+            for name, regrets in found.items():
+                own = [_searched(search, target) for search in searches.get(name, [])]
+                regrets.append(float(np.mean(own)) if own else float("nan"))
+        return found
+
+    def _searches(self, t: int) -> dict[str, list[Search]]:
+        """The searches for a target by name, one for each seed."""
+        prediction, fixed = self.predictions[LEARNED][t], self.predictions[BASELINE][t]
+        order = np.argsort(-prediction.mean, kind="stable").tolist()
+        by_fixed = np.argsort(-fixed.mean, kind="stable").tolist()
+        seeds = range(SEEDS)
+        found: dict[str, list[Search]] = {
+            "random search": [at_random(seed) for seed in seeds],
+            "successive halving (ASHA)": [successive_halving(None, seed) for seed in seeds],
+            "... in our order": [successive_halving(order, 0)],
+            "best on average elsewhere, in order": [in_order(by_fixed)],
+            "our order, whole trainings": [in_order(order)],
+            "our model (`auto_tune(seconds=)`)": [by_model(prediction, self.curves[self.targets[t].facts.source])],
+        }
+        if is_installed():
+            found["Optuna: TPE with Hyperband"] = [tpe_with_hyperband(seed=seed) for seed in seeds]
+            found["... started with our order"] = [tpe_with_hyperband(order[:FIRST], seed) for seed in seeds]
+        return found
+
+    def summary(self) -> dict[str, Any]:
+        """The means as plain values."""
+        return {
+            row: {
+                "regret": {str(tries): self.regret(row, tries).value for tries in TRIES},
+                "lost": self.mean([choice.lost for choice in self.choices(row)]).value,
+                "explained": self.explained(row).value if self.has_model(row) else None,
+            }
+            for row in self.predictions
+        }
+
+
+def evaluate_store(
+    store: TaskStore,
+    backbone: str,
+    mean_features: Mapping[str, npt.NDArray[np.float32]] | None = None,
+    *,
+    progress: bool = True,
+) -> Evaluation:
+    """Leave out each source in turn.
+
+    Args:
+        store: Tasks with trials. Where several probes embedded them, the one that embedded most of them counts.
+        backbone: Whose trials count.
+        mean_features: See `rows_of`.
+        progress: Show progress on standard error.
+
+    Raises:
+        SelectionError: the trials come from too few sources.
+    """
+    architecture = backbone.split(".")[0]
+    stored = {task.name: task for task in store.tasks(TaskFilter(trials_on=architecture))}
+    embeddings = _of_one_probe([e for e in store.embeddings(method="montecarlo") if e.task in stored])
+    table, targets = targets_of([(stored[e.task], e) for e in embeddings], backbone)
+    found_sources = {target.facts.source for target in targets}
+    if len(found_sources) < FEWEST_SOURCES:
+        raise SelectionError(
+            f"{store.location} has tasks with enough trials on {backbone} from {len(found_sources)} source(s), and "
+            f"leaving one out needs {FEWEST_SOURCES}; run more trials, or name the tasks' sources"
+        )
+    if mean_features is not None and not all(task.name in mean_features for task in table.tasks):
+        mean_features = None
+    with reporting(progress) as report:
+        rows = rows_of(mean_features)
+        found = leave_one_source_out(table, targets, rows, lambda done, total: report("Sources left out", done, total))
+    return Evaluation(backbone, table, targets, found, _curves_without(targets))
+
+
+def _searched(search: Search, target: Target) -> float:
+    """Normalised regret of what a search names; that of an average configuration where it finished none."""
+    answer = search(Replay(target, BUDGET * float(target.seconds.mean())))
+    best, mean = float(target.scores.max()), float(target.scores.mean())
+    score = mean if answer is None else float(target.scores[answer])
+    return (best - score) / max(best - mean, 1e-9)
+
+
+def _curves_without(targets: list[Target]) -> dict[str, LearningCurves | None]:
+    """For each source the lines that the curves of all other sources give."""
+    curves = [(t.facts.source, [accuracy for accuracy, _ in trial.curve]) for t in targets for trial in t.trials]
+    sources = {source for source, _ in curves}
+    return {left: LearningCurves.fit(curve for source, curve in curves if source != left) for left in sources}
+
+
+def _of_one_probe(embeddings: list[TaskEmbedding]) -> list[TaskEmbedding]:
+    """Those of the probe that most of the tasks were embedded with: embeddings of two probes cannot be compared."""
+    counts = Counter(embedding.probe for embedding in embeddings)
+    return [e for e in embeddings if e.probe == counts.most_common(1)[0][0]]

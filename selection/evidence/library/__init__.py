@@ -1,0 +1,108 @@
+"""The library: a store shipped with the package, so that the first recommendation needs no training.
+
+It lies here as numbers that people can read and compare: the embeddings in one safetensors file, the trials as JSON
+lines. `benchmarks/library.py` makes both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import safe_open
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_bytes
+
+from selection.store import BackboneFacts, TaskStore, Trial
+from task2vec import TaskEmbedding
+from task2vec.embedding import embedding_from, embedding_parts
+
+HERE = Path(__file__).parent
+EMBEDDINGS, TRIALS, TASKS = HERE / "embeddings.safetensors", HERE / "trials.jsonl", HERE / "tasks.json"
+FACTS = HERE / "facts.jsonl"
+FEW_IMAGES = "100 images"  # a tag
+MEAN_FEATURES = HERE / "mean_features.safetensors"
+EXPERTS, WARM_STARTS, COSTS = HERE / "experts.jsonl", HERE / "warm_starts.jsonl", HERE / "costs.jsonl"
+
+
+def load_library(location: str | Path | None = None) -> TaskStore:
+    """A new store with the library's tasks in it, in memory or at `location`.
+
+    Raises:
+        StoreError: `location` cannot be used.
+    """
+    store = TaskStore(location)
+    trials, tasks = read_trials(TRIALS), json.loads(TASKS.read_text())
+    embeddings, facts = read_embeddings(EMBEDDINGS), read_facts(FACTS)
+    for embedding in embeddings:
+        name = embedding.task
+        store.add(embedding, trials=trials.get(name, ()), facts=facts.get(name, ()), **tasks[name])
+    return store
+
+
+def mean_features() -> dict[str, npt.NDArray[np.float32]]:
+    """For each task of the library the mean of the probe's features over its images, `(d,)`."""
+    return load_file(MEAN_FEATURES) if MEAN_FEATURES.exists() else {}
+
+
+def library_experts() -> list[dict[str, Any]]:
+    """How well each expert's features served each target, and what the cheap scores said of it."""
+    return _lines(EXPERTS)
+
+
+def library_warm_starts() -> list[dict[str, Any]]:
+    """Test accuracies of tuning from an expert and from scratch."""
+    return _lines(WARM_STARTS)
+
+
+def library_costs() -> list[dict[str, Any]]:
+    """Seconds that embedding a task and recommending for it took."""
+    return _lines(COSTS)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def read_embeddings(path: Path) -> list[TaskEmbedding]:
+    """The embeddings in a file that `write_embeddings` wrote."""
+    with safe_open(path, framework="numpy") as file:
+        facts = json.loads(file.metadata()["task2vec"])
+        return [
+            embedding_from(
+                {part: file.get_tensor(f"{task}/{part}") for part in ("fisher", "weight", "bias")}, facts[task], task
+            )
+            for task in facts
+        ]
+
+
+def write_embeddings(embeddings: list[TaskEmbedding], path: Path) -> None:
+    """Embeddings of different tasks in one safetensors file."""
+    tensors: dict[str, npt.NDArray[np.float32]] = {}
+    facts = {}
+    for embedding in embeddings:
+        parts, facts[embedding.task] = embedding_parts(embedding)
+        tensors |= {f"{embedding.task}/{part}": tensor for part, tensor in parts.items()}
+    path.write_bytes(to_bytes(tensors, metadata={"task2vec": json.dumps(facts)}))
+
+
+def read_facts(path: Path) -> dict[str, list[BackboneFacts]]:
+    """What tasks look like to backbones, by task, from JSON lines."""
+    facts = defaultdict(list)
+    for values in _lines(path):
+        facts[values.pop("task")].append(BackboneFacts.from_dict(values))
+    return dict(facts)
+
+
+def read_trials(path: Path) -> dict[str, list[Trial]]:
+    """Trials by task, from JSON lines that each hold a trial and its task's name."""
+    trials = defaultdict(list)
+    if path.exists():
+        for line in path.read_text().splitlines():
+            task, trial = Trial.from_line(line)
+            trials[task].append(trial)
+    return dict(trials)

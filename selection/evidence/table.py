@@ -1,0 +1,132 @@
+"""What was tuned on stored tasks, and how it went, as recommenders take it.
+
+Indices: t stored task, c configuration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from adapters import AdapterConfig
+from selection.store import BackboneFacts, StoredTask, Trial
+from task2vec import TaskEmbedding
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskFacts:
+    """What is known of a task before anything is tuned on it.
+
+    Attributes:
+        name: What it is called.
+        embedding: Its Task2Vec embedding, with the number of images and classes.
+        source: What its images were taken from; tasks of one source are not independent.
+        backbone: What one pass of its images through the backbone said; None if nobody looked.
+    """
+
+    name: str
+    embedding: TaskEmbedding
+    source: str = ""
+    backbone: BackboneFacts | None = None
+
+    @property
+    def level(self) -> float:
+        """Where tuning starts from: the cross-validated accuracy of a linear classifier, in [0, 1], on the features of
+        the backbone or, where nobody looked, of the probe.
+        """
+        if self.backbone is not None:
+            return self.backbone.linear_probe
+        classifier = self.embedding.classifier
+        return classifier.accuracy if classifier.cross_validated is None else classifier.cross_validated
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialTable:
+    """What was tuned on stored tasks, and how it went.
+
+    Attributes:
+        tasks: T of them.
+        configs: C of them.
+        scores: float64 `(T, C)`, mean test accuracy in [0, 1] over the trials; NaN where there is none.
+        parameters: int64 `(C,)`, trainable ones beside the classifier's.
+        seconds: float64 `(C,)`, of training for each training image.
+    """
+
+    tasks: tuple[TaskFacts, ...]
+    configs: tuple[AdapterConfig, ...]
+    scores: Array
+    parameters: npt.NDArray[np.int64]
+    seconds: Array
+
+    def without(self, sources: Sequence[str]) -> TrialTable:
+        """What was tuned on tasks of other sources."""
+        return self.of_tasks([t for t, task in enumerate(self.tasks) if task.source not in sources])
+
+    def of_tasks(self, kept: Sequence[int]) -> TrialTable:
+        """Some of the tasks only."""
+        rows = list(kept)
+        return dataclasses.replace(self, tasks=tuple(self.tasks[t] for t in rows), scores=self.scores[rows])
+
+    def of_configs(self, kept: Sequence[int]) -> TrialTable:
+        """Some of the configurations only."""
+        columns = list(kept)
+        return TrialTable(
+            self.tasks,
+            tuple(self.configs[c] for c in columns),
+            self.scores[:, columns],
+            self.parameters[columns],
+            self.seconds[columns],
+        )
+
+    def looked_at(self) -> TrialTable:
+        """The tasks that somebody looked at through the backbone, if they are half of all; otherwise none of them."""
+        kept = [t for t, task in enumerate(self.tasks) if task.backbone is not None]
+        return self.of_tasks(kept if 2 * len(kept) >= len(self.tasks) else [])
+
+    def without_facts(self) -> TrialTable:
+        """The same as if nobody had looked at the tasks through the backbone."""
+        return dataclasses.replace(self, tasks=tuple(dataclasses.replace(task, backbone=None) for task in self.tasks))
+
+    def gains(self) -> Array:
+        """`(T, C)`: by how much each score exceeds the accuracy of a linear probe of its task."""
+        return self.scores - np.array([task.level for task in self.tasks])[:, None]
+
+
+def table_of(
+    tasks: Iterable[tuple[StoredTask, TaskEmbedding]], fits: Callable[[Trial], bool] = lambda trial: True
+) -> TrialTable:
+    """The trials of stored tasks that have a test score, as a table; tasks without any are left out.
+
+    Args:
+        tasks: The tasks, each with its embedding.
+        fits: Which trials count.
+    """
+    facts: list[TaskFacts] = []
+    scores: list[dict[AdapterConfig, list[float]]] = []
+    by_config: dict[AdapterConfig, list[Trial]] = defaultdict(list)
+    for task, embedding in tasks:
+        tried: dict[AdapterConfig, list[float]] = defaultdict(list)
+        counted = [trial for trial in task.trials if fits(trial) and trial.score is not None]
+        for trial in counted:
+            assert trial.score is not None
+            tried[trial.config].append(trial.score)
+            by_config[trial.config].append(trial)
+        if counted:
+            looked = next((f for f in task.facts if f.backbone.is_same(counted[0].backbone)), None)
+            facts.append(TaskFacts(task.name, embedding, task.source or task.name, looked))
+            scores.append(tried)
+    configs = tuple(sorted(by_config, key=lambda config: config.label))
+    rows = [[np.mean(tried[config]) if config in tried else np.nan for config in configs] for tried in scores]
+    return TrialTable(
+        tuple(facts),
+        configs,
+        np.array(rows, np.float64).reshape(len(facts), len(configs)),
+        parameters=np.array([by_config[config][0].parameters for config in configs], np.int64),
+        seconds=np.array([np.mean([t.seconds / t.num_images for t in by_config[config]]) for config in configs]),
+    )

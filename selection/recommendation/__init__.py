@@ -1,0 +1,1 @@
+"""Recommendations: from the evidence and the facts of a target to configurations ranked for it."""

@@ -1,0 +1,76 @@
+"""A recommendation in plain words: what the linear probe reaches, what tuning is expected to add, on what evidence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from selection.recommendation.result import Evidence, Recommendation
+
+NAMED = 3  # stored tasks that the text names
+
+
+def explain(recommendation: Recommendation) -> str:
+    """Why this configuration, in a paragraph."""
+    sentences = [
+        _what(recommendation),
+        *_expected(recommendation),
+        *_instead(recommendation),
+        _evidence(recommendation),
+    ]
+    if recommendation.warm_start is not None:
+        sentences.append(
+            f"Start from the adapter in {recommendation.warm_start}, which was tuned on a task close to this one."
+        )
+    if recommendation.note:
+        sentences.append(f"Note: {recommendation.note}.")
+    return " ".join(sentences)
+
+
+def _what(found: Recommendation) -> str:
+    chosen = found.candidate
+    return f"Tune {chosen.config.label} ({chosen.parameters:,} parameters, about {chosen.seconds:.0f} s)."
+
+
+def _expected(found: Recommendation) -> list[str]:
+    """What the linear probe reaches and what tuning adds; accuracies only where their spread was measured."""
+    said = [f"A linear probe of your images reaches {found.level:.0%}."]
+    if found.is_calibrated:
+        chosen = found.candidate
+        low, high = chosen.interval
+        gain = 100 * (chosen.predicted - found.level)
+        adds = f"add {gain:.0f} points" if gain >= 0.5 else "add less than a point"
+        said.append(
+            f"Tuning is expected to {adds}, to {chosen.predicted:.0%}, and with a chance of 80% to end between "
+            f"{low:.0%} and {high:.0%}."
+        )
+    return said
+
+
+def _instead(found: Recommendation) -> list[str]:
+    """What else there was to choose."""
+    others = [candidate for candidate in found.ranking if candidate.config != found.config]
+    if found.within is not None:
+        best = found.ranking[0]
+        text = f"It is the cheapest expected within {100 * found.within:g} points of the best"
+        return [text + ("." if best.config == found.config else f", {best.config.label} ({best.seconds:.0f} s).")]
+    if not others:
+        return []
+    text = f"Next best of {len(found.ranking)} candidates is {others[0].config.label}"
+    if found.is_calibrated:
+        text += f", {100 * abs(found.predicted - others[0].predicted):.1f} points away"
+    return [text + "."]
+
+
+def _evidence(found: Recommendation) -> str:
+    text = f"This rests on the trials of {found.num_tasks} stored tasks"
+    near = [_named(evidence) for evidence in found.evidence[:NAMED]]
+    return text + (f"; the nearest are {'; '.join(near)}." if near else ", none of them close to yours.")
+
+
+def _named(evidence: Evidence) -> str:
+    gain = 100 * (evidence.best_score - evidence.level)
+    return (
+        f"{evidence.task} (distance {evidence.distance:.2f}, best there {evidence.best.label} with "
+        f"{evidence.best_score:.0%}, {gain:+.0f} points on the linear probe)"
+    )

@@ -1,0 +1,102 @@
+"""What is expected of candidates, before and after some of them were tried on the target.
+
+Indices: c candidate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from selection.recommendation.acquisition import cheapest_within, expected_improvement
+
+Array = npt.NDArray[np.float64]
+
+# Of the variance of a validation accuracy, by the trials of the shipped library: what differs between configurations
+# that were validated on the same images, and what they share (the choice of the best epoch, which flatters, included).
+OWN_ERROR, SHARED_ERROR = 0.3, 1.0
+
+Seen = tuple[int, float, float]
+"""A candidate's number, its validation accuracy, and the variance of that as an estimate."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What is expected of candidates.
+
+    Attributes:
+        mean: float64 `(C,)`, expected test accuracy; of recommenders without a model, any numbers in the right order.
+        covariance: float64 `(C, C)`, how uncertain the accuracies are together; None without a model.
+        noise: Variance of a trial around its accuracy: another seed would score differently.
+    """
+
+    mean: Array
+    covariance: Array | None = None
+    noise: float = 0.0
+
+    @property
+    def std(self) -> Array:
+        """Standard deviation `(C,)` of what a trial would score; NaN without a model."""
+        if self.covariance is None:
+            return np.full(len(self.mean), np.nan)
+        return np.asarray(np.sqrt(np.maximum(np.diag(self.covariance), 0) + self.noise))
+
+    def given(self, seen: Sequence[Seen]) -> Prediction:
+        """The same after some candidates were tried.
+
+        All are scored on the same validation images, so most of an error is common to them and says nothing about
+        which is better.
+        """
+        if not seen or self.covariance is None:
+            return self
+        tried = [number for number, _, _ in seen]
+        scores = np.array([score for _, score, _ in seen])
+        errors = np.sqrt([variance for _, _, variance in seen])
+        noise = SHARED_ERROR * np.outer(errors, errors) + np.diag(OWN_ERROR * errors**2 + self.noise)
+        across = self.covariance[:, tried]
+        weights = np.linalg.solve(self.covariance[np.ix_(tried, tried)] + noise, across.T).T
+        mean = self.mean + weights @ (scores - self.mean[tried])
+        return Prediction(mean, self.covariance - weights @ across.T, self.noise)
+
+    def choice(self, seen: Sequence[Seen] = ()) -> int:
+        """The candidate to tune: the largest expectation; without a model, the best one seen."""
+        if seen and self.covariance is None:
+            return max(seen, key=lambda trial: trial[1])[0]
+        return int(np.argmax(self.given(seen).mean))
+
+    def next_try(self, seen: Sequence[Seen] = (), seconds: Array | None = None) -> int:
+        """The candidate to try next: the largest expected improvement over the best so far or, with `seconds` `(C,)`,
+        the largest improvement a second; without a model, or with nothing seen, the next in order.
+
+        Raises:
+            ValueError: all were tried.
+        """
+        tried = {number for number, _, _ in seen}
+        left = [number for number in range(len(self.mean)) if number not in tried]
+        if not left:
+            raise ValueError("every candidate was tried")
+        after = self.given(seen)
+        if after.covariance is None or not seen:
+            return max(left, key=lambda number: after.mean[number])
+        best = max(after.mean[number] for number in tried)
+        worth = expected_improvement(after.mean, np.diag(after.covariance), best)
+        if seconds is not None:
+            worth = worth / seconds
+        return max(left, key=lambda number: worth[number])
+
+    def cheapest_within(self, cost: Array, within: float) -> int:
+        """The cheapest candidate that is as likely as not within so much accuracy of the best.
+
+        Args:
+            cost: float64 `(C,)`.
+            within: A share of accuracy such as 0.01.
+
+        Raises:
+            ValueError: there is no model to expect accuracies.
+        """
+        if self.covariance is None:
+            raise ValueError("without a model there is an order of candidates, but no accuracy to be within of")
+        return cheapest_within(self.mean, self.covariance, cost, within)

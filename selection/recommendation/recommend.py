@@ -1,0 +1,235 @@
+"""Which adapter to tune on a new task, from what worked on the stored tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import timm
+import torch
+from torch import nn
+
+import adapters
+from adapters import AdapterConfig, BackboneId
+from selection.errors import RecommendationError
+from selection.evidence.published import RESULTS
+from selection.evidence.space import parameters_on
+from selection.evidence.table import TaskFacts, TrialTable, table_of
+from selection.recommendation.limits import Limits
+from selection.recommendation.observed import observations, training_images
+from selection.recommendation.prediction import Prediction
+from selection.recommendation.published_prior import with_published
+from selection.recommendation.recommenders import RECOMMENDERS
+from selection.recommendation.result import Candidate, Evidence, Recommendation
+from selection.recommendation.warm_start import warm_start
+from selection.store import BackboneFacts, StoredTask, TaskFilter, TaskStore, Trial
+from task2vec import TaskEmbedding
+
+DEFAULT_RECOMMENDER = "gaussian_process"
+CONSIDERED = 150  # tasks with trials, the nearest ones; a learned model takes the cube of their trials
+SHOWN = 5  # stored tasks that are named as evidence
+
+
+def recommend(
+    embedding: TaskEmbedding,
+    store: TaskStore,
+    backbone: str | nn.Module = adapters.DEFAULT_BACKBONE,
+    *,
+    facts: BackboneFacts | None = None,
+    recommender: str = DEFAULT_RECOMMENDER,
+    trials: Sequence[Trial] = (),
+    max_params: int | None = None,
+    max_seconds: float | None = None,
+    mergeable_only: bool = False,
+    methods: Sequence[str] | None = None,
+    without_methods: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    within: float | None = None,
+    cost: Literal["seconds", "parameters"] = "seconds",
+) -> Recommendation:
+    """Rank the configurations that were tried on stored tasks, for a target task.
+
+    Args:
+        embedding: The target.
+        store: Where tasks and their trials are kept; `selection.load_library()` is shipped with the package.
+        backbone: What will be tuned. Without trials on it, those on the stored backbone of the nearest size are used,
+            and `note` says so.
+        facts: What the target looks like to the backbone (`selection.facts_of`). With them, expectations start from
+            the accuracy of a linear probe of that backbone, and are much narrower.
+        recommender: One of `selection.RECOMMENDERS`.
+        trials: Results on the target itself so far. Their validation accuracies update the expectations, and the
+            answer is what to try next.
+        max_params: Leave out configurations with more trainable parameters than this (classifier not counted).
+        max_seconds: Leave out configurations whose expected training time is longer.
+        mergeable_only: Leave out methods that cannot become a plain model.
+        methods: Only these.
+        without_methods: Not these.
+        exclude: Names of stored tasks to leave out.
+        within: Recommend the cheapest configuration that is expected to reach the best one's accuracy less this, such
+            as 0.01, instead of the best one.
+        cost: What makes a configuration cheap: expected seconds of training, or trainable parameters.
+
+    Raises:
+        RecommendationError: no stored task has trials that fit the backbone and the limits, a name is unknown, `within`
+            is negative, or the recommender expects no accuracies.
+        StoreError: no stored task was embedded by the same probe and estimator.
+    """
+    _check_names(within, cost, recommender)
+    limits = Limits(max_params, max_seconds, mergeable_only, methods, tuple(without_methods))
+    asked = BackboneId.of_name(backbone) if isinstance(backbone, str) else BackboneId.of_model(backbone)
+    found = _evidence_for(embedding, store, backbone, asked, exclude)
+    looked = found.table.looked_at() if facts is not None else found.table.of_tasks([])
+    target = TaskFacts(embedding.task or "target", embedding, backbone=facts if looked.tasks else None)
+    table = looked if looked.tasks else found.table.without_facts()
+    seconds = table.seconds * training_images(embedding)
+    kept = limits.keep(table, seconds, already=[trial.config for trial in trials])
+    candidates = [table.configs[c] for c in kept]
+    prediction, note = RECOMMENDERS[recommender](table, target, candidates), found.note
+    published = with_published(prediction, candidates, str(asked)) if note else None
+    if published is not None:
+        prediction = published
+        note += f"; the order of the methods is that published for it on {' and '.join(RESULTS)}"
+    seen = observations(trials, candidates)
+    if len(seen) >= len(candidates):
+        raise RecommendationError(f"all {len(candidates)} candidates were tried; the best one is the answer")
+    after = prediction.given(seen)
+    if within is not None and after.covariance is None:
+        raise RecommendationError(f"{recommender} expects no accuracies, only an order; leave within={within} out")
+    if within is None:
+        chosen = prediction.next_try(seen)
+    else:
+        costs = seconds[kept] if cost == "seconds" else table.parameters[kept].astype(np.float64)
+        chosen = after.cheapest_within(costs, within)
+    config = candidates[chosen]
+    return Recommendation(
+        config=config,
+        ranking=_ranking(after, table, kept, seconds),
+        evidence=_nearest(table, found.distances, config)[:SHOWN],
+        recommender=recommender,
+        level=target.level if facts is None else facts.linear_probe,
+        num_tasks=len(table.tasks),
+        warm_start=warm_start(embedding, store, found.tasks, config, asked),
+        note=note,
+        within=within,
+    )
+
+
+def _check_names(within: float | None, cost: str, recommender: str) -> None:
+    if within is not None and within < 0:
+        raise RecommendationError(f"within={within} asks for more than the best; give a share of accuracy such as 0.01")
+    if cost not in ("seconds", "parameters"):
+        raise RecommendationError(f"there is no cost {cost!r}; choose seconds or parameters")
+    if recommender not in RECOMMENDERS:
+        raise RecommendationError(
+            f"there is no recommender {recommender!r}; choose from {', '.join(sorted(RECOMMENDERS))}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """Stored tasks with trials that say something about a backbone.
+
+    Attributes:
+        tasks: The tasks.
+        distances: From each to the target, by name.
+        table: Their trials.
+        note: What to know about them; empty if they are on the very backbone.
+    """
+
+    tasks: tuple[StoredTask, ...]
+    distances: dict[str, float]
+    table: TrialTable
+    note: str = ""
+
+
+def _evidence_for(
+    embedding: TaskEmbedding, store: TaskStore, backbone: str | nn.Module, asked: BackboneId, exclude: Sequence[str]
+) -> _Found:
+    """The nearest stored tasks with trials on the backbone or, where there are none, on another one.
+
+    Raises:
+        RecommendationError: there are no trials that fit.
+    """
+    found = _nearest_with_trials(embedding, store, TaskFilter(exclude=exclude, trials_on=asked.architecture), asked)
+    if found.table.tasks:
+        return found
+    if isinstance(backbone, str) and not timm.is_model(backbone):
+        raise RecommendationError(f"timm knows no model {backbone!r}; timm.list_models() names those it has")
+    known = store.backbones()
+    if known:
+        other = min(known, key=lambda one: _size_apart(backbone, one))
+        found = _nearest_with_trials(embedding, store, TaskFilter(exclude=exclude, trials_on=other.architecture), other)
+        table = found.table.of_configs([c for c, config in enumerate(found.table.configs) if config.blocks is None])
+        counts = [parameters_on(backbone, config) for config in table.configs]
+        table = table.of_configs([c for c, count in enumerate(counts) if count is not None])
+        own = np.array([count for count in counts if count is not None], np.int64)
+        if len(own):
+            note = f"no stored trial used {asked}: the ranking rests on {other}, so trust its order more than its "
+            table = dataclasses.replace(table, parameters=own)
+            return dataclasses.replace(found, table=table, note=note + "accuracies")
+    raise RecommendationError(
+        f"{store.location} has no trials that fit {asked}; tune configurations on stored tasks and add them"
+    )
+
+
+def _nearest_with_trials(embedding: TaskEmbedding, store: TaskStore, which: TaskFilter, backbone: BackboneId) -> _Found:
+    near = {n.name: n for n in store.nearest(embedding, CONSIDERED, which=which)}
+    tasks = {task.name: task for task in store.tasks(TaskFilter(names=list(near)))}
+    ordered = [(tasks[name], n.embedding) for name, n in near.items() if name in tasks]
+    return _Found(
+        tasks=tuple(task for task, _ in ordered),
+        distances={name: n.distance for name, n in near.items()},
+        table=table_of(ordered, lambda trial: trial.backbone.is_same(backbone)),
+    )
+
+
+def _size_apart(backbone: str | nn.Module, other: BackboneId) -> float:
+    """By what factor the number of weights differs, as a logarithm; infinite where it is not known."""
+    if not timm.is_model(other.architecture):
+        return np.inf
+    with torch.device("meta"):
+        counts = [
+            sum(p.numel() for p in (timm.create_model(m) if isinstance(m, str) else m).parameters())
+            for m in (backbone, other.architecture)
+        ]
+    return float(abs(np.log(counts[0] / counts[1])))
+
+
+def _ranking(
+    prediction: Prediction, table: TrialTable, kept: Sequence[int], seconds: npt.NDArray[np.float64]
+) -> tuple[Candidate, ...]:
+    found = [
+        Candidate(
+            table.configs[c],
+            float(prediction.mean[i]),
+            float(prediction.std[i]),
+            int(table.parameters[c]),
+            float(seconds[c]),
+        )
+        for i, c in enumerate(kept)
+    ]
+    return tuple(sorted(found, key=lambda c: (-c.predicted, c.parameters, c.config.label)))
+
+
+def _nearest(table: TrialTable, distances: dict[str, float], chosen: AdapterConfig) -> tuple[Evidence, ...]:
+    """What worked on the stored tasks, nearest first."""
+    column = table.configs.index(chosen)
+    found = []
+    for task, scores in zip(table.tasks, table.scores, strict=True):
+        if not np.isfinite(scores).any():
+            continue
+        best, own = int(np.nanargmax(scores)), float(scores[column])
+        found.append(
+            Evidence(
+                task.name,
+                distances[task.name],
+                own if np.isfinite(own) else None,
+                table.configs[best],
+                float(scores[best]),
+                task.level,
+            )
+        )
+    return tuple(sorted(found, key=lambda evidence: evidence.distance))

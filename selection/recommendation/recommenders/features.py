@@ -1,0 +1,73 @@
+"""Tasks and configurations as numbers, for recommenders that learn.
+
+Indices: t task, c configuration, d filter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from adapters import METHODS, AdapterConfig
+from adapters.config import SIZES
+from selection.evidence.table import TaskFacts
+from task2vec import TaskEmbedding, mean_log_embedding
+from task2vec.distances.log_cosine import logs
+from task2vec.distances.of_variances import unit
+from task2vec.distances.reference import shipped_reference
+
+Array = npt.NDArray[np.float64]
+
+USUAL_SIZE, USUAL_EPOCHS = 8, 20
+
+
+def task_directions(tasks: Sequence[TaskFacts]) -> Array:
+    """Unit vectors `(T, T)` whose squared Euclidean distances are twice the tasks' log_cosine distances.
+
+    They are log embeddings without the reference, in the space that the tasks span.
+    """
+    embeddings = [task.embedding for task in tasks]
+    directions = unit(logs(np.stack([e.fisher for e in embeddings]).astype(np.float64)) - reference_of(embeddings))
+    left, singular, _ = np.linalg.svd(directions, full_matrices=False)
+    return np.asarray(left * singular)
+
+
+def reference_of(embeddings: Sequence[TaskEmbedding]) -> Array:
+    """What log_cosine subtracts, `(D,)`: shipped with the probe, or the mean of these embeddings."""
+    shipped = shipped_reference(embeddings[0].probe)
+    return mean_log_embedding(embeddings) if shipped is None else shipped
+
+
+def task_numbers(tasks: Sequence[TaskFacts]) -> Array:
+    """What is known of tasks beside their embeddings, `(T, F)`, about 1 large.
+
+    These are the linear probe's accuracy and the logarithms of classes and images; where somebody looked at every task
+    through the backbone, also the probe's gain from each third of the network to the next, LogME and the H-score.
+    """
+    looked = [task.backbone for task in tasks if task.backbone is not None]
+    if len(looked) < len(tasks):
+        return np.stack([_probe_numbers(task) for task in tasks])
+    return np.stack([facts.numbers for facts in looked])
+
+
+def _probe_numbers(task: TaskFacts) -> Array:
+    images, classes = task.embedding.num_images, max(2, len(task.embedding.classes))
+    return np.array([task.level, np.log(classes / 8), np.log(images / 300)])
+
+
+def config_numbers(configs: Sequence[AdapterConfig]) -> tuple[Array, Array]:
+    """Methods `(C, M)` as one of many, and `(C, 5)`: logarithms of size, learning rate over the default and epochs,
+    and whether the adapter leaves out early and late blocks.
+    """
+    names = sorted(METHODS)
+    methods = np.array([[config.method == name for name in names] for config in configs], np.float64)
+    numbers = []
+    for config in configs:
+        size = next((getattr(config, name) for name in SIZES if getattr(config, name)), USUAL_SIZE)
+        rate = np.log(config.learning_rate / METHODS[config.method].defaults["learning_rate"])
+        blocks = config.blocks
+        places = [0.0, 0.0] if blocks is None else [float(min(blocks) > 0), float(min(blocks) == 0)]
+        numbers.append([np.log(size / USUAL_SIZE), rate, np.log(config.epochs / USUAL_EPOCHS), *places])  # type: ignore[operator]
+    return methods, np.array(numbers)

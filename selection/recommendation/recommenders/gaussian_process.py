@@ -1,0 +1,242 @@
+"""A Gaussian process over tasks and configurations at once, of what tuning gains over a linear probe.
+
+Indices: t task, c configuration, n observation.
+
+    score_tc = probe_t + gain_tc + noise,   gain ~ GP(0, k)
+
+    k((t, c), (t', c')) =   a_0 K_cc'                      what a configuration gains on average
+                          + a_1 F_tt' + a_2 E_tt' + a_3 d_tt'    how much there is to gain on a task
+                          + (a_4 F_tt' + a_5 E_tt' + a_6 d_tt') K_cc'    which configuration gains it there
+
+F is a Gaussian kernel of the tasks' facts, E one of their embeddings, exp(-log_cosine(t, t') / l^2), a Gaussian of the
+unit vectors whose cosine log_cosine is; d is 1 for a task with itself; K is a Gaussian kernel of the configurations, in
+part shared by all of one method. The products say that what worked on a task is expected to work on tasks like it, for
+the same configuration and for similar ones.
+
+Amounts a, lengths and the noise maximise the marginal likelihood (Rasmussen and Williams 2006, section 5.4.1), with a
+weak prior that keeps them near ordinary sizes where the trials say little.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from scipy.stats import norm
+from torch import Tensor
+
+from adapters import AdapterConfig
+from selection.evidence.table import Array, TaskFacts, TrialTable
+from selection.recommendation.prediction import Prediction
+from selection.recommendation.recommenders.features import config_numbers, task_directions, task_numbers
+from selection.recommendation.recommenders.registry import register_recommender
+
+SHIPPED = Path(__file__).with_name("gaussian_process.json")
+ROWS = 700  # observations that the settings are learned from: the likelihood takes the cube of their number
+STEPS = 40  # of L-BFGS
+FEWEST_SOURCES = 8  # that a widening is learned from; with fewer the process is taken at its word
+PRIOR_SPREAD = 1.5  # of the logarithm of a setting around where learning starts
+
+START = {
+    "average": 3e-3,
+    "level by facts": 3e-3,
+    "level by embedding": 3e-3,
+    "level of each task": 1e-3,
+    "choice by facts": 1e-3,
+    "choice by embedding": 1e-3,
+    "choice of each task": 3e-4,
+    "length of facts": 2.0,
+    "length of embedding": 0.8,
+    "length of settings": 1.5,
+    "share of method": 0.5,
+    "noise": 7e-4,
+}
+"""The settings, and where learning starts: variances of accuracies in [0, 1], and lengths."""
+
+Directions = Callable[[Sequence[TaskFacts]], Array]
+Wanted = tuple[TaskFacts, Sequence[AdapterConfig]]
+"""A target and its candidates."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianProcess:
+    """The recommender with given settings.
+
+    Attributes:
+        settings: A value for each of `START`.
+        directions: What stands for the tasks' embeddings, `(T, any)`; others than the embeddings are for ablations.
+        numbers: What stands for the tasks' facts, `(T, any)`.
+        widening: What standard deviations are multiplied by. A likelihood knows nothing of how far a new source may
+            lie from all others, nor that the choice is the luckiest of many; `calibrated` does.
+    """
+
+    settings: dict[str, float]
+    directions: Directions = task_directions
+    numbers: Directions = task_numbers
+    widening: float = 1.0
+
+    @classmethod
+    def learn(
+        cls,
+        table: TrialTable,
+        directions: Directions = task_directions,
+        numbers: Directions = task_numbers,
+        seed: int = 0,
+    ) -> GaussianProcess:
+        """The settings that make the table likeliest, from `ROWS` of its scores."""
+        pairs, gains = _observations(table)
+        chosen = np.random.default_rng(seed).permutation(len(gains))[:ROWS]
+        likeness = _Likeness.of(table.tasks, table.configs, directions, numbers)
+        rows, y = pairs[torch.from_numpy(chosen)], torch.from_numpy(gains[chosen])
+        start = torch.tensor([math.log(value) for value in START.values()], dtype=torch.float64)
+
+        def loss(theta: Array) -> tuple[float, Array]:
+            free = torch.tensor(theta, dtype=torch.float64, requires_grad=True)
+            value = _negative_log_likelihood(likeness, rows, y, _named(free.exp()))
+            value = value + ((free - start) / PRIOR_SPREAD).square().sum() / 2
+            (gradient,) = torch.autograd.grad(value, free)
+            return value.item(), gradient.numpy()
+
+        found = minimize(loss, start.numpy(), jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
+        values = np.exp(found.x).tolist()
+        return cls(dict(zip(START, values, strict=True)), directions, numbers)
+
+    def __call__(self, table: TrialTable, target: TaskFacts, candidates: Sequence[AdapterConfig]) -> Prediction:
+        """Mean and covariance of the candidates' accuracies on the target."""
+        return self.predict(table, [(target, candidates)])[0]
+
+    def predict(self, table: TrialTable, wanted: Sequence[Wanted]) -> list[Prediction]:
+        """The same for several targets, each by itself."""
+        tasks = [*table.tasks, *(target for target, _ in wanted)]
+        configs = list(dict.fromkeys([*table.configs, *(c for _, candidates in wanted for c in candidates)]))
+        number = {config: c for c, config in enumerate(configs)}
+        likeness = _Likeness.of(tasks, configs, self.directions, self.numbers)
+        settings = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.settings.items()}
+        pairs, gains = _observations(table)
+        known = likeness.kernel(pairs, pairs, settings)
+        factor = torch.linalg.cholesky(known + settings["noise"] * torch.eye(len(gains), dtype=torch.float64))
+        weights = torch.cholesky_solve(torch.from_numpy(gains)[:, None], factor)
+        found = []
+        for t, (target, candidates) in enumerate(wanted, len(table.tasks)):
+            asked = torch.tensor([(t, number[config]) for config in candidates])
+            across = likeness.kernel(asked, pairs, settings)
+            mean = target.level + (across @ weights)[:, 0]
+            solved = torch.linalg.solve_triangular(factor, across.T, upper=False)
+            covariance = likeness.kernel(asked, asked, settings) - solved.T @ solved
+            wider = self.widening**2
+            found.append(Prediction(mean.numpy(), wider * covariance.numpy(), wider * self.settings["noise"]))
+        return found
+
+    def calibrated(self, table: TrialTable) -> GaussianProcess:
+        """The same with a widening such that 80% intervals of the choices hold 80% of the stored tasks' scores, each
+        task predicted from the other sources.
+        """
+        narrow = dataclasses.replace(self, widening=1.0)
+        sources = sorted({task.source for task in table.tasks})
+        off: list[float] = []
+        for source in sources if len(sources) >= FEWEST_SOURCES else ():
+            own = [t for t, task in enumerate(table.tasks) if task.source == source]
+            tried = [np.flatnonzero(np.isfinite(table.scores[t])) for t in own]
+            wanted = [(table.tasks[t], [table.configs[c] for c in cs]) for t, cs in zip(own, tried, strict=True)]
+            others = table.without([source])
+            for t, cs, found in zip(own, tried, narrow.predict(others, wanted) if others.tasks else (), strict=False):
+                choice = found.choice()
+                off.append(abs(table.scores[t, cs[choice]] - found.mean[choice]) / found.std[choice])
+        widening = float(np.quantile(off, 0.8) / norm.ppf(0.9)) if off else 1.0
+        return dataclasses.replace(self, widening=widening)
+
+
+@register_recommender("gaussian_process")
+def gaussian_process(table: TrialTable, target: TaskFacts, candidates: Sequence[AdapterConfig]) -> Prediction:
+    """With the settings that the trials make likeliest: for the shipped library's they are at hand, for others it takes
+    seconds to learn them.
+    """
+    known = shipped().get(digest_of(table))
+    process = GaussianProcess.learn(table).calibrated(table) if known is None else known
+    return process(table, target, candidates)
+
+
+def shipped() -> dict[str, GaussianProcess]:
+    """The processes that were learned from the shipped library, by the digests of the tables that they belong to."""
+    found = json.loads(SHIPPED.read_text()) if SHIPPED.exists() else {}
+    return {digest: GaussianProcess(own["settings"], widening=own["widening"]) for digest, own in found.items()}
+
+
+def digest_of(table: TrialTable) -> str:
+    """What tells one table of trials from others, whatever the order of its tasks."""
+    lines = sorted(
+        f"{task.name} {task.level:.6f} {task.backbone is not None} {np.round(scores, 6).tolist()}"
+        for task, scores in zip(table.tasks, table.scores, strict=True)
+    )
+    labels = [config.label for config in table.configs]
+    return hashlib.sha256("\n".join([*labels, *lines]).encode()).hexdigest()[:32]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Likeness:
+    """Squared distances between tasks and between configurations, from which the kernel is made.
+
+    Attributes:
+        facts: float64 `(T, T)`.
+        embedding: float64 `(T, T)`.
+        method: float64 `(C, C)`, 1 for two configurations of one method and otherwise 0.
+        settings: float64 `(C, C)`.
+    """
+
+    facts: Tensor
+    embedding: Tensor
+    method: Tensor
+    settings: Tensor
+
+    @classmethod
+    def of(
+        cls, tasks: Sequence[TaskFacts], configs: Sequence[AdapterConfig], directions: Directions, numbers: Directions
+    ) -> _Likeness:
+        methods, settings = (torch.from_numpy(values) for values in config_numbers(configs))
+        facts, embedding = (_squared_distances(torch.from_numpy(values(tasks))) for values in (numbers, directions))
+        return cls(facts, embedding, methods @ methods.T, _squared_distances(settings))
+
+    def kernel(self, rows: Tensor, columns: Tensor, s: dict[str, Tensor]) -> Tensor:
+        """k of the module's text between pairs `(N, 2)` and `(M, 2)` of task and configuration, `(N, M)`."""
+        tasks = rows[:, 0][:, None], columns[:, 0][None]
+        configs = rows[:, 1][:, None], columns[:, 1][None]
+        by_facts = torch.exp(-self.facts / (2 * s["length of facts"] ** 2))[tasks]
+        by_embedding = torch.exp(-self.embedding / (2 * s["length of embedding"] ** 2))[tasks]
+        same = (tasks[0] == tasks[1]).double()
+        alike = torch.exp(-self.settings / (2 * s["length of settings"] ** 2))
+        share = s["share of method"] / (1 + s["share of method"])
+        config = (self.method * (share + (1 - share) * alike))[configs]
+        level = s["level by facts"] * by_facts + s["level by embedding"] * by_embedding + s["level of each task"] * same
+        choice = (
+            s["choice by facts"] * by_facts + s["choice by embedding"] * by_embedding + s["choice of each task"] * same
+        )
+        return level + (s["average"] + choice) * config
+
+
+def _squared_distances(values: Tensor) -> Tensor:
+    return torch.cdist(values, values).square()
+
+
+def _negative_log_likelihood(likeness: _Likeness, rows: Tensor, gains: Tensor, settings: dict[str, Tensor]) -> Tensor:
+    """-log N(gains; 0, k + noise), without its constant."""
+    covariance = likeness.kernel(rows, rows, settings) + settings["noise"] * torch.eye(len(gains), dtype=torch.float64)
+    factor = torch.linalg.cholesky(covariance)
+    solved = torch.linalg.solve_triangular(factor, gains[:, None], upper=False)
+    return solved.square().sum() / 2 + factor.diagonal().log().sum()
+
+
+def _named(values: Tensor) -> dict[str, Tensor]:
+    return dict(zip(START, values, strict=True))
+
+
+def _observations(table: TrialTable) -> tuple[Tensor, Array]:
+    """Task and configuration of each score, `(N, 2)`, and what they gained over the linear probe, `(N,)`."""
+    pairs = np.argwhere(np.isfinite(table.scores))
+    return torch.from_numpy(pairs), table.gains()[tuple(pairs.T)]

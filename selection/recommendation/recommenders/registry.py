@@ -1,0 +1,30 @@
+"""The contract of the recommenders, and the register that they enter themselves into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from adapters import AdapterConfig
+from selection.evidence.table import TaskFacts, TrialTable
+from selection.recommendation.prediction import Prediction
+
+Recommender = Callable[[TrialTable, TaskFacts, Sequence[AdapterConfig]], Prediction]
+"""From what was tuned on stored tasks, a target and candidates to what is expected of the candidates."""
+
+RECOMMENDERS: dict[str, Recommender] = {}
+
+
+def register_recommender(name: str) -> Callable[[Recommender], Recommender]:
+    """Enter a recommender under `name`.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def enter(recommender: Recommender) -> Recommender:
+        if name in RECOMMENDERS:
+            raise ValueError(f"there is a recommender {name!r} already; choose another name")
+        RECOMMENDERS[name] = recommender
+        return recommender
+
+    return enter

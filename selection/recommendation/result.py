@@ -1,0 +1,119 @@
+"""A recommendation: configurations ranked for a target, with what is expected of each and on what evidence."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import norm
+
+from adapters import AdapterConfig
+from selection.recommendation.explanation import explain
+
+COVERAGE = 0.8  # of the interval
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A configuration with what is expected of it.
+
+    Attributes:
+        config: The configuration.
+        predicted: Expected top-1 accuracy, in [0, 1].
+        std: Standard deviation of what a trial would score; NaN where the recommender does not know.
+        parameters: Trainable parameters beside the classifier's.
+        seconds: Expected training time on the machine that made the trials, for as many images as the target has.
+    """
+
+    config: AdapterConfig
+    predicted: float
+    std: float
+    parameters: int
+    seconds: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where a trial is expected to score with a chance of 80%; NaN without `std`."""
+        if not np.isfinite(self.std):
+            return np.nan, np.nan
+        width = float(norm.ppf(0.5 + COVERAGE / 2)) * self.std
+        return max(0.0, self.predicted - width), min(1.0, self.predicted + width)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """A stored task near the target, and what worked there.
+
+    Attributes:
+        task: Its name.
+        distance: How far it is from the target.
+        score: What the recommended configuration scored there; None if it was not tried.
+        best: The configuration that scored best there.
+        best_score: Its score.
+        level: What a linear probe reaches there.
+    """
+
+    task: str
+    distance: float
+    score: float | None
+    best: AdapterConfig
+    best_score: float
+    level: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommendation:
+    """Configurations ranked for a target task.
+
+    Attributes:
+        config: What to tune; after trials on the target, what to try next.
+        ranking: All candidates, best first.
+        evidence: The nearest stored tasks with trials, nearest first.
+        recommender: Which one of `selection.RECOMMENDERS` it comes from.
+        level: What a linear probe reaches on the target, in [0, 1].
+        num_tasks: How many stored tasks the expectations rest on.
+        warm_start: A tuned adapter of the same configuration to start from, where that is expected to help.
+        note: What to know about where the evidence comes from; empty if nothing.
+        within: How far below the best expectation `config` was allowed to be; None if it had to be the best.
+    """
+
+    config: AdapterConfig
+    ranking: tuple[Candidate, ...]
+    evidence: tuple[Evidence, ...]
+    recommender: str
+    level: float
+    num_tasks: int
+    warm_start: Path | None = None
+    note: str = ""
+    within: float | None = None
+
+    @property
+    def candidate(self) -> Candidate:
+        """The recommended configuration with what is expected of it."""
+        return next(c for c in self.ranking if c.config == self.config)
+
+    @property
+    def predicted(self) -> float:
+        """Its expected top-1 accuracy, in [0, 1]."""
+        return self.candidate.predicted
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of what a trial of it would score."""
+        return self.candidate.std
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether predictions are accuracies with a spread that was measured, and not only an order: the recommender
+        gives one, and the trials it rests on used the backbone asked for.
+        """
+        return bool(np.isfinite(self.candidate.std)) and not self.note
+
+    def explain(self) -> str:
+        """Why this configuration, in a paragraph."""
+        return explain(self)
+
+    def __repr__(self) -> str:
+        expected = f", {self.predicted:.1%} expected" if self.is_calibrated else ""
+        return f"Recommendation({self.config.label}{expected}, of {len(self.ranking)} candidates)"

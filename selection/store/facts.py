@@ -1,0 +1,66 @@
+"""What one pass of a task's images through a backbone says, as the store keeps it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from adapters import BackboneId
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneFacts:
+    """What is known of a task under the backbone that will be tuned.
+
+    Attributes:
+        backbone: Whose features these are.
+        num_images: How many images were read.
+        num_classes: How many classes they have.
+        linear_probe: Accuracy of a linear classifier on the backbone's own features, of images that it was not fitted
+            on: five folds.
+        by_depth: The same after each third of the blocks, from the input to the output.
+        logme: LogME of the backbone's own features: the evidence of a Bayesian linear model of the labels, an image.
+        h_score: How much of the features' spread lies between the classes.
+    """
+
+    backbone: BackboneId
+    num_images: int
+    num_classes: int
+    linear_probe: float
+    by_depth: tuple[float, ...]
+    logme: float
+    h_score: float
+
+    @property
+    def numbers(self) -> Array:
+        """For recommenders: probe, probes by depth, LogME, H-score for each class beyond the first, log classes, log
+        images; `(8,)`, about 1 large.
+        """
+        spread = self.h_score / max(1, self.num_classes - 1)
+        size = [np.log(self.num_classes / 8), np.log(self.num_images / 300)]
+        return np.array([self.linear_probe, *self.by_depth, self.logme, spread, *size])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        values = dataclasses.asdict(self) | {"by_depth": list(self.by_depth)}
+        return values | {"backbone": str(self.backbone), "backbone_fingerprint": self.backbone.fingerprint}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> BackboneFacts:
+        """Read what `to_dict` gave.
+
+        Raises:
+            ValueError: a field is missing or unknown.
+        """
+        own = dict(values)
+        try:
+            backbone = BackboneId.of_name(own.pop("backbone"), own.pop("backbone_fingerprint"))
+            return cls(backbone=backbone, **own | {"by_depth": tuple(own["by_depth"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not the facts of a task: {error}") from error

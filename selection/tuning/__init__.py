@@ -1,0 +1,1 @@
+"""Tuning: one configuration, several tries each chosen in the light of those before, or a budget of seconds."""
