@@ -23,7 +23,7 @@ import typer
 import adapters
 from adapters import AdapterConfig
 from adapters.data import Batches, transform_of
-from selection import Grid
+from selection import Grid, TaskFilter
 from selection.evidence.backbone import load_backbone
 from selection.evidence.grid import GridTask
 from selection.evidence.library import EXPERTS, WARM_STARTS, load_library
@@ -106,7 +106,7 @@ def warm(grid: GridFile, experts: Experts, part: Part = 0, parts: int = 1) -> No
         same = {t.train.name.split("@")[0] for t in tasks if t.source == task.source}
         whole = [name for name in library.names() if (experts / name).exists() and name not in same]
         near = library.nearest(
-            embedding, 1, distance="asymmetric", exclude=[name for name in library.names() if name not in whole]
+            embedding, 1, distance="asymmetric", which=TaskFilter(names=list(whole))
         )[0]
         learning, validation = task.train.split(VALIDATION_SHARE)
         for rate, seed in product(RATES, SEEDS):

@@ -178,10 +178,10 @@ def docs() -> None:
 PAGE = """# The shipped library
 
 Made by `python benchmarks/library.py docs` from what is shipped in `selection/evidence/library/`: {tasks} tasks
-embedded with the bundled probe `{probe}` ({method}, one draw an image), and {trials} trials of {configs} configurations on them with
-the bundled backbone `{backbone}`. {whole} are whole tasks with all their training images (at most about 1,000), {small}
-have 100 training images, of which {parts} are parts of tasks: half of the classes, or the classes in groups.
-{twice} tasks were tuned with two seeds.
+embedded with the bundled probe `{probe}` ({method}, one draw an image), and {trials} trials of {configs} configurations
+on them with the bundled backbone `{backbone}`. {whole} are whole tasks with all their training images (at most about
+1,000), {small} have 100 training images, of which {parts} are parts of tasks: half of the classes, or the classes in
+groups. {twice} tasks were tuned with two seeds.
 
 ![Map of the whole tasks](library-map.png)
 
@@ -227,8 +227,8 @@ How each number was made:
 
 
 def _task_row(library: selection.TaskStore, embedding: task2vec.TaskEmbedding) -> str:
-    task = library.task(embedding.task)
-    near = library.nearest(embedding, 3, exclude=[embedding.task], where=lambda task: is_whole(task.name))
+    task, whole = library.task(embedding.task), [name for name in library.names() if is_whole(name)]
+    near = library.nearest(embedding, 3, which=TaskFilter(names=whole, exclude=[embedding.task]))
     nearest = ", ".join(f"{n.name} ({n.distance:.2f})" for n in near)
     best = max(task.trials, key=lambda trial: trial.score)
     cells = [task.name, str(task.num_images), str(len(task.classes)), nearest, best.config.label, f"{best.score:.1%}"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from selection import TaskStore, load_library
+from selection import TaskFilter, TaskStore, load_library
 from selection.store import search, sketch
 from selection.store.index import SearchIndex
 from selection.store.sketch import ESTIMATES, Projection, estimated
@@ -59,9 +59,9 @@ def test_filters_and_exclusions_are_answered_from_as_far_as_needed(both, monkeyp
             store.add(embedding(f"task {i}", seed=i), tags=["last"] if i in (11, 23) else [])
     large, small = both
     target = embedding("new", seed=5)
-    for wanted in ({"where": lambda task: "last" in task.tags}, {"exclude": [f"task {i}" for i in range(30)]}):
-        expected = {n.name for n in small.nearest(target, 50, distance="cosine", **wanted)}
-        assert {n.name for n in large.nearest(target, 50, distance="cosine", **wanted)} == expected
+    for wanted in (TaskFilter(tags=("last",)), TaskFilter(exclude=[f"task {i}" for i in range(30)])):
+        expected = {n.name for n in small.nearest(target, 50, distance="cosine", which=wanted)}
+        assert {n.name for n in large.nearest(target, 50, distance="cosine", which=wanted)} == expected
     assert len(large.nearest(target, 100)) == 40
 
 

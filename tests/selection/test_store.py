@@ -85,7 +85,8 @@ def test_nearest_ranks_by_the_distance_from_the_stored_task_to_the_target(store,
     found = store.nearest(target, 3, distance=name)
     assert [n.name for n in found] == [task for _, task in expected[:3]]
     np.testing.assert_allclose([n.distance for n in found], [d for d, _ in expected[:3]], atol=1e-6)
-    assert "task 3" not in [n.name for n in store.nearest(target, 8, distance=name, exclude=["task 3"])]
+    without = TaskFilter(exclude=["task 3"])
+    assert "task 3" not in [n.name for n in store.nearest(target, 8, distance=name, which=without)]
 
 
 def test_a_stored_task_is_its_own_nearest(store):
