@@ -105,9 +105,7 @@ def warm(grid: GridFile, experts: Experts, part: Part = 0, parts: int = 1) -> No
         embedding = embed(task.train, probe)
         same = {t.train.name.split("@")[0] for t in tasks if t.source == task.source}
         whole = [name for name in library.names() if (experts / name).exists() and name not in same]
-        near = library.nearest(
-            embedding, 1, distance="asymmetric", which=TaskFilter(names=list(whole))
-        )[0]
+        near = library.nearest(embedding, 1, distance="asymmetric", which=TaskFilter(names=list(whole)))[0]
         learning, validation = task.train.split(VALIDATION_SHARE)
         for rate, seed in product(RATES, SEEDS):
             if (target, seed, rate) in done:

@@ -28,9 +28,9 @@ from selection.store import (
     import_archive,
     merge_stores,
 )
+from selection.tuning.auto import AutoTuned, auto_tune
 from selection.tuning.one import Tuned, tune
 from selection.tuning.optuna_prior import config_of, enqueue, parameters_of
-from selection.tuning.several import AutoTuned, auto_tune
 
 __all__ = [
     "DEFAULT_RECOMMENDER",

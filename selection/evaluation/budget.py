@@ -15,7 +15,6 @@ from contextlib import suppress
 import numpy as np
 
 from selection.evaluation.protocol import Target
-from selection.recommendation.acquisition import expected_improvement
 from selection.recommendation.learning_curves import LearningCurves
 from selection.recommendation.observed import validation_variance
 from selection.recommendation.prediction import Prediction
@@ -148,8 +147,7 @@ def by_model(prediction: Prediction, curves: LearningCurves | None) -> Search:
         seen: list[tuple[int, float, float]] = []
         seconds = replay.target.seconds
         while left:
-            after = prediction.given(seen)
-            number = _next(after, seen, left, seconds)
+            number = prediction.next_try(seen, seconds)
             left.discard(number)
             best = max(replay.finished().values(), default=None)
             length = replay.length(number)
@@ -174,11 +172,3 @@ def by_model(prediction: Prediction, curves: LearningCurves | None) -> Search:
         return max(finished, key=lambda number: after.mean[number])
 
     return whole
-
-
-def _next(after: Prediction, seen: list[tuple[int, float, float]], left: set[int], seconds: np.ndarray) -> int:
-    if not seen or after.covariance is None:
-        return max(left, key=lambda number: after.mean[number])
-    best = max(after.mean[number] for number, _, _ in seen)
-    worth = expected_improvement(after.mean, np.diag(after.covariance), best) / seconds
-    return max(left, key=lambda number: worth[number])

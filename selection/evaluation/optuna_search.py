@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
-from selection.evaluation.budget import Replay, Search, until_spent
+from selection.evaluation.budget import OutOfTimeError, Replay, Search
 
 STEPS = 20  # that a training's epochs are reported as, so that trainings of different lengths can be compared
 REPEATS = 4  # suggestions for each configuration, after which nothing new is expected
@@ -26,10 +27,9 @@ def tpe_with_hyperband(order: Sequence[int] = (), seed: int = 0) -> Search:
         seed: Of the sampler.
     """
 
-    def search(replay: Replay) -> None:
+    def search(replay: Replay) -> int | None:
         import optuna
 
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         configs = [trial.config for trial in replay.target.trials]
         by_method: dict[str, list[int]] = defaultdict(list)
         for number, config in enumerate(configs):
@@ -45,7 +45,11 @@ def tpe_with_hyperband(order: Sequence[int] = (), seed: int = 0) -> Search:
             number = labels[trial.suggest_categorical(f"settings of {method}", sorted(labels))]
             length, reported = replay.length(number), 0
             for epoch in range(1, length + 1):
-                seen = replay.train(number, epoch)[epoch - 1]
+                try:
+                    seen = replay.train(number, epoch)[epoch - 1]
+                except OutOfTimeError:
+                    trial.study.stop()
+                    raise optuna.TrialPruned from None
                 step = max(1, round(STEPS * epoch / length))
                 if step > reported:
                     reported = step
@@ -54,13 +58,26 @@ def tpe_with_hyperband(order: Sequence[int] = (), seed: int = 0) -> Search:
                         raise optuna.TrialPruned
             return seen
 
-        study = optuna.create_study(
-            direction="maximize",
-            sampler=optuna.samplers.TPESampler(seed=seed),
-            pruner=optuna.pruners.HyperbandPruner(min_resource=2, max_resource=STEPS, reduction_factor=3),
-        )
-        for number in order:
-            study.enqueue_trial(parameters(number))
-        study.optimize(objective, n_trials=REPEATS * len(configs))
+        with _quiet(optuna):
+            study = optuna.create_study(
+                direction="maximize",
+                sampler=optuna.samplers.TPESampler(seed=seed),
+                pruner=optuna.pruners.HyperbandPruner(min_resource=2, max_resource=STEPS, reduction_factor=3),
+            )
+            for number in order:
+                study.enqueue_trial(parameters(number))
+            study.optimize(objective, n_trials=REPEATS * len(configs))
+        return replay.answer()
 
-    return lambda replay: until_spent(search, replay)
+    return search
+
+
+@contextmanager
+def _quiet(optuna: Any) -> Iterator[None]:
+    """Inside the context, Optuna does not report every trial."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)

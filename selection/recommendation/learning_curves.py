@@ -19,6 +19,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from adapters import BackboneId
+from selection.store import TaskFilter, TaskStore
+
 Array = npt.NDArray[np.float64]
 
 SHARES = np.linspace(0.1, 1.0, 10)
@@ -66,6 +69,13 @@ class LearningCurves:
             float(np.interp(share, SHARES, values)) for values in (self.offsets, self.slopes, self.variances)
         )
         return offset + slope * _smoothed(seen), variance
+
+
+def curves_of(store: TaskStore, backbone: BackboneId) -> LearningCurves | None:
+    """From the trials on a backbone that a store has with their curves."""
+    tasks = store.tasks(TaskFilter(trials_on=backbone.architecture))
+    own = (trial for task in tasks for trial in task.trials if trial.backbone.is_same(backbone))
+    return LearningCurves.fit([accuracy for accuracy, _ in trial.curve] for trial in own)
 
 
 def _at(curve: Array, share: float) -> float:

@@ -18,6 +18,7 @@ from selection.errors import RecommendationError
 from selection.evidence.published import RESULTS
 from selection.evidence.space import parameters_on
 from selection.evidence.table import TaskFacts, TrialTable, table_of
+from selection.recommendation.learning_curves import curves_of
 from selection.recommendation.limits import Limits
 from selection.recommendation.observed import observations, training_images
 from selection.recommendation.prediction import Prediction
@@ -49,6 +50,7 @@ def recommend(
     exclude: Sequence[str] = (),
     within: float | None = None,
     cost: Literal["seconds", "parameters"] = "seconds",
+    by_time: bool = False,
 ) -> Recommendation:
     """Rank the configurations that were tried on stored tasks, for a target task.
 
@@ -71,6 +73,7 @@ def recommend(
         within: Recommend the cheapest configuration that is expected to reach the best one's accuracy less this, such
             as 0.01, instead of the best one.
         cost: What makes a configuration cheap: expected seconds of training, or trainable parameters.
+        by_time: After trials on the target, recommend what is expected to improve most a second, instead of in all.
 
     Raises:
         RecommendationError: no stored task has trials that fit the backbone and the limits, a name is unknown, `within`
@@ -92,14 +95,14 @@ def recommend(
     if published is not None:
         prediction = published
         note += f"; the order of the methods is that published for it on {' and '.join(RESULTS)}"
-    seen = observations(trials, candidates)
+    seen = observations(trials, candidates, curves_of(store, asked) if trials else None)
     if len(seen) >= len(candidates):
         raise RecommendationError(f"all {len(candidates)} candidates were tried; the best one is the answer")
     after = prediction.given(seen)
     if within is not None and after.covariance is None:
         raise RecommendationError(f"{recommender} expects no accuracies, only an order; leave within={within} out")
     if within is None:
-        chosen = prediction.next_try(seen)
+        chosen = prediction.next_try(seen, seconds[kept] if by_time else None)
     else:
         costs = seconds[kept] if cost == "seconds" else table.parameters[kept].astype(np.float64)
         chosen = after.cheapest_within(costs, within)
