@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from adapters.adapter import Adapter, Adapters, adapters_of, plain, replace_classifier, switch
-from adapters.config import SIZES, AdapterConfig
+from adapters.config import AdapterConfig
 from adapters.errors import AdapterError, ConfigError, IncompatibleError
 from adapters.methods.registry import METHODS
 from adapters.methods.site_adapter import SiteAdapter
@@ -109,7 +109,7 @@ def _seeded(seed: int) -> Iterator[None]:
 def _build(backbone: nn.Module, config: AdapterConfig) -> list[tuple[Site, SiteAdapter]]:
     sites = _chosen(backbone, config)
     method = METHODS[config.method]
-    parts = list(method.build(sites, config))
+    parts = list(method.build(sites, config.settings))
     if not parts and method.needs:
         everywhere = walk(backbone)
         fitting = ", ".join(name for name in sorted(METHODS) if _fits(everywhere, name))
@@ -134,10 +134,10 @@ def _chosen(backbone: nn.Module, config: AdapterConfig) -> list[Site]:
 
 
 def _fits(sites: list[Site], method: str) -> bool:
-    smallest = {size: 1 for size in SIZES if size in METHODS[method].defaults}
-    config = AdapterConfig(method, **smallest)  # type: ignore[arg-type]
+    entry = METHODS[method]
+    settings = entry.settings() if entry.size is None else entry.settings(**{entry.size: 1})
     try:
-        return not METHODS[method].needs or any(True for _ in METHODS[method].build(sites, config))
+        return not entry.needs or any(True for _ in entry.build(sites, settings))
     except ConfigError:
         return False
 

@@ -28,7 +28,7 @@ from adapters.checkpoint import load_tuned, write_atomically
 from adapters.config import AdapterConfig
 from adapters.errors import CheckpointError
 from adapters.fingerprint import BackboneId
-from adapters.methods.lora import LowRank, LowRankConv
+from adapters.methods.lora import LoraSettings, LowRank, LowRankConv
 from adapters.sites import classifier_names
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -67,8 +67,8 @@ def to_peft(model: nn.Module, directory: str | Path) -> None:
     for name in heads:
         for tensor_name, tensor in model.get_submodule(name).named_parameters():
             tensors[f"{PREFIX}{name}.{tensor_name}"] = tensor
-    scale = adapter.config.scale
-    assert scale is not None
+    assert isinstance(adapter.config.settings, LoraSettings)
+    scale = adapter.config.settings.scale
     rank = max(ranks.values())
     config = {
         "peft_type": "LORA",

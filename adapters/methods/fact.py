@@ -9,9 +9,9 @@ at zero, so that training starts from the backbone itself.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -21,49 +21,52 @@ from adapters.errors import ConfigError
 from adapters.methods.products import add_product
 from adapters.methods.registry import register_method
 from adapters.methods.site_adapter import SiteAdapter
-
-if TYPE_CHECKING:
-    from adapters.config import AdapterConfig
-    from adapters.sites import Site
+from adapters.settings import Placed, number, rate, size
+from adapters.sites import Site
 
 DROPOUT = 0.1  # of the core's output, as in the authors' code
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FacTSettings(Placed):
+    """Settings of FacT."""
+
+    rank: int = size(16, "Rank of the factors that all layers share.", tried=(8, 16))
+    scale: float = number(1.0, "What the update is multiplied by before it is added.")
+    learning_rate: float = rate(5e-3)
 
 
 @register_method(
     "fact",
     "FacT",
     "https://arxiv.org/abs/2212.03145",
+    settings=FacTSettings,
     needs="linear layers inside blocks",
     trains="low-rank updates with factors that all layers share",
     equal="FacT-TT on all linear layers of the blocks, with its dropout of 0.1",
     different="layers of another width have factors of their own, so that it fits more than plain transformers",
-    rank=16,
-    scale=1.0,
-    learning_rate=5e-3,
 )
-def fact(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, TensorTrain]]:
+def fact(sites: list[Site], settings: FacTSettings) -> Iterator[tuple[Site, TensorTrain]]:
     """At every linear layer of the blocks that is at least as wide as the rank and whose wider side is a multiple of
     the narrower one.
     """
-    assert config.rank is not None
-    assert config.scale is not None
     shared: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
-    chosen = [s for s in sites if s.kind == "linear" and (s.block is not None or config.targets) and _is_tiled(s)]
-    if chosen and config.rank > max(map(_narrow_side, chosen)):
+    chosen = [s for s in sites if s.kind == "linear" and (s.block is not None or settings.targets) and _is_tiled(s)]
+    if chosen and settings.rank > max(map(_narrow_side, chosen)):
         widest = max(chosen, key=_narrow_side)
         raise ConfigError(
-            f"rank={config.rank} exceeds the full rank {_narrow_side(widest)} of {widest.name}; take a smaller one"
+            f"rank={settings.rank} exceeds the full rank {_narrow_side(widest)} of {widest.name}; take a smaller one"
         )
     for site in chosen:
         weight: Tensor = site.module.weight  # type: ignore[assignment]
         width = _narrow_side(site)
-        if width < config.rank:
+        if width < settings.rank:
             continue
         if width not in shared:
-            right = nn.Parameter(weight.new_empty(config.rank, width))
+            right = nn.Parameter(weight.new_empty(settings.rank, width))
             nn.init.kaiming_uniform_(right, a=math.sqrt(5))
-            shared[width] = nn.Parameter(weight.new_zeros(width, config.rank)), right
-        yield site, TensorTrain(site.module, *shared[width], config.scale)
+            shared[width] = nn.Parameter(weight.new_zeros(width, settings.rank)), right
+        yield site, TensorTrain(site.module, *shared[width], settings.scale)
 
 
 def _narrow_side(site: Site) -> int:

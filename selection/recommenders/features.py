@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters import METHODS, AdapterConfig
-from adapters.config import SIZES
 from selection.recommenders.registry import TaskFacts
 from task2vec import TaskEmbedding, mean_log_embedding
 from task2vec.distances.log_cosine import logs
@@ -47,7 +46,7 @@ def config_numbers(configs: Sequence[AdapterConfig]) -> tuple[Array, Array]:
     numbers = []
     for config in configs:
         default = METHODS[config.method].defaults
-        size = next((getattr(config, name) for name in SIZES if getattr(config, name)), 8)
+        size = config.size or 8
         rate = np.log(config.learning_rate / default["learning_rate"])
-        numbers.append([np.log(size / 8), rate, np.log(config.epochs / 15), 0.0 if config.blocks is None else 1.0])  # type: ignore[operator]
+        numbers.append([np.log(size / 8), rate, np.log(config.epochs / 15), 0.0 if config.blocks is None else 1.0])
     return methods, np.array(numbers)

@@ -14,6 +14,7 @@ from scipy.stats import norm
 
 from adapters import AdapterConfig
 from task2vec import TaskEmbedding
+from task2vec_registry import Registry
 
 Array = npt.NDArray[np.float64]
 
@@ -169,14 +170,13 @@ class Prediction:
 Recommender = Callable[[TrialTable, TaskFacts, Sequence[AdapterConfig]], Prediction]
 """From what was tuned on stored tasks, a target and candidates to what is expected of the candidates."""
 
-RECOMMENDERS: dict[str, Recommender] = {}
+RECOMMENDERS: Registry[Recommender] = Registry("recommender", "task2vec.recommenders")
 
 
 def register_recommender(name: str) -> Callable[[Recommender], Recommender]:
-    """Enter a recommender under `name`."""
+    """Enter a recommender under `name`.
 
-    def enter(recommender: Recommender) -> Recommender:
-        RECOMMENDERS[name] = recommender
-        return recommender
-
-    return enter
+    Raises:
+        ValueError: the name is taken.
+    """
+    return RECOMMENDERS.register(name)
