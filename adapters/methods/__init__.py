@@ -19,7 +19,7 @@ from adapters.methods import (
     vpt_deep,
     vpt_shallow,
 )
-from adapters.methods.registry import METHODS, Method
+from adapters.methods.registry import METHODS, Method, register_method
 from adapters.methods.site_adapter import SiteAdapter
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "norm",
     "pfeiffer",
     "pixel_prompt",
+    "register_method",
     "repadapter",
     "residual_parallel",
     "residual_serial",
