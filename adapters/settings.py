@@ -187,6 +187,34 @@ class _Counted(Setting):
         return ",".join(map(str, value))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Sizes(Setting):
+    """A whole number for each of some sites, by name; not all of them 0."""
+
+    @property
+    def range(self) -> str:
+        return "whole numbers by the names of sites, as in {'blocks.0.attn.qkv': 4}, at least one of them above 0"
+
+    def read(self, value: Any) -> tuple[tuple[str, int], ...]:
+        pairs = value.items() if isinstance(value, Mapping) else _several(value)
+        found = {name: operator.index(number) for name, number in pairs}
+        if not all(isinstance(name, str) for name in found) or any(isinstance(n, bool) for _, n in pairs):
+            raise ValueError
+        if min(found.values(), default=0) < 0 or not any(found.values()):
+            raise ValueError
+        return tuple(sorted(found.items()))
+
+    def parse(self, text: str) -> dict[str, int]:
+        pairs = (part.split(":") for part in text.split(","))
+        return {name.strip(): int(number) for name, number in pairs}
+
+    def plain(self, value: Any) -> dict[str, int]:
+        return dict(value)
+
+    def shown(self, value: Any) -> str:
+        return ",".join(f"{name}:{number}" for name, number in value)
+
+
 def _several(value: Any) -> tuple[Any, ...]:
     """The elements of a list or tuple that has some; a single text is no list of names."""
     if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
@@ -240,7 +268,7 @@ def modules(default: tuple[str, ...] | None, doc: str) -> Any:
     return _field(_Names(default, doc))
 
 
-SHARED = ("targets", "blocks", "learning_rate", "weight_decay", "epochs")
+SHARED = ("sizes", "targets", "blocks", "learning_rate", "weight_decay", "epochs")
 """What several methods' settings have in common; told after a method's own."""
 
 
@@ -293,3 +321,18 @@ class Placed(InBlocks):
     targets: tuple[str, ...] | None = modules(
         None, "Modules to attach to instead of the method's own choice: whole names, ends of names, or parts as `fc1`."
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sized(InBlocks):
+    """Of a method whose size may differ from site to site, as `adapters.allocate` has it."""
+
+    sizes: tuple[tuple[str, int], ...] | None = _field(
+        _Sizes(None, "Sizes at single sites, by their names, instead of the usual one; with 0 a site gets no adapter.")
+    )
+
+    def at(self, site: str) -> int:
+        """The size at a site."""
+        usual = next(name for name, setting in self.declared().items() if setting.is_size)
+        given: int = dict(self.sizes or ()).get(site, getattr(self, usual))
+        return given

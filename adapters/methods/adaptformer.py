@@ -18,14 +18,14 @@ from torch import nn
 from adapters.errors import ConfigError
 from adapters.methods.bottleneck import Bottleneck
 from adapters.methods.registry import register_method
-from adapters.settings import Placed, number, rate, size, switch
+from adapters.settings import Placed, Sized, number, rate, size, switch
 from adapters.sites import Site
 
 DROPOUT = 0.1  # between the two projections, as in the authors' code
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AdaptFormerSettings(Placed):
+class AdaptFormerSettings(Sized, Placed):
     """Settings of AdaptFormer."""
 
     bottleneck: int = size(64, "Hidden width of each bottleneck.", tried=(8, 64))
@@ -51,10 +51,10 @@ class AdaptFormerSettings(Placed):
 def adaptformer(sites: list[Site], settings: AdaptFormerSettings) -> Iterator[tuple[Site, Bottleneck]]:
     """Parallel to the MLP of every block."""
     for site in sites:
-        if site.kind == "mlp" or settings.targets:
+        if (site.kind == "mlp" or settings.targets) and settings.at(site.name):
             source = None if settings.normalised else _norm_before(site, sites).module
             adapter = Bottleneck(
-                site, settings.bottleneck, scale=settings.scale, parallel=True, dropout=DROPOUT, source=source
+                site, settings.at(site.name), scale=settings.scale, parallel=True, dropout=DROPOUT, source=source
             )
             nn.init.kaiming_uniform_(adapter.down.weight, a=math.sqrt(5))
             nn.init.zeros_(adapter.up.weight)

@@ -15,14 +15,14 @@ from torch import nn
 
 from adapters.methods.bottleneck import Bottleneck
 from adapters.methods.registry import register_method
-from adapters.settings import Placed, rate, size
+from adapters.settings import Placed, Sized, rate, size
 from adapters.sites import Site
 
 INITIAL_SPREAD = 1e-2  # standard deviation of the initial weights, cut off at twice as much (section 3.1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class HoulsbySettings(Placed):
+class HoulsbySettings(Sized, Placed):
     """Settings of Houlsby adapters."""
 
     bottleneck: int = size(8, "Hidden width of each bottleneck.", tried=(8, 32))
@@ -43,8 +43,8 @@ class HoulsbySettings(Placed):
 def houlsby(sites: list[Site], settings: HoulsbySettings) -> Iterator[tuple[Site, Bottleneck]]:
     """After the attention, where there is one, and after the MLP of every block."""
     for site in sites:
-        if site.kind in ("attention", "mlp") or settings.targets:
-            yield site, near_identity(site, settings.bottleneck)
+        if (site.kind in ("attention", "mlp") or settings.targets) and settings.at(site.name):
+            yield site, near_identity(site, settings.at(site.name))
 
 
 def near_identity(site: Site, width: int) -> Bottleneck:

@@ -22,14 +22,14 @@ from adapters.methods.convolutions import similar_convolution
 from adapters.methods.products import add_product
 from adapters.methods.registry import register_method
 from adapters.methods.site_adapter import SiteAdapter
-from adapters.settings import Placed, modules, number, rate, size
+from adapters.settings import Placed, Sized, modules, number, rate, size
 from adapters.sites import Site
 
 PACKED = ("q", "k", "v")  # the parts of a `qkv` layer, in their order
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LoraSettings(Placed):
+class LoraSettings(Sized, Placed):
     """Settings of LoRA."""
 
     rank: int = size(8, "Rank of each update.", tried=(4, 16))
@@ -64,19 +64,22 @@ def lora(sites: list[Site], settings: LoraSettings) -> Iterator[tuple[Site, Site
     chosen += [s for s in sites if _is_updatable(s) and any(s.is_called(target) for target in settings.targets)]
     if not chosen and len(parts) == len(settings.targets):
         chosen = [site for site in sites if _is_updatable(site) and site.block is not None]
-    fitting = [site for site in chosen if _full_rank(site) >= settings.rank]
+    fitting = [site for site in chosen if _full_rank(site) >= settings.at(site.name)]
     if chosen and not fitting:
         widest = max(chosen, key=_full_rank)
         raise ConfigError(
             f"rank={settings.rank} exceeds the full rank {_full_rank(widest)} of {widest.name}; take a smaller one"
         )
     for site in fitting:
+        rank = settings.at(site.name)
+        if not rank:
+            continue
         if parts and site.role == "qkv" and not any(site.is_called(target) for target in settings.targets):
-            yield site, LowRankPacked(settings.rank, site.module, settings.scale, parts)
+            yield site, LowRankPacked(rank, site.module, settings.scale, parts)
         elif site.kind == "conv":
-            yield site, LowRankConv(settings.rank, site.module, settings.scale)
+            yield site, LowRankConv(rank, site.module, settings.scale)
         else:
-            yield site, LowRank(settings.rank, site.module, settings.scale)
+            yield site, LowRank(rank, site.module, settings.scale)
 
 
 def _is_updatable(site: Site) -> bool:

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from adapters.methods.bottleneck import Bottleneck
 from adapters.methods.houlsby import near_identity
 from adapters.methods.registry import register_method
-from adapters.settings import Placed, rate, size
+from adapters.settings import Placed, Sized, rate, size
 from adapters.sites import Site
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PfeifferSettings(Placed):
+class PfeifferSettings(Sized, Placed):
     """Settings of Pfeiffer adapters."""
 
     bottleneck: int = size(8, "Hidden width of each bottleneck.", tried=(8, 64))
@@ -39,5 +39,5 @@ class PfeifferSettings(Placed):
 def pfeiffer(sites: list[Site], settings: PfeifferSettings) -> Iterator[tuple[Site, Bottleneck]]:
     """After the MLP of every block."""
     for site in sites:
-        if site.kind == "mlp" or settings.targets:
-            yield site, near_identity(site, settings.bottleneck)
+        if (site.kind == "mlp" or settings.targets) and settings.at(site.name):
+            yield site, near_identity(site, settings.at(site.name))

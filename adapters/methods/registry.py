@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
+
+from torch import Tensor
 
 from adapters.methods.site_adapter import SiteAdapter
 from adapters.settings import Settings
@@ -44,6 +46,7 @@ class Method:
         trains: What it trains beside the classifier, for people to read.
         official: Whose formulation it equals, and what is deliberately different.
         cannot_merge: Why it cannot become a plain model; empty if it can.
+        choose: From scores of the weights on a task to the entries that are tuned; None where no data are needed.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Method:
     trains: str
     official: Official
     cannot_merge: str = ""
+    choose: Callable[[Scores, Any], Chosen] | None = None
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -66,6 +70,12 @@ class Method:
         """The name of the setting that is its size; None if it has none."""
         return next((name for name, setting in self.settings.declared().items() if setting.is_size), None)
 
+
+Scores = Mapping[str, Tensor]
+"""How much each entry of a weight matters for a task, by the name of its site, each of the weight's shape."""
+
+Chosen = Mapping[str, Tensor]
+"""Entries of weights, by the names of their sites: int64, positions in the flattened weight, ascending."""
 
 METHODS: Registry[Method] = Registry("method", "task2vec.methods")
 
@@ -81,6 +91,7 @@ def register_method(
     equal: str,
     different: str = "",
     cannot_merge: str = "",
+    choose: Callable[[Scores, Own], Chosen] | None = None,
 ) -> Callable[[Callable[[list[Site], Own], Parts]], Callable[[list[Site], Own], Parts]]:
     """Enter a method under `name`.
 
@@ -94,6 +105,7 @@ def register_method(
         equal: What is equal to which published formulation.
         different: What deliberately is not, and why.
         cannot_merge: Why it cannot become a plain model; empty if it can.
+        choose: For a method that tunes chosen entries of the weights: which ones, by scores that `attach` is given.
 
     Raises:
         ValueError: the name is taken.
@@ -101,7 +113,7 @@ def register_method(
 
     def enter(build: Callable[[list[Site], Own], Parts]) -> Callable[[list[Site], Own], Parts]:
         official = Official(equal, different)
-        METHODS.enter(name, Method(name, title, paper, build, settings, needs, trains, official, cannot_merge))
+        METHODS.enter(name, Method(name, title, paper, build, settings, needs, trains, official, cannot_merge, choose))
         return build
 
     return enter

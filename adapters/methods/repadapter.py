@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from adapters.errors import ConfigError
 from adapters.methods.registry import register_method
 from adapters.methods.site_adapter import SiteAdapter
-from adapters.settings import Placed, number, rate, size
+from adapters.settings import Placed, Sized, number, rate, size
 from adapters.sites import Site
 
 GROUPS = 2
@@ -31,7 +31,7 @@ FIRST_LAYERS = ("qkv", "fc1")  # the first linear layer of an attention and of a
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RepAdapterSettings(Placed):
+class RepAdapterSettings(Sized, Placed):
     """Settings of RepAdapter."""
 
     bottleneck: int = size(8, "Hidden width of each bottleneck.", tried=(8, 32))
@@ -57,12 +57,13 @@ def repadapter(sites: list[Site], settings: RepAdapterSettings) -> Iterator[tupl
     for site in sites:
         has_bias = getattr(site.module, "bias", None) is not None
         if site.kind == "linear" and has_bias and (site.role in FIRST_LAYERS or settings.targets):
-            if settings.bottleneck > site.width:
+            bottleneck = settings.at(site.name)
+            if bottleneck > site.width:
                 raise ConfigError(
-                    f"bottleneck={settings.bottleneck} exceeds the width {site.width} of {site.name}; "
-                    "take a smaller one"
+                    f"bottleneck={bottleneck} exceeds the width {site.width} of {site.name}; take a smaller one"
                 )
-            yield site, LinearBottleneck(site.module, settings.bottleneck, settings.scale)
+            if bottleneck:
+                yield site, LinearBottleneck(site.module, bottleneck, settings.scale)
 
 
 class LinearBottleneck(SiteAdapter):

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 
 from adapters.methods.prompts import Visiting, prompt_tokens
 from adapters.methods.registry import register_method
-from adapters.settings import InBlocks, rate, size
+from adapters.settings import Sized, rate, size
 from adapters.sites import Site
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VPTDeepSettings(InBlocks):
+class VPTDeepSettings(Sized):
     """Settings of VPT-deep."""
 
     prompts: int = size(10, "Learned tokens in every block.", tried=(5, 20))
@@ -38,5 +38,5 @@ class VPTDeepSettings(InBlocks):
 def vpt_deep(sites: list[Site], settings: VPTDeepSettings) -> Iterator[tuple[Site, Visiting]]:
     """Into every block, and out again after it."""
     for site in sites:
-        if site.tokens is not None:
-            yield site, Visiting(prompt_tokens(site, settings.prompts), site.tokens)
+        if site.tokens is not None and settings.at(site.name):
+            yield site, Visiting(prompt_tokens(site, settings.at(site.name)), site.tokens)
