@@ -8,6 +8,8 @@ plain = adapters.merge(model)
 
 try:
     import torchvision as _torchvision  # noqa: F401
+
+    from adapters import namesake as _namesake  # noqa: F401  before anything that it may have overwritten
 except (RuntimeError, OSError) as _error:
     raise ImportError(
         f"torchvision does not fit the installed torch ({_error}); install a matching pair from one place with: "
@@ -18,7 +20,7 @@ from adapters.adapter import adapter_of, num_adapter_parameters, switch, tuned_p
 from adapters.attach import attach, detach
 from adapters.backbones import DEFAULT_BACKBONE
 from adapters.checkpoint import load, read_metadata, save, write_atomically
-from adapters.config import AdapterConfig
+from adapters.config import AdapterConfig, all_settings
 from adapters.errors import (
     AdapterError,
     CheckpointError,
@@ -48,6 +50,7 @@ __all__ = [
     "MergeError",
     "TrainingError",
     "adapter_of",
+    "all_settings",
     "attach",
     "backbone_fingerprint",
     "detach",

@@ -9,13 +9,14 @@ from typing import TypeVar
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from adapters.adapter import Adapter, Adapters, adapters_of, plain, replace_classifier, switch
-from adapters.config import SIZES, AdapterConfig
+from adapters.config import AdapterConfig
 from adapters.errors import AdapterError, ConfigError, IncompatibleError
-from adapters.methods.registry import METHODS
+from adapters.methods.registry import METHODS, Chosen, Scores
 from adapters.methods.site_adapter import SiteAdapter
+from adapters.methods.sparse_weights import SparseWeights
 from adapters.proof import example_images, prove
 from adapters.sites import Site, block_names, classifier_names, targeted, walk
 
@@ -31,6 +32,7 @@ def attach(
     *,
     name: str = DEFAULT_NAME,
     seed: int | None = None,
+    scores: Scores | None = None,
 ) -> Backbone:
     """Turn a backbone, in place, into one whose adapter and classifier are trainable and whose rest is frozen.
 
@@ -41,6 +43,8 @@ def attach(
         name: What to call the adapter. A backbone takes several, each with a classifier of its own; the one attached
             last acts until `switch` says otherwise.
         seed: Fixes the initial weights; None draws them from torch's global generator.
+        scores: For `gps` and `fish`, how much each weight matters on the task, by the name of its module:
+            `adapters.gradient_scores` or `adapters.fisher_scores`.
 
     Returns:
         The same module, with its adapters in `backbone.adapters`.
@@ -49,8 +53,21 @@ def attach(
         IncompatibleError: the method makes no sense on this backbone; names methods that do. Or an adapter has no
             effect, as a forward and backward pass on a random image shows (in `fit` where the backbone does not say its
             images' size).
-        ConfigError: the name is taken, there is no such block or module, or a size does not fit.
+        ConfigError: the name is taken, there is no such block or module, a size does not fit, or scores are missing.
     """
+    return attach_chosen(backbone, config, num_classes, _choice(backbone, config, scores), name=name, seed=seed)
+
+
+def attach_chosen(
+    backbone: Backbone,
+    config: AdapterConfig,
+    num_classes: int | None,
+    chosen: Chosen | None,
+    *,
+    name: str = DEFAULT_NAME,
+    seed: int | None = None,
+) -> Backbone:
+    """`attach`, with the entries of the weights that are tuned instead of scores, where the method needs any."""
     adapters = getattr(backbone, "adapters", None) or Adapters()
     if name in adapters.named:
         raise ConfigError(f"the backbone has an adapter {name!r} already; give another name, or detach it first")
@@ -59,7 +76,7 @@ def attach(
     if num_classes is not None and num_classes < 2:
         raise ConfigError(f"num_classes={num_classes} leaves nothing to tell apart; give at least 2")
     with plain(backbone), nullcontext() if seed is None else _seeded(seed):
-        parts = _build(backbone, config)
+        parts = _build(backbone, config, chosen)
         heads = _new_heads(backbone, num_classes)
     if not adapters.named:
         backbone.adapters = adapters
@@ -106,10 +123,44 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _build(backbone: nn.Module, config: AdapterConfig) -> list[tuple[Site, SiteAdapter]]:
+def _choice(backbone: nn.Module, config: AdapterConfig, scores: Scores | None) -> Chosen | None:
+    """The entries of the weights that a method chooses by scores; None where it chooses none.
+
+    On torch's meta device weights have no values: there only their number counts, which needs no scores.
+    """
+    choose = METHODS[config.method].choose
+    if choose is None:
+        if scores is not None:
+            raise ConfigError(f"{config.method} chooses no weights by scores; leave scores= out")
+        return None
+    if scores is None:
+        if next(backbone.parameters()).is_meta:
+            return None
+        raise ConfigError(
+            f"{config.method} chooses weights by their scores on the task; call "
+            "adapters.attach(model, config, num_classes, scores=adapters.gradient_scores(model, batches)), "
+            "or with adapters.fisher_scores"
+        )
+    with plain(backbone):
+        parts = _build(backbone, config)
+    needed = {}
+    for site, _ in parts:
+        weight: Tensor = site.module.weight  # type: ignore[assignment]
+        found = scores.get(site.name)
+        if found is None or found.shape != weight.shape:
+            told = "none" if found is None else f"of shape {tuple(found.shape)}"
+            raise ConfigError(
+                f"the scores of {site.name} are {told}, its weight has shape {tuple(weight.shape)}; "
+                "compute them on this backbone"
+            )
+        needed[site.name] = found
+    return choose(needed, config.settings)
+
+
+def _build(backbone: nn.Module, config: AdapterConfig, chosen: Chosen | None = None) -> list[tuple[Site, SiteAdapter]]:
     sites = _chosen(backbone, config)
     method = METHODS[config.method]
-    parts = list(method.build(sites, config))
+    parts = list(method.build(sites, config.settings))
     if not parts and method.needs:
         everywhere = walk(backbone)
         fitting = ", ".join(name for name in sorted(METHODS) if _fits(everywhere, name))
@@ -117,7 +168,22 @@ def _build(backbone: nn.Module, config: AdapterConfig) -> list[tuple[Site, SiteA
             f"{config.method} does not fit {_describe(backbone)}, which lacks {method.needs}"
             f"{_where(config)}; these do: {fitting}"
         )
-    return parts
+    missing = sorted({name for name, number in config.sizes or () if number} - {site.name for site, _ in parts})
+    if missing:
+        raise ConfigError(f"sizes names {missing[0]}, where {config.method} puts nothing of that size; leave it out")
+    return parts if chosen is None else _narrowed(parts, chosen)
+
+
+def _narrowed(parts: list[tuple[Site, SiteAdapter]], chosen: Chosen) -> list[tuple[Site, SiteAdapter]]:
+    """The parts at sites with chosen entries, each with these."""
+    kept = [(site, part) for site, part in parts if site.name in chosen]
+    for site, part in kept:
+        assert isinstance(part, SparseWeights)
+        index, weight = chosen[site.name], site.module.weight
+        if not len(index) or int(index.min()) < 0 or int(index.max()) >= weight.numel():  # type: ignore[operator]
+            raise ConfigError(f"the chosen entries of {site.name} lie outside its weight; choose them on this backbone")
+        part.choose(index)
+    return kept
 
 
 def _chosen(backbone: nn.Module, config: AdapterConfig) -> list[Site]:
@@ -134,10 +200,10 @@ def _chosen(backbone: nn.Module, config: AdapterConfig) -> list[Site]:
 
 
 def _fits(sites: list[Site], method: str) -> bool:
-    smallest = {size: 1 for size in SIZES if size in METHODS[method].defaults}
-    config = AdapterConfig(method, **smallest)  # type: ignore[arg-type]
+    entry = METHODS[method]
+    settings = entry.settings() if entry.size is None else entry.settings(**{entry.size: 1})
     try:
-        return not METHODS[method].needs or any(True for _ in METHODS[method].build(sites, config))
+        return not entry.needs or any(True for _ in entry.build(sites, settings))
     except ConfigError:
         return False
 

@@ -17,10 +17,11 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from adapters.adapter import active_name, adapter_of, tuned_tensors
-from adapters.attach import DEFAULT_NAME, Backbone, attach, undone_if_failing
+from adapters.attach import DEFAULT_NAME, Backbone, attach_chosen, undone_if_failing
 from adapters.config import AdapterConfig
 from adapters.errors import CheckpointError, ConfigError
 from adapters.fingerprint import BackboneId
+from adapters.methods.registry import METHODS
 from adapters.sites import classifier_names
 
 FORMAT_VERSION = 2
@@ -66,7 +67,15 @@ def load(backbone: Backbone, directory: str | Path, *, name: str = DEFAULT_NAME)
     metadata, tensors = read_metadata(directory), _read_tensors(directory)
     _check_backbone(metadata, backbone, directory)
     former = active_name(backbone)
-    attach(backbone, AdapterConfig.from_dict(metadata["config"]), metadata["num_classes"], name=name)
+    config = AdapterConfig.from_dict(metadata["config"])
+    chosen = {key.removesuffix("/index"): tensor for key, tensor in tensors.items() if key.endswith("/index")}
+    chooses = METHODS[config.method].choose is not None
+    try:
+        attach_chosen(backbone, config, metadata["num_classes"], chosen if chooses else None, name=name)
+    except ConfigError as error:
+        if not chooses:
+            raise
+        raise CheckpointError(f"{directory} does not fit the model ({error})") from error
     with undone_if_failing(backbone, name, former):
         load_tuned(backbone, tensors, str(directory))
     return backbone

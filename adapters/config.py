@@ -1,4 +1,4 @@
-"""What to tune and how: an adapter's method, its sizes, and the optimiser settings that matter."""
+"""What to tune and how: an adapter's method and its settings."""
 
 from __future__ import annotations
 
@@ -7,114 +7,128 @@ from collections.abc import Mapping
 from typing import Any
 
 from adapters.errors import ConfigError
-from adapters.methods.registry import METHODS
+from adapters.methods import METHODS
+from adapters.settings import Setting, Settings
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, init=False)
 class AdapterConfig:
     """One way to tune a backbone. What is left out takes the method's default, and can then be read here.
 
+    Every setting is an attribute, as in `config.rank`; it is None where the method takes no such setting. What each
+    method takes is declared in its file and listed in docs/adapters.md.
+
+    Args:
+        method: One of `adapters.METHODS`.
+        settings: Settings to start from; the method's defaults if not given.
+        changes: Settings by name, as in `rank=8`; None leaves a setting as it is.
+
     Attributes:
         method: One of `adapters.METHODS`.
-        bottleneck: Hidden width of a bottleneck adapter. Wider learns more and costs more parameters.
-        rank: Rank of a low-rank update.
-        reduction: What the channels of a convolution are divided by inside its adapter.
-        prompts: Learned tokens (in every block for `vpt_deep`).
-        frame: Width of the learned frame around the image, as a share of the image's side.
-        resized: Whether the image is shrunk into the frame instead of being covered by it.
-        scale: What the adapter's branch is multiplied by before it is added.
-        normalised: Whether the branch sees its block's features after the normalisation, as the MLP does, or before it.
-        batch_norm: Whether the batch norms of the blocks are tuned too, with statistics of their own.
-        targets: Names of the modules to attach to, instead of all that the method would choose: whole names, ends
-            of names, or last parts such as `fc1`; for `lora` also `q`, `k` and `v`.
-        blocks: Which of the backbone's blocks get an adapter, counted from 0 at the input; all if not given, and
-            then the layers outside the blocks too. Later blocks only is cheaper to train.
-        learning_rate: Peak learning rate of AdamW.
-        weight_decay: Its decoupled weight decay, on matrices only.
-        epochs: Passes over the training images.
+        settings: All settings, typed, such as `adapters.methods.lora.LoraSettings`.
+
+    Raises:
+        ConfigError: there is no such method, it takes no such setting, or a value is out of range.
     """
 
     method: str
-    bottleneck: int | None = None
-    rank: int | None = None
-    reduction: int | None = None
-    prompts: int | None = None
-    frame: float | None = None
-    resized: bool | None = None
-    scale: float | None = None
-    normalised: bool | None = None
-    batch_norm: bool | None = None
-    targets: tuple[str, ...] | None = None
-    blocks: tuple[int, ...] | None = None
-    learning_rate: float | None = None
-    weight_decay: float | None = None
-    epochs: int | None = None
+    settings: Settings
 
-    def __post_init__(self) -> None:
-        """Check every setting and fill in the method's defaults."""
-        if self.method not in METHODS:
-            raise ConfigError(f"there is no method {self.method!r}; choose from {', '.join(sorted(METHODS))}")
-        for name in ("targets", "blocks"):
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name, default in METHODS[self.method].defaults.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, default)
-        for name in (*SIZES, *PLACES, "scale", "frame", "resized", "normalised", "batch_norm"):
-            given = getattr(self, name)
-            if given is not None and name not in METHODS[self.method].defaults:
-                raise ConfigError(f"{self.method} takes no {name}; leave {name}={given!r} out")
-        for name in SIZES:
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ConfigError(f"{name}={value} must be a whole number of at least 1")
-        if self.frame is not None and not 0 < self.frame < 0.5:
-            raise ConfigError(f"frame={self.frame} must be a share of the image's side between 0 and 0.5")
-        if self.learning_rate <= 0 or self.weight_decay < 0 or self.epochs < 1:  # type: ignore[operator]
-            raise ConfigError(
-                f"learning_rate={self.learning_rate} and epochs={self.epochs} must be above 0, "
-                f"weight_decay={self.weight_decay} at least 0"
-            )
-        if self.blocks is not None:
-            object.__setattr__(self, "blocks", tuple(sorted(set(self.blocks))))
+    def __init__(self, method: str, settings: Settings | None = None, **changes: Any) -> None:
+        if method not in METHODS:
+            raise ConfigError(f"there is no method {method!r}; choose from {', '.join(sorted(METHODS))}")
+        kind = METHODS[method].settings
+        if settings is not None and type(settings) is not kind:
+            raise ConfigError(f"{method} takes {kind.__name__}, not {type(settings).__name__}")
+        given = {name: value for name, value in changes.items() if value is not None}
+        for name, value in given.items():
+            if name not in kind.declared():
+                taken = ", ".join(kind.declared())
+                raise ConfigError(f"{method} takes no {name}; leave {name}={value!r} out (it takes {taken})")
+        own = kind(**given) if settings is None else dataclasses.replace(settings, **given)
+        object.__setattr__(self, "method", method)
+        object.__setattr__(self, "settings", own)
+
+    def __getattr__(self, name: str) -> Any:
+        """A setting of the method; None for one that only other methods take."""
+        if name.startswith("_") or "settings" not in self.__dict__:  # while it is being copied, say
+            raise AttributeError(name)
+        if name in self.settings.declared():
+            return getattr(self.settings, name)
+        if name in all_settings():
+            return None
+        raise AttributeError(f"no method has a setting {name!r}")
+
+    @property
+    def learning_rate(self) -> float:
+        """Peak learning rate of AdamW."""
+        return self.settings.learning_rate
+
+    @property
+    def weight_decay(self) -> float:
+        """Its decoupled weight decay, on matrices only."""
+        return self.settings.weight_decay
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training images."""
+        return self.settings.epochs
+
+    @property
+    def size(self) -> int | None:
+        """The method's size (a rank, a width, a number of prompts), None if it has none."""
+        name = METHODS[self.method].size
+        return None if name is None else getattr(self.settings, name)
 
     @property
     def label(self) -> str:
         """A short name for tables, such as `lora rank=8`: the method, its size, and what is not the default."""
-        defaults = METHODS[self.method].defaults
-        parts = [self.method]
-        for field in dataclasses.fields(self)[1:]:
-            value = getattr(self, field.name)
-            if value is not None and (field.name in SIZES or value != defaults[field.name]):
-                parts.append(f"{field.name}={_short(value)}")
-        return " ".join(parts)
+        values = ((name, setting, getattr(self.settings, name)) for name, setting in self.settings.declared().items())
+        told = [f"{name}={s.shown(value)}" for name, s, value in values if s.is_size or value != s.default]
+        return " ".join([self.method, *told])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the settings that the method does not take."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in dataclasses.asdict(self).items()
-            if value is not None
-        }
+        values = ((name, setting, getattr(self.settings, name)) for name, setting in self.settings.declared().items())
+        return {"method": self.method} | {name: s.plain(value) for name, s, value in values if value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> AdapterConfig:
         """Read what `to_dict` gave.
 
         Raises:
-            ConfigError: a setting is unknown or wrong.
+            ConfigError: there is no method, or a setting is unknown or wrong.
         """
-        unknown = set(values) - {f.name for f in dataclasses.fields(cls)}
-        if unknown or "method" not in values:
-            raise ConfigError(f"not an adapter config: {', '.join(sorted(unknown)) or 'no method'}")
+        if not isinstance(values.get("method"), str):
+            raise ConfigError("not an adapter config: it names no method")
         return cls(**values)
 
+    @classmethod
+    def from_texts(cls, method: str, texts: Mapping[str, str]) -> AdapterConfig:
+        """Settings as they stand on a command line: `{"rank": "8", "blocks": "3,4,5"}`.
 
-SIZES = ("bottleneck", "rank", "reduction", "prompts")
-PLACES = ("targets", "blocks")
+        Raises:
+            ConfigError: as for the config itself, or a text stands for no value.
+        """
+        cls(method)
+        declared = METHODS[method].settings.declared()
+        changes: dict[str, Any] = {}
+        for name, text in texts.items():
+            try:
+                changes[name] = declared[name].parse(text) if name in declared else text
+            except (ValueError, KeyError) as error:
+                raise ConfigError(f"{name}={text!r} must be {declared[name].range}") from error
+        return cls(method, **changes)
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def all_settings() -> dict[str, tuple[Setting, tuple[str, ...]]]:
+    """Every setting that some method takes, with the methods that take it: what a command line has options for.
+
+    The default and the values worth trying are those of the first of the methods.
+    """
+    found: dict[str, tuple[Setting, tuple[str, ...]]] = {}
+    for method, entry in METHODS.items():
+        for name, setting in entry.settings.declared().items():
+            first, methods = found.get(name, (setting, ()))
+            found[name] = first, (*methods, method)
+    return found

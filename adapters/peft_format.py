@@ -20,7 +20,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from adapters.adapter import active_name, adapter_of, tuned_tensors
 from adapters.attach import DEFAULT_NAME, Backbone, attach, undone_if_failing
@@ -28,7 +27,7 @@ from adapters.checkpoint import load_tuned, write_atomically
 from adapters.config import AdapterConfig
 from adapters.errors import CheckpointError
 from adapters.fingerprint import BackboneId
-from adapters.methods.lora import LowRank, LowRankConv
+from adapters.methods.lora import LoraSettings, LowRank, LowRankConv
 from adapters.sites import classifier_names
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -67,8 +66,8 @@ def to_peft(model: nn.Module, directory: str | Path) -> None:
     for name in heads:
         for tensor_name, tensor in model.get_submodule(name).named_parameters():
             tensors[f"{PREFIX}{name}.{tensor_name}"] = tensor
-    scale = adapter.config.scale
-    assert scale is not None
+    assert isinstance(adapter.config.settings, LoraSettings)
+    scale = adapter.config.settings.scale
     rank = max(ranks.values())
     config = {
         "peft_type": "LORA",
@@ -93,7 +92,7 @@ def to_peft(model: nn.Module, directory: str | Path) -> None:
 def from_peft(backbone: Backbone, directory: str | Path, *, name: str = DEFAULT_NAME) -> Backbone:
     """Attach a LoRA adapter that PEFT saved for this timm model, in place, with its classifier if that was saved.
 
-    Ranks and scales that differ between modules are evened out without changing what the adapter computes.
+    Ranks that differ between modules become `sizes`; scales become part of the tensors, so that `scale` is 1.
 
     Raises:
         CheckpointError: nothing is saved there, it is not LoRA, or it does not fit the backbone.
@@ -114,13 +113,14 @@ def from_peft(backbone: Backbone, directory: str | Path, *, name: str = DEFAULT_
     rank = max(len(down) for down, _ in updates.values())
     tensors = dict(classifier)
     for module, (down, up) in updates.items():
-        missing = rank - len(down)
         key = f"{module}/down.weight" if isinstance(modules[module], nn.Conv2d) else f"{module}/down"
-        tensors[key] = F.pad(down, (0, 0) * (down.ndim - 1) + (0, missing))
-        tensors[f"{module}/up"] = F.pad(up.flatten(1) * _scale(config, module, len(down)), (0, missing))
+        tensors[key] = down
+        tensors[f"{module}/up"] = up.flatten(1) * _scale(config, module, len(down))
     num_classes = len(classifier[f"{heads[0]}/weight"]) if classifier else None
     former = active_name(backbone)
-    attach(backbone, AdapterConfig("lora", rank=rank, scale=1.0, targets=tuple(updates)), num_classes, name=name)
+    ranks = {module: len(down) for module, (down, _) in updates.items() if len(down) != rank}
+    lora = AdapterConfig("lora", rank=rank, sizes=ranks or None, scale=1.0, targets=tuple(updates))
+    attach(backbone, lora, num_classes, name=name)
     if not classifier:
         tensors |= {key: t.clone() for key, t in tuned_tensors(backbone).items() if key.rpartition("/")[0] in heads}
     with undone_if_failing(backbone, name, former):

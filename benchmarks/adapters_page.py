@@ -7,6 +7,7 @@ python benchmarks/adapters_page.py
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 import timm
@@ -16,8 +17,8 @@ from library import is_whole
 from page import DOCS, table
 
 import selection
-from adapters import METHODS, AdapterConfig, AdapterError, attach, num_adapter_parameters
-from adapters.config import SIZES
+from adapters import METHODS, AdapterConfig, AdapterError, all_settings, attach, num_adapter_parameters
+from adapters.settings import SHARED, Setting
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.adapters import families
@@ -58,11 +59,11 @@ def readme_table() -> str:
     rows = []
     for name, method in sorted(METHODS.items()):
         paper = f"[{method.title}]({method.paper})" if method.paper else method.title
-        sizes = ", ".join(f"{key} {method.defaults[key]}" for key in SIZES if key in method.defaults)
+        size = f", {method.size} {method.defaults[method.size]}" if method.size else ""
         rows.append(
             [
                 f"`{name}`",
-                f"{method.trains} ({paper}{f', {sizes}' if sizes else ''})",
+                f"{method.trains} ({paper}{size})",
                 _millions(AdapterConfig(name)),
                 "no" if method.cannot_merge else "yes",
                 *("yes" if all(families.fits(f, name) for f in some) else "-" for some in README_FAMILIES.values()),
@@ -78,6 +79,33 @@ def official_table() -> str:
         for name, m in sorted(METHODS.items())
     ]
     return table(["method", "equal to", "deliberately different"], rows)
+
+
+def settings_table() -> str:
+    """Every setting: the methods' own, then those that most of them share, whose defaults differ."""
+    rows = []
+    for name, method in sorted(METHODS.items()):
+        own = ((key, setting) for key, setting in method.settings.declared().items() if key not in SHARED)
+        rows += [[f"`{name}`", f"`{key}`", _shown(s, s.default), s.range, s.doc] for key, s in own]
+    for key in SHARED:
+        setting, methods = all_settings()[key]
+        methods = tuple(sorted(methods))
+        usual = Counter(_shown(setting, METHODS[m].defaults[key]) for m in methods).most_common()
+        others = [
+            f"{value} ({', '.join(f'`{m}`' for m in methods if _shown(setting, METHODS[m].defaults[key]) == value)})"
+            for value, _ in usual[1:]
+        ]
+        where = "all" if len(methods) == len(METHODS) else f"all but {_listed(set(METHODS) - set(methods))}"
+        rows.append([where, f"`{key}`", "; ".join([usual[0][0], *others]), setting.range, setting.doc])
+    return table(["method", "setting", "default", "must be", "what it does"], rows)
+
+
+def _shown(setting: Setting, value: object) -> str:
+    return "-" if value is None else setting.shown(value)
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names))
 
 
 def _millions(config: AdapterConfig) -> str:
@@ -113,7 +141,7 @@ def main() -> None:
             pairs=families.table(),
             official=official_table(),
             sizes=table(["method", "on ViT-B/16, millions", "published"], _sizes()),
-            defaults=table(["method", "settings", "learning rate", "epochs"], _defaults()),
+            settings=settings_table(),
             tasks=len(complete),
             scores=table(["task", *(f"`{c.method}`" for c in order)], rows),
             above=len(above),
@@ -135,22 +163,6 @@ def _sizes() -> list[list[str]]:
             model = attach(timm.create_model("vit_base_patch16_224"), config, 100)
         rows.append([f"`{config.label}`", f"{num_adapter_parameters(model) / 1e6:.2f}", published])
     return rows
-
-
-def _defaults() -> list[list[str]]:
-    optimiser = ("learning_rate", "weight_decay", "epochs")
-    return [
-        [
-            f"`{name}`",
-            ", ".join(
-                f"{key}={value}" for key, value in m.defaults.items() if key not in optimiser and value is not None
-            )
-            or "-",
-            f"{m.defaults['learning_rate']:g}",
-            str(m.defaults["epochs"]),
-        ]
-        for name, m in sorted(METHODS.items())
-    ]
 
 
 PAGE = """# Adapters
@@ -176,9 +188,10 @@ The formulas are tested on single layers (`tests/adapters/test_methods.py`), LoR
 
 ## Settings
 
-What `AdapterConfig(method)` stands for; every setting can be given.
+What each method takes, as declared in its file. `AdapterConfig(method)` stands for the defaults; a value out of its
+range is refused with one sentence.
 
-{defaults}
+{settings}
 
 ## Parameters
 

@@ -5,7 +5,9 @@ from adapters.methods import (
     bitfit,
     conv_adapter,
     fact,
+    fish,
     full,
+    gps,
     houlsby,
     linear,
     lora,
@@ -19,24 +21,29 @@ from adapters.methods import (
     vpt_deep,
     vpt_shallow,
 )
-from adapters.methods.registry import METHODS, Method
+from adapters.methods.registry import METHODS, Chosen, Method, Scores, register_method
 from adapters.methods.site_adapter import SiteAdapter
 
 __all__ = [
     "METHODS",
+    "Chosen",
     "Method",
+    "Scores",
     "SiteAdapter",
     "adaptformer",
     "bitfit",
     "conv_adapter",
     "fact",
+    "fish",
     "full",
+    "gps",
     "houlsby",
     "linear",
     "lora",
     "norm",
     "pfeiffer",
     "pixel_prompt",
+    "register_method",
     "repadapter",
     "residual_parallel",
     "residual_serial",

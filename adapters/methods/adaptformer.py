@@ -9,27 +9,36 @@ tried (docs/pilot.md). In blocks with LayerScale the branch is scaled along with
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from torch import nn
 
 from adapters.errors import ConfigError
 from adapters.methods.bottleneck import Bottleneck
 from adapters.methods.registry import register_method
-
-if TYPE_CHECKING:
-    from adapters.config import AdapterConfig
-    from adapters.sites import Site
+from adapters.settings import Placed, Sized, number, rate, size, switch
+from adapters.sites import Site
 
 DROPOUT = 0.1  # between the two projections, as in the authors' code
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptFormerSettings(Sized, Placed):
+    """Settings of AdaptFormer."""
+
+    bottleneck: int = size(64, "Hidden width of each bottleneck.", tried=(8, 64))
+    scale: float = number(0.1, "What the branch is multiplied by before it is added.")
+    normalised: bool = switch(True, "Whether the branch sees the features after the normalisation, as the MLP does.")
+    learning_rate: float = rate(1e-2)
 
 
 @register_method(
     "adaptformer",
     "AdaptFormer",
     "https://arxiv.org/abs/2205.13535",
+    settings=AdaptFormerSettings,
     needs="blocks with an MLP",
     trains="bottlenecks beside the MLP",
     equal=(
@@ -38,20 +47,14 @@ DROPOUT = 0.1  # between the two projections, as in the authors' code
     ),
     different="in blocks with LayerScale the branch is scaled along with the MLP",
     cannot_merge="its ReLU lies between the two projections",
-    bottleneck=64,
-    scale=0.1,
-    normalised=True,
-    learning_rate=1e-2,
 )
-def adaptformer(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, Bottleneck]]:
+def adaptformer(sites: list[Site], settings: AdaptFormerSettings) -> Iterator[tuple[Site, Bottleneck]]:
     """Parallel to the MLP of every block."""
-    assert config.bottleneck is not None
-    assert config.scale is not None
     for site in sites:
-        if site.kind == "mlp" or config.targets:
-            source = None if config.normalised else _norm_before(site, sites).module
+        if (site.kind == "mlp" or settings.targets) and settings.at(site.name):
+            source = None if settings.normalised else _norm_before(site, sites).module
             adapter = Bottleneck(
-                site, config.bottleneck, scale=config.scale, parallel=True, dropout=DROPOUT, source=source
+                site, settings.at(site.name), scale=settings.scale, parallel=True, dropout=DROPOUT, source=source
             )
             nn.init.kaiming_uniform_(adapter.down.weight, a=math.sqrt(5))
             nn.init.zeros_(adapter.up.weight)

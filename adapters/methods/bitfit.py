@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from adapters.methods.own_weights import OwnWeights, weights_of
 from adapters.methods.registry import register_method
+from adapters.settings import Placed, rate
+from adapters.sites import Site
 
-if TYPE_CHECKING:
-    from adapters.config import AdapterConfig
-    from adapters.sites import Site
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BitFitSettings(Placed):
+    """Settings of BitFit."""
+
+    learning_rate: float = rate(1e-2, tried=(0.003, 0.01))
 
 
 @register_method(
     "bitfit",
     "BitFit",
     "https://arxiv.org/abs/2106.10199",
+    settings=BitFitSettings,
     needs="layers with a bias",
     trains="biases",
     equal="every bias of the backbone, an attention's own (`q_bias`, `v_bias`) included",
-    learning_rate=1e-2,
 )
-def bitfit(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, OwnWeights]]:
+def bitfit(sites: list[Site], settings: BitFitSettings) -> Iterator[tuple[Site, OwnWeights]]:
     """Every bias: of linear layers, convolutions and normalisations, and those that an attention keeps by itself, such
     as BEiT's `q_bias` and `v_bias`.
     """

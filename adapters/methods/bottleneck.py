@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,7 @@ from torch.nn import functional as F
 
 from adapters.errors import ConfigError
 from adapters.methods.site_adapter import Hook, SiteAdapter, remove_hooks
-
-if TYPE_CHECKING:
-    from adapters.sites import Site
+from adapters.sites import Site
 
 
 class Bottleneck(SiteAdapter):

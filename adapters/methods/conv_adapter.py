@@ -9,9 +9,9 @@ W_up starts at zero, so that training starts from the backbone itself.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,33 +21,37 @@ from adapters.methods.convolutions import similar_convolution
 from adapters.methods.registry import register_method
 from adapters.methods.residual_serial import spatial_convolutions
 from adapters.methods.site_adapter import SiteAdapter
+from adapters.settings import Placed, rate, size
+from adapters.sites import Site
 
-if TYPE_CHECKING:
-    from adapters.config import AdapterConfig
-    from adapters.sites import Site
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvAdapterSettings(Placed):
+    """Settings of Conv-Adapter."""
+
+    reduction: int = size(4, "What the channels of a convolution are divided by inside its adapter.", tried=(4, 8))
+    learning_rate: float = rate(5e-3)
 
 
 @register_method(
     "conv_adapter",
     "Conv-Adapter",
     "https://arxiv.org/abs/2208.07463",
+    settings=ConvAdapterSettings,
     needs="blocks with convolutions larger than 1 x 1",
     trains="depthwise bottlenecks beside the larger convolutions",
     equal="the paper's `convolution parallel` form",
     different="grouped by the greatest common divisor where channels and hidden channels do not divide",
     cannot_merge="its ReLU lies between the two convolutions",
-    reduction=4,
-    learning_rate=5e-3,
 )
-def conv_adapter(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, ConvBottleneck]]:
+def conv_adapter(sites: list[Site], settings: ConvAdapterSettings) -> Iterator[tuple[Site, ConvBottleneck]]:
     """Beside the convolutions of the blocks that are larger than 1 x 1."""
-    assert config.reduction is not None
-    for site in spatial_convolutions(sites, config, stem=False):
-        if config.reduction > site.width:
+    for site in spatial_convolutions(sites, targeted=settings.targets is not None, stem=False):
+        if settings.reduction > site.width:
             raise ConfigError(
-                f"reduction={config.reduction} exceeds the {site.width} channels of {site.name}; take a smaller one"
+                f"reduction={settings.reduction} exceeds the {site.width} channels of {site.name}; take a smaller one"
             )
-        yield site, ConvBottleneck(site.module, site.width // config.reduction)
+        yield site, ConvBottleneck(site.module, site.width // settings.reduction)
 
 
 class ConvBottleneck(SiteAdapter):

@@ -9,9 +9,9 @@ at zero, so that training starts from the backbone itself.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -21,49 +21,61 @@ from adapters.errors import ConfigError
 from adapters.methods.products import add_product
 from adapters.methods.registry import register_method
 from adapters.methods.site_adapter import SiteAdapter
-
-if TYPE_CHECKING:
-    from adapters.config import AdapterConfig
-    from adapters.sites import Site
+from adapters.settings import Placed, Sized, number, rate, size
+from adapters.sites import Site
 
 DROPOUT = 0.1  # of the core's output, as in the authors' code
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FacTSettings(Sized, Placed):
+    """Settings of FacT."""
+
+    rank: int = size(
+        16,
+        "Rank of the factors that all layers share; by `sizes`, a layer may take less of it.",
+        tried=(8, 16),
+    )
+    scale: float = number(1.0, "What the update is multiplied by before it is added.")
+    learning_rate: float = rate(5e-3)
 
 
 @register_method(
     "fact",
     "FacT",
     "https://arxiv.org/abs/2212.03145",
+    settings=FacTSettings,
     needs="linear layers inside blocks",
     trains="low-rank updates with factors that all layers share",
     equal="FacT-TT on all linear layers of the blocks, with its dropout of 0.1",
     different="layers of another width have factors of their own, so that it fits more than plain transformers",
-    rank=16,
-    scale=1.0,
-    learning_rate=5e-3,
 )
-def fact(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, TensorTrain]]:
+def fact(sites: list[Site], settings: FacTSettings) -> Iterator[tuple[Site, TensorTrain]]:
     """At every linear layer of the blocks that is at least as wide as the rank and whose wider side is a multiple of
     the narrower one.
     """
-    assert config.rank is not None
-    assert config.scale is not None
     shared: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
-    chosen = [s for s in sites if s.kind == "linear" and (s.block is not None or config.targets) and _is_tiled(s)]
-    if chosen and config.rank > max(map(_narrow_side, chosen)):
+    chosen = [s for s in sites if s.kind == "linear" and (s.block is not None or settings.targets) and _is_tiled(s)]
+    if chosen and settings.rank > max(map(_narrow_side, chosen)):
         widest = max(chosen, key=_narrow_side)
         raise ConfigError(
-            f"rank={config.rank} exceeds the full rank {_narrow_side(widest)} of {widest.name}; take a smaller one"
+            f"rank={settings.rank} exceeds the full rank {_narrow_side(widest)} of {widest.name}; take a smaller one"
         )
     for site in chosen:
         weight: Tensor = site.module.weight  # type: ignore[assignment]
-        width = _narrow_side(site)
-        if width < config.rank:
+        width, rank = _narrow_side(site), settings.at(site.name)
+        if rank > settings.rank:
+            raise ConfigError(
+                f"sizes gives {site.name} rank {rank}, but rank={settings.rank} is that of the shared factors; "
+                "take a smaller size"
+            )
+        if width < settings.rank or not rank:
             continue
         if width not in shared:
-            right = nn.Parameter(weight.new_empty(config.rank, width))
+            right = nn.Parameter(weight.new_empty(settings.rank, width))
             nn.init.kaiming_uniform_(right, a=math.sqrt(5))
-            shared[width] = nn.Parameter(weight.new_zeros(width, config.rank)), right
-        yield site, TensorTrain(site.module, *shared[width], config.scale)
+            shared[width] = nn.Parameter(weight.new_zeros(width, settings.rank)), right
+        yield site, TensorTrain(site.module, *shared[width], rank, settings.scale)
 
 
 def _narrow_side(site: Site) -> int:
@@ -77,28 +89,29 @@ def _is_tiled(site: Site) -> bool:
 
 
 class TensorTrain(SiteAdapter):
-    """One layer's core between the factors that all layers share."""
+    """One layer's core between the factors that all layers share, of which it takes the first `rank` columns."""
 
-    def __init__(self, module: nn.Module, left: nn.Parameter, right: nn.Parameter, scale: float) -> None:
+    def __init__(self, module: nn.Module, left: nn.Parameter, right: nn.Parameter, rank: int, scale: float) -> None:
         super().__init__()
         weight: Tensor = module.weight  # type: ignore[assignment]
         self.scale = scale
         self.left, self.right = left, right  # U (d, r) and V' (r, d)
-        width, rank = left.shape
+        self.rank = rank
+        width = len(left)
         d_out, d_in = weight.shape
         self.core = nn.Parameter(weight.new_empty(d_out // width * rank, d_in // width * rank))
         nn.init.kaiming_uniform_(self.core, a=math.sqrt(5))
 
     def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
         """Add the update."""
-        width, _ = self.left.shape
-        small = inputs.unflatten(-1, (-1, width)) @ self.right.mT  # (..., q, r)
+        width = len(self.left)
+        small = inputs.unflatten(-1, (-1, width)) @ self.right[: self.rank].mT  # (..., q, r)
         mixed = F.linear(small.flatten(-2), self.core)  # (..., p r)
-        return add_product(output, F.dropout(mixed, DROPOUT, self.training), self.left, self.scale)
+        return add_product(output, F.dropout(mixed, DROPOUT, self.training), self.left[:, : self.rank], self.scale)
 
     def folded(self, module: nn.Module, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Into the weight."""
-        rank = self.left.shape[1]
-        blocks = self.core.unflatten(0, (-1, rank)).unflatten(2, (-1, rank))  # (p, r, q, r)
-        update = torch.einsum("ia,paqb,bj->piqj", self.left, blocks, self.right)
+        left, right = self.left[:, : self.rank], self.right[: self.rank]
+        blocks = self.core.unflatten(0, (-1, self.rank)).unflatten(2, (-1, self.rank))  # (p, r, q, r)
+        update = torch.einsum("ia,paqb,bj->piqj", left, blocks, right)
         return weight + self.scale * update.flatten(2).flatten(0, 1), bias

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from adapters.methods.own_weights import OwnWeights, statistics_of, weights_of
 from adapters.methods.registry import register_method
+from adapters.settings import Placed, rate
+from adapters.sites import Site
 
-if TYPE_CHECKING:
-    from adapters.config import AdapterConfig
-    from adapters.sites import Site
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FullSettings(Placed):
+    """Settings of full fine-tuning."""
+
+    learning_rate: float = rate(1e-3, tried=(0.0003, 0.001))
 
 
 @register_method(
     "full",
     "full fine-tuning",
+    settings=FullSettings,
     needs="weights",
     trains="everything",
     equal="the usual fine-tuning",
     different="batch norms' running statistics are the task's own, too",
-    learning_rate=1e-3,
 )
-def full(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, OwnWeights]]:
+def full(sites: list[Site], settings: FullSettings) -> Iterator[tuple[Site, OwnWeights]]:
     """Every module that owns weights, each once (the input is its first convolution)."""
     for site in sites:
         names = weights_of(site.module)

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from adapters.methods.registry import register_method
 from adapters.methods.site_adapter import SiteAdapter
+from adapters.settings import Settings, passes, rate
+from adapters.sites import Site
 
-if TYPE_CHECKING:
-    from adapters.config import AdapterConfig
-    from adapters.sites import Site
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearSettings(Settings):
+    """Settings of linear probe."""
+
+    learning_rate: float = rate(1e-2, tried=(0.01, 0.1))
+    epochs: int = passes(30)
 
 
 @register_method(
     "linear",
     "linear probe",
+    settings=LinearSettings,
     needs="",
     trains="nothing",
     equal="the usual linear probe",
-    learning_rate=1e-2,
-    epochs=30,
-    places=(),
 )
-def linear(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteAdapter]]:
+def linear(sites: list[Site], settings: LinearSettings) -> Iterator[tuple[Site, SiteAdapter]]:
     """No adapter anywhere: the baseline that every method has to beat."""
     yield from ()

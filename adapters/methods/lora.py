@@ -10,9 +10,9 @@ p: parts of a packed layer (queries, keys, values), r: rank, i: input features, 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -22,18 +22,29 @@ from adapters.methods.convolutions import similar_convolution
 from adapters.methods.products import add_product
 from adapters.methods.registry import register_method
 from adapters.methods.site_adapter import SiteAdapter
-
-if TYPE_CHECKING:
-    from adapters.config import AdapterConfig
-    from adapters.sites import Site
+from adapters.settings import Placed, Sized, modules, number, rate, size
+from adapters.sites import Site
 
 PACKED = ("q", "k", "v")  # the parts of a `qkv` layer, in their order
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoraSettings(Sized, Placed):
+    """Settings of LoRA."""
+
+    rank: int = size(8, "Rank of each update.", tried=(4, 16))
+    scale: float = number(1.0, "What the update is multiplied by before it is added: alpha / rank of other packages.")
+    targets: tuple[str, ...] = modules(
+        ("q", "v"), "Modules to attach to: `q`, `k`, `v`, whole names, ends of names, or last parts such as `fc1`."
+    )
+    learning_rate: float = rate(5e-3, tried=(0.005, 0.015))
 
 
 @register_method(
     "lora",
     "LoRA",
     "https://arxiv.org/abs/2106.09685",
+    settings=LoraSettings,
     needs="linear layers or ungrouped convolutions inside blocks",
     trains="low-rank updates of linear layers or convolutions",
     equal="PEFT's LoRA, and its file format both ways",
@@ -41,38 +52,34 @@ PACKED = ("q", "k", "v")  # the parts of a `qkv` layer, in their order
         "`scale` stands for alpha / rank, so that changing the rank keeps it; queries and values of a packed layer are"
         " updated separately, as in the paper, where PEFT updates the whole layer"
     ),
-    rank=8,
-    scale=1.0,
-    targets=("q", "v"),
-    learning_rate=5e-3,
 )
-def lora(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteAdapter]]:
+def lora(sites: list[Site], settings: LoraSettings) -> Iterator[tuple[Site, SiteAdapter]]:
     """At the queries and values of every attention, as in the paper, or wherever `targets` says; in a backbone
     without attention, at every linear layer and ungrouped convolution of the blocks that is at least as wide as the
     rank.
     """
-    assert config.rank is not None
-    assert config.scale is not None
-    assert config.targets is not None
-    parts = tuple(part for part in PACKED if part in config.targets)
+    parts = tuple(part for part in PACKED if part in settings.targets)
     own = {f"{part}_proj" for part in parts}  # where they are layers of their own
     chosen = [s for s in sites if s.kind == "linear" and (s.role in own or (parts and s.role == "qkv"))]
-    chosen += [s for s in sites if _is_updatable(s) and any(s.is_called(target) for target in config.targets)]
-    if not chosen and len(parts) == len(config.targets):
+    chosen += [s for s in sites if _is_updatable(s) and any(s.is_called(target) for target in settings.targets)]
+    if not chosen and len(parts) == len(settings.targets):
         chosen = [site for site in sites if _is_updatable(site) and site.block is not None]
-    fitting = [site for site in chosen if _full_rank(site) >= config.rank]
+    fitting = [site for site in chosen if _full_rank(site) >= settings.at(site.name)]
     if chosen and not fitting:
         widest = max(chosen, key=_full_rank)
         raise ConfigError(
-            f"rank={config.rank} exceeds the full rank {_full_rank(widest)} of {widest.name}; take a smaller one"
+            f"rank={settings.rank} exceeds the full rank {_full_rank(widest)} of {widest.name}; take a smaller one"
         )
     for site in fitting:
-        if parts and site.role == "qkv" and not any(site.is_called(target) for target in config.targets):
-            yield site, LowRankPacked(config.rank, site.module, config.scale, parts)
+        rank = settings.at(site.name)
+        if not rank:
+            continue
+        if parts and site.role == "qkv" and not any(site.is_called(target) for target in settings.targets):
+            yield site, LowRankPacked(rank, site.module, settings.scale, parts)
         elif site.kind == "conv":
-            yield site, LowRankConv(config.rank, site.module, config.scale)
+            yield site, LowRankConv(rank, site.module, settings.scale)
         else:
-            yield site, LowRank(config.rank, site.module, config.scale)
+            yield site, LowRank(rank, site.module, settings.scale)
 
 
 def _is_updatable(site: Site) -> bool:

@@ -4,30 +4,35 @@ al. 2020, https://arxiv.org/abs/2003.00152; layer norm: Basu et al. 2023, https:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from adapters.methods.own_weights import OwnWeights, statistics_of, weights_of
 from adapters.methods.registry import register_method
+from adapters.settings import Placed, rate
+from adapters.sites import Site
 
-if TYPE_CHECKING:
-    from adapters.config import AdapterConfig
-    from adapters.sites import Site
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NormSettings(Placed):
+    """Settings of norm tuning."""
+
+    learning_rate: float = rate(1e-2, tried=(0.003, 0.01))
 
 
 @register_method(
     "norm",
     "norm tuning",
     "https://arxiv.org/abs/2003.00152",
+    settings=NormSettings,
     needs="normalisation layers",
     trains="scales and shifts of the normalisations",
     equal="the affine part of every normalisation",
     different=(
         "running statistics of batch norms are the task's own, too, so that it also fits networks in evaluation mode"
     ),
-    learning_rate=1e-2,
 )
-def norm(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, OwnWeights]]:
+def norm(sites: list[Site], settings: NormSettings) -> Iterator[tuple[Site, OwnWeights]]:
     """Scale and shift of every normalisation."""
     for site in sites:
         names = weights_of(site.module)

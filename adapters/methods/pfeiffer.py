@@ -7,32 +7,37 @@ Half of Houlsby's, and as good in their search over positions.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from adapters.methods.bottleneck import Bottleneck
 from adapters.methods.houlsby import near_identity
 from adapters.methods.registry import register_method
+from adapters.settings import Placed, Sized, rate, size
+from adapters.sites import Site
 
-if TYPE_CHECKING:
-    from adapters.config import AdapterConfig
-    from adapters.sites import Site
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PfeifferSettings(Sized, Placed):
+    """Settings of Pfeiffer adapters."""
+
+    bottleneck: int = size(8, "Hidden width of each bottleneck.", tried=(8, 64))
+    learning_rate: float = rate(1e-2)
 
 
 @register_method(
     "pfeiffer",
     "Pfeiffer adapters",
     "https://arxiv.org/abs/2005.00247",
+    settings=PfeifferSettings,
     needs="blocks with an MLP",
     trains="bottlenecks after the MLP",
     equal="AdapterHub's position after the MLP",
     different="no further normalisation is added; in blocks with LayerScale the branch is scaled along",
     cannot_merge="its ReLU lies between the two projections",
-    bottleneck=8,
-    learning_rate=1e-2,
 )
-def pfeiffer(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, Bottleneck]]:
+def pfeiffer(sites: list[Site], settings: PfeifferSettings) -> Iterator[tuple[Site, Bottleneck]]:
     """After the MLP of every block."""
     for site in sites:
-        if site.kind == "mlp" or config.targets:
-            yield site, near_identity(site, config)
+        if (site.kind == "mlp" or settings.targets) and settings.at(site.name):
+            yield site, near_identity(site, settings.at(site.name))

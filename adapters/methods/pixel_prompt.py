@@ -9,8 +9,8 @@ https://arxiv.org/abs/1806.11146). The frame starts at zero: training starts fro
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +19,25 @@ from torch.nn import functional as F
 from adapters.errors import ConfigError
 from adapters.methods.registry import register_method
 from adapters.methods.site_adapter import SiteAdapter
+from adapters.settings import Settings, number, passes, rate, switch
+from adapters.sites import Site
 
-if TYPE_CHECKING:
-    from adapters.config import AdapterConfig
-    from adapters.sites import Site
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PixelPromptSettings(Settings):
+    """Settings of pixel prompt."""
+
+    frame: float = number(30 / 224, "Width of the frame, as a share of the image's side.", above=0, below=0.5)
+    resized: bool = switch(False, "Whether the image is shrunk into the frame instead of being covered by it.")
+    learning_rate: float = rate(1e-2, tried=(0.01, 0.1))
+    epochs: int = passes(20)
 
 
 @register_method(
     "pixel_prompt",
     "pixel prompt",
     "https://arxiv.org/abs/2203.17274",
+    settings=PixelPromptSettings,
     needs="a first convolution, and a size of image that it was made for",
     trains="a frame of the image",
     equal="the authors' additive frame of 30 of 224 pixels on the whole image",
@@ -37,18 +46,12 @@ if TYPE_CHECKING:
         "`resized=True` shrinks the image into the frame instead (Elsayed et al. 2018)"
     ),
     cannot_merge="it changes the image, not the weights",
-    frame=30 / 224,
-    resized=False,
-    learning_rate=1e-2,
-    epochs=20,
-    places=(),
 )
-def pixel_prompt(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, Frame]]:
+def pixel_prompt(sites: list[Site], settings: PixelPromptSettings) -> Iterator[tuple[Site, Frame]]:
     """Where the images come in."""
-    assert config.frame is not None
     for site in sites:
         if site.kind == "input" and site.image_size is not None:
-            yield site, Frame(site, config.frame, resized=bool(config.resized))
+            yield site, Frame(site, settings.frame, resized=bool(settings.resized))
 
 
 class Frame(SiteAdapter):

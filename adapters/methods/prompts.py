@@ -6,38 +6,33 @@ A sequence is `(B, N, width)`: prefix tokens, prompts, image tokens.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from adapters.errors import ConfigError
 from adapters.methods.site_adapter import SiteAdapter
-
-if TYPE_CHECKING:
-    from adapters.config import AdapterConfig
-    from adapters.sites import Site, TokenSequence
+from adapters.sites import Site, TokenSequence
 
 TOKEN_BUDGET = 2  # at most this many prompts for each image token
 
 
-def prompt_tokens(site: Site, config: AdapterConfig) -> nn.Parameter:
-    """Initial prompts, `(1, prompts, width)`, uniform in +-sqrt(6 / (3 p^2 + width)) for patches of p x p pixels in
+def prompt_tokens(site: Site, count: int) -> nn.Parameter:
+    """Initial prompts, `(1, count, width)`, uniform in +-sqrt(6 / (3 p^2 + width)) for patches of p x p pixels in
     three colours (Jia et al. 2022, appendix A).
 
     Raises:
         ConfigError: there are more prompts than the token budget allows.
     """
     assert site.tokens is not None
-    assert config.prompts is not None
     budget = TOKEN_BUDGET * site.tokens.num_image_tokens
-    if config.prompts > budget:
+    if count > budget:
         raise ConfigError(
-            f"prompts={config.prompts} exceeds the token budget {budget}, twice the backbone's "
+            f"prompts={count} exceeds the token budget {budget}, twice the backbone's "
             f"{site.tokens.num_image_tokens} image tokens; take fewer"
         )
     bound = math.sqrt(6 / (site.tokens.patch_values + site.tokens.width))
-    return nn.Parameter(site.parameter.new_empty(1, config.prompts, site.tokens.width).uniform_(-bound, bound))
+    return nn.Parameter(site.parameter.new_empty(1, count, site.tokens.width).uniform_(-bound, bound))
 
 
 class Entering(SiteAdapter):

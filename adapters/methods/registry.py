@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from torch import Tensor
 
 from adapters.methods.site_adapter import SiteAdapter
+from adapters.settings import Settings
+from adapters.sites import Site
+from task2vec_registry import Registry
 
-if TYPE_CHECKING:
-    from adapters.config import AdapterConfig
-    from adapters.sites import Site
+Own = TypeVar("Own", bound=Settings)
 
-Build = Callable[[list["Site"], "AdapterConfig"], Iterator[tuple["Site", SiteAdapter]]]
-"""From a backbone's sites and a config to the adapters and where they go; nothing where the method does not fit."""
+Parts = Iterator[tuple[Site, SiteAdapter]]
+"""The adapters and where they go; nothing where the method does not fit the backbone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,26 +40,44 @@ class Method:
         name: How configs call it.
         title: What people call it.
         paper: Where it was described.
-        build: Makes the adapters.
+        build: Makes the adapters, from a backbone's sites and the method's settings.
+        settings: What it takes, with documentation, defaults and ranges.
         needs: What a backbone must have for the method to make sense, for people to read; empty if nothing.
-        defaults: Settings it takes, with their defaults.
         trains: What it trains beside the classifier, for people to read.
         official: Whose formulation it equals, and what is deliberately different.
         cannot_merge: Why it cannot become a plain model; empty if it can.
+        choose: From scores of the weights on a task to the entries that are tuned; None where no data are needed.
     """
 
     name: str
     title: str
     paper: str
-    build: Build
+    build: Callable[[list[Site], Any], Parts]
+    settings: type[Settings]
     needs: str
-    defaults: dict[str, Any]
     trains: str
     official: Official
     cannot_merge: str = ""
+    choose: Callable[[Scores, Any], Chosen] | None = None
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The settings that it takes, with their defaults."""
+        return {name: setting.default for name, setting in self.settings.declared().items()}
+
+    @property
+    def size(self) -> str | None:
+        """The name of the setting that is its size; None if it has none."""
+        return next((name for name, setting in self.settings.declared().items() if setting.is_size), None)
 
 
-METHODS: dict[str, Method] = {}
+Scores = Mapping[str, Tensor]
+"""How much each entry of a weight matters for a task, by the name of its site, each of the weight's shape."""
+
+Chosen = Mapping[str, Tensor]
+"""Entries of weights, by the names of their sites: int64, positions in the flattened weight, ascending."""
+
+METHODS: Registry[Method] = Registry("method", "task2vec.methods")
 
 
 def register_method(
@@ -64,40 +85,35 @@ def register_method(
     title: str,
     paper: str = "",
     *,
+    settings: type[Own],
     needs: str,
     trains: str,
     equal: str,
     different: str = "",
     cannot_merge: str = "",
-    learning_rate: float,
-    weight_decay: float = 1e-4,
-    epochs: int = 10,
-    places: tuple[str, ...] = ("targets", "blocks"),
-    **sizes: Any,
-) -> Callable[[Build], Build]:
+    choose: Callable[[Scores, Own], Chosen] | None = None,
+) -> Callable[[Callable[[list[Site], Own], Parts]], Callable[[list[Site], Own], Parts]]:
     """Enter a method under `name`.
 
     Args:
         name: How configs call it.
         title: What people call it.
         paper: Where it was described.
+        settings: The class of its settings.
         needs: What a backbone must have; empty if nothing.
         trains: What it trains beside the classifier.
         equal: What is equal to which published formulation.
         different: What deliberately is not, and why.
         cannot_merge: Why it cannot become a plain model; empty if it can.
-        learning_rate: Default of the optimiser.
-        weight_decay: Default of the optimiser.
-        epochs: Default of the optimiser.
-        places: Which settings choose where it goes.
-        sizes: The other settings that it takes, with their defaults.
-    """
-    optimiser = {"learning_rate": learning_rate, "weight_decay": weight_decay, "epochs": epochs}
-    defaults = sizes | {place: sizes.get(place) for place in places} | optimiser
+        choose: For a method that tunes chosen entries of the weights: which ones, by scores that `attach` is given.
 
-    def enter(build: Build) -> Build:
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def enter(build: Callable[[list[Site], Own], Parts]) -> Callable[[list[Site], Own], Parts]:
         official = Official(equal, different)
-        METHODS[name] = Method(name, title, paper, build, needs, defaults, trains, official, cannot_merge)
+        METHODS.enter(name, Method(name, title, paper, build, settings, needs, trains, official, cannot_merge, choose))
         return build
 
     return enter

@@ -12,8 +12,8 @@ W_u starts at zero, so that training starts from the backbone itself.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -22,20 +22,28 @@ from torch.nn import functional as F
 from adapters.errors import ConfigError
 from adapters.methods.registry import register_method
 from adapters.methods.site_adapter import SiteAdapter
-
-if TYPE_CHECKING:
-    from adapters.config import AdapterConfig
-    from adapters.sites import Site
+from adapters.settings import Placed, Sized, number, rate, size
+from adapters.sites import Site
 
 GROUPS = 2
 DROPOUT = 0.1  # of the hidden features, as in the authors' code
 FIRST_LAYERS = ("qkv", "fc1")  # the first linear layer of an attention and of an MLP
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RepAdapterSettings(Sized, Placed):
+    """Settings of RepAdapter."""
+
+    bottleneck: int = size(8, "Hidden width of each bottleneck.", tried=(8, 32))
+    scale: float = number(1.0, "What the branch is multiplied by before it is added.")
+    learning_rate: float = rate(5e-3)
+
+
 @register_method(
     "repadapter",
     "RepAdapter",
     "https://arxiv.org/abs/2302.08106",
+    settings=RepAdapterSettings,
     needs="attentions with a query-key-value layer or MLPs, with biases",
     trains="linear bottlenecks before attention and MLP",
     equal="the authors' bottleneck in two groups, with its dropout of 0.1",
@@ -43,22 +51,19 @@ FIRST_LAYERS = ("qkv", "fc1")  # the first linear layer of an attention and of a
         "on ConvNeXt only before the MLP: before a depthwise convolution it would mix channels, which the plain model "
         "cannot"
     ),
-    bottleneck=8,
-    scale=1.0,
-    learning_rate=5e-3,
 )
-def repadapter(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, LinearBottleneck]]:
+def repadapter(sites: list[Site], settings: RepAdapterSettings) -> Iterator[tuple[Site, LinearBottleneck]]:
     """Before the first linear layer of every attention and MLP."""
-    assert config.bottleneck is not None
-    assert config.scale is not None
     for site in sites:
         has_bias = getattr(site.module, "bias", None) is not None
-        if site.kind == "linear" and has_bias and (site.role in FIRST_LAYERS or config.targets):
-            if config.bottleneck > site.width:
+        if site.kind == "linear" and has_bias and (site.role in FIRST_LAYERS or settings.targets):
+            bottleneck = settings.at(site.name)
+            if bottleneck > site.width:
                 raise ConfigError(
-                    f"bottleneck={config.bottleneck} exceeds the width {site.width} of {site.name}; take a smaller one"
+                    f"bottleneck={bottleneck} exceeds the width {site.width} of {site.name}; take a smaller one"
                 )
-            yield site, LinearBottleneck(site.module, config.bottleneck, config.scale)
+            if bottleneck:
+                yield site, LinearBottleneck(site.module, bottleneck, settings.scale)
 
 
 class LinearBottleneck(SiteAdapter):

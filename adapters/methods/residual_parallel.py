@@ -8,8 +8,9 @@ alpha starts at zero, so that training starts from the backbone itself.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,16 +18,23 @@ from torch.nn import functional as F
 from adapters.methods.registry import register_method
 from adapters.methods.residual_serial import own_batch_norms, spatial_convolutions
 from adapters.methods.site_adapter import SiteAdapter
+from adapters.settings import Placed, rate, switch
+from adapters.sites import Site
 
-if TYPE_CHECKING:
-    from adapters.config import AdapterConfig
-    from adapters.sites import Site
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResidualParallelSettings(Placed):
+    """Settings of parallel residual adapters."""
+
+    batch_norm: bool = switch(True, "Whether the batch norms are tuned too, with statistics of the task's own.")
+    learning_rate: float = rate(5e-3, tried=(0.005,))
 
 
 @register_method(
     "residual_parallel",
     "parallel residual adapters",
     "https://arxiv.org/abs/1803.10082",
+    settings=ResidualParallelSettings,
     needs="blocks with centred convolutions larger than 1 x 1",
     trains="1 x 1 convolutions beside the larger ones",
     equal=(
@@ -36,15 +44,15 @@ if TYPE_CHECKING:
         "convolutions whose kernel has no centre on the input's pixels are left out: the adapter would have no place "
         "to fold into"
     ),
-    batch_norm=True,
-    learning_rate=5e-3,
 )
-def residual_parallel(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteAdapter]]:
+def residual_parallel(sites: list[Site], settings: ResidualParallelSettings) -> Iterator[tuple[Site, SiteAdapter]]:
     """Beside the convolutions that are larger than 1 x 1 and have a centre, those of the stem included."""
-    convolutions = [site for site in spatial_convolutions(sites, config) if _is_centred(site.module)]
+    convolutions = [
+        site for site in spatial_convolutions(sites, targeted=settings.targets is not None) if _is_centred(site.module)
+    ]
     for site in convolutions:
         yield site, Parallel(site.module)
-    if convolutions and config.batch_norm:
+    if convolutions and settings.batch_norm:
         yield from own_batch_norms(sites)
 
 

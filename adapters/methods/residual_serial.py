@@ -10,8 +10,8 @@ follows takes away.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,45 +19,50 @@ from torch.nn import functional as F
 from adapters.methods.own_weights import OwnWeights, statistics_of, weights_of
 from adapters.methods.registry import register_method
 from adapters.methods.site_adapter import SiteAdapter
+from adapters.settings import Placed, rate, switch
+from adapters.sites import Site
 
-if TYPE_CHECKING:
-    from adapters.config import AdapterConfig
-    from adapters.sites import Site
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResidualSerialSettings(Placed):
+    """Settings of serial residual adapters."""
+
+    batch_norm: bool = switch(True, "Whether the batch norms are tuned too, with statistics of the task's own.")
+    learning_rate: float = rate(5e-3, tried=(0.005,))
 
 
 @register_method(
     "residual_serial",
     "serial residual adapters",
     "https://arxiv.org/abs/1705.08045",
+    settings=ResidualSerialSettings,
     needs="blocks with convolutions larger than 1 x 1",
     trains="1 x 1 convolutions after the larger ones",
     equal=(
         "the authors' adapters after every larger convolution, the stem's included, with batch norms of the task's own"
     ),
     different="no batch norm inside the adapter: the one that follows takes away whatever it would add",
-    batch_norm=True,
-    learning_rate=5e-3,
 )
-def residual_serial(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, SiteAdapter]]:
+def residual_serial(sites: list[Site], settings: ResidualSerialSettings) -> Iterator[tuple[Site, SiteAdapter]]:
     """After the convolutions that are larger than 1 x 1, those of the stem included."""
-    convolutions = spatial_convolutions(sites, config)
+    convolutions = spatial_convolutions(sites, targeted=settings.targets is not None)
     for site in convolutions:
         yield site, Serial(site.module)
-    if convolutions and config.batch_norm:
+    if convolutions and settings.batch_norm:
         yield from own_batch_norms(sites)
 
 
-def spatial_convolutions(sites: list[Site], config: AdapterConfig, *, stem: bool = True) -> list[Site]:
-    """The convolutions larger than 1 x 1, or those of them that are targeted; none where no block has any.
+def spatial_convolutions(sites: list[Site], *, targeted: bool, stem: bool = True) -> list[Site]:
+    """The convolutions larger than 1 x 1, all of them where they were named; none where no block has any.
 
     Args:
         sites: Of a backbone.
-        config: Whose targets count.
+        targeted: Whether these sites were named, so that all of them are meant.
         stem: Whether those outside the blocks belong to them.
     """
     found = [site for site in sites if site.kind == "conv" and max(site.module.kernel_size) > 1]  # type: ignore[arg-type]
     in_blocks = [site for site in found if site.block is not None]
-    return found if config.targets or (stem and in_blocks) else in_blocks
+    return found if targeted or (stem and in_blocks) else in_blocks
 
 
 def own_batch_norms(sites: list[Site]) -> Iterator[tuple[Site, OwnWeights]]:

@@ -5,8 +5,9 @@ y = g * (W x + b) + s    (equation 1)    folds into    W' = g W, b' = g b + s   
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,8 @@ from torch.autograd.function import once_differentiable
 
 from adapters.methods.registry import register_method
 from adapters.methods.site_adapter import SiteAdapter
-
-if TYPE_CHECKING:
-    from adapters.config import AdapterConfig
-    from adapters.sites import Site
+from adapters.settings import Placed, rate
+from adapters.sites import Site
 
 INITIAL_SPREAD = 0.02  # standard deviation around scale 1 and shift 0
 KEPT_BY_THE_NEXT = ("qkv", "fc1")  # linear layers whose output the next operation keeps for its own gradient
@@ -25,19 +24,26 @@ ROWS = 512  # of a product that is summed at once
 SMALLEST_SCALE = 1e-6  # what a smaller scale counts as where its gradient is divided by it
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SSFSettings(Placed):
+    """Settings of SSF."""
+
+    learning_rate: float = rate(1e-2, tried=(0.003, 0.01, 0.03))
+
+
 @register_method(
     "ssf",
     "SSF",
     "https://arxiv.org/abs/2210.08823",
+    settings=SSFSettings,
     needs="linear, convolution or normalisation layers",
     trains="a scale and a shift after every operation",
     equal=(
         "the authors' modules after every linear layer, convolution and normalisation, and their initial spread of 0.02"
     ),
     different="an operation without a bias gets no shift: in a plain model it would have no place",
-    learning_rate=1e-2,
 )
-def ssf(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, ScaleShift]]:
+def ssf(sites: list[Site], settings: SSFSettings) -> Iterator[tuple[Site, ScaleShift]]:
     """After every linear layer, convolution and normalisation that has weights."""
     for site in sites:
         if site.kind in ("linear", "conv", "norm") and getattr(site.module, "weight", None) is not None:

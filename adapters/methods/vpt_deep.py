@@ -7,32 +7,36 @@ The prompts P go between the prefix tokens x and the image tokens E; what become
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from adapters.methods.prompts import Visiting, prompt_tokens
 from adapters.methods.registry import register_method
+from adapters.settings import Sized, rate, size
+from adapters.sites import Site
 
-if TYPE_CHECKING:
-    from adapters.config import AdapterConfig
-    from adapters.sites import Site
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VPTDeepSettings(Sized):
+    """Settings of VPT-deep."""
+
+    prompts: int = size(10, "Learned tokens in every block.", tried=(5, 20))
+    learning_rate: float = rate(1e-2)
 
 
 @register_method(
     "vpt_deep",
     "VPT-deep",
     "https://arxiv.org/abs/2203.12119",
+    settings=VPTDeepSettings,
     needs="blocks that take any number of tokens, as those of a plain Vision Transformer",
     trains="learned tokens in every block",
     equal="the authors' tokens and their initial bound",
     different="no dropout of prompts, which the authors have as an option",
     cannot_merge="it adds tokens to the sequence",
-    prompts=10,
-    places=("blocks",),
-    learning_rate=1e-2,
 )
-def vpt_deep(sites: list[Site], config: AdapterConfig) -> Iterator[tuple[Site, Visiting]]:
+def vpt_deep(sites: list[Site], settings: VPTDeepSettings) -> Iterator[tuple[Site, Visiting]]:
     """Into every block, and out again after it."""
     for site in sites:
-        if site.tokens is not None:
-            yield site, Visiting(prompt_tokens(site, config), site.tokens)
+        if site.tokens is not None and settings.at(site.name):
+            yield site, Visiting(prompt_tokens(site, settings.at(site.name)), site.tokens)

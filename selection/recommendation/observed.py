@@ -42,7 +42,7 @@ def observations(
 
 def _end_of(trial: Trial, curves: LearningCurves | None) -> tuple[float, float]:
     """Validation accuracy at the end of a training, and the variance of what is only expected of it."""
-    epochs = trial.config.epochs or 1
+    epochs = trial.config.epochs
     if curves is None or not 0 < len(trial.curve) < epochs:
         return trial.validation, 0.0
     mean, variance = curves.end([accuracy for accuracy, _ in trial.curve], epochs)

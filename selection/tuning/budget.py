@@ -61,7 +61,7 @@ class Watch:
         self, curves: LearningCurves | None, config: AdapterConfig, best: float | None, clock: Clock | None
     ) -> None:
         self._curves, self._best, self._clock = curves, best, clock
-        self._epochs = config.epochs or 1
+        self._epochs = config.epochs
         self._seen: list[float] = []
         self._seconds = 0.0
         self.gave_up = False

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from task2vec_registry import Registry
+
 Matrix = npt.NDArray[np.float64]
 
 
@@ -31,14 +33,13 @@ class Options:
 Distance = Callable[[Matrix, Matrix, Options], Matrix]
 """From rows a `(n, D)` and b `(m, D)` to distances `(n, m)`, entry ij from a_i to b_j."""
 
-DISTANCES: dict[str, Distance] = {}
+DISTANCES: Registry[Distance] = Registry("distance", "task2vec.distances")
 
 
 def register_distance(name: str) -> Callable[[Distance], Distance]:
-    """Enter a distance under `name`."""
+    """Enter a distance under `name`.
 
-    def enter(distance: Distance) -> Distance:
-        DISTANCES[name] = distance
-        return distance
-
-    return enter
+    Raises:
+        ValueError: the name is taken.
+    """
+    return DISTANCES.register(name)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from task2vec.fisher.diagonal import DiagonalFisher
+from task2vec_registry import Registry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,14 +89,13 @@ class Estimate:
 
 Estimator = Callable[[DiagonalFisher, Settings], Estimate]
 
-ESTIMATORS: dict[str, Estimator] = {}
+ESTIMATORS: Registry[Estimator] = Registry("estimator", "task2vec.estimators")
 
 
 def register_estimator(name: str) -> Callable[[Estimator], Estimator]:
-    """Enter an estimator under `name`."""
+    """Enter an estimator under `name`.
 
-    def enter(estimator: Estimator) -> Estimator:
-        ESTIMATORS[name] = estimator
-        return estimator
-
-    return enter
+    Raises:
+        ValueError: the name is taken.
+    """
+    return ESTIMATORS.register(name)

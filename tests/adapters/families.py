@@ -6,12 +6,14 @@ Each family is a timm model, made small where its constructor allows it.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
 
-from adapters import METHODS
+import adapters
+from adapters import METHODS, AdapterConfig
 
 NUM_CLASSES = 4
 
@@ -105,6 +107,23 @@ def _weights(name: str, _: tuple[str, ...]) -> dict[str, Tensor]:
         if "gamma" in name:  # layer scale starts close to zero
             parameter.data.uniform_(0.5, 1)
     return model.state_dict()
+
+
+def attach(model: nn.Module, config: AdapterConfig, num_classes: int | None = None, **settings: Any) -> nn.Module:
+    """`adapters.attach`, with scores of the weights at random for the methods that choose by them."""
+    if METHODS[config.method].choose is not None:
+        settings["scores"] = weight_scores(model)
+    return adapters.attach(model, config, num_classes, **settings)
+
+
+def weight_scores(model: nn.Module) -> dict[str, Tensor]:
+    """A random score for each weight of each linear layer and convolution."""
+    generator = torch.Generator().manual_seed(3)
+    return {
+        name: torch.rand(module.weight.shape, generator=generator)
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and not name.startswith("adapters.")
+    }
 
 
 def images(family: str, dtype: torch.dtype = torch.float32, count: int = 2) -> Tensor:

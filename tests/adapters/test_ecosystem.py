@@ -10,7 +10,7 @@ import torch
 
 import adapters
 from adapters import METHODS, AdapterConfig
-from tests.adapters.families import NUM_CLASSES, backbone, fits, images
+from tests.adapters.families import NUM_CLASSES, attach, backbone, fits, images
 
 SMALL = {"bottleneck": 4, "rank": 2, "prompts": 3}
 PAIRS = [(f, m) for f in ("ViT", "ResNet, basic") for m in METHODS if fits(f, m)]
@@ -21,7 +21,7 @@ def model_for(family, method):
     sizes |= (
         {"batch_norm": False} if "batch_norm" in METHODS[method].defaults else {}
     )  # its statistics are each process's
-    model = adapters.attach(backbone(family), AdapterConfig(method, **sizes), NUM_CLASSES, seed=0)
+    model = attach(backbone(family), AdapterConfig(method, **sizes), NUM_CLASSES, seed=0)
     for parameter in adapters.tuned_parameters(model).values():
         parameter.data += 0.01
     return model.eval()
@@ -34,7 +34,14 @@ def gradients(model, forward, inputs):
     return outputs.detach(), {name: p.grad for name, p in adapters.tuned_parameters(model).items()}
 
 
-COMPILED = ("lora", "ssf", "adaptformer", "vpt_deep", "conv_adapter")  # one of each kind; the others are slow tests
+COMPILED = (
+    "lora",
+    "ssf",
+    "adaptformer",
+    "vpt_deep",
+    "conv_adapter",
+    "gps",
+)  # one of each kind; the others are slow tests
 
 
 @pytest.mark.parametrize(

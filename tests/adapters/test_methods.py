@@ -10,7 +10,7 @@ from timm.models.resnetv2 import ResNetV2
 
 import adapters
 from adapters import METHODS, AdapterConfig, ConfigError, IncompatibleError, MergeError
-from tests.adapters.families import FAMILIES, NUM_CLASSES, backbone, create, fits, images
+from tests.adapters.families import FAMILIES, NUM_CLASSES, attach, backbone, create, fits, images
 
 CONFIGS = {
     "linear": AdapterConfig("linear"),
@@ -37,6 +37,8 @@ CONFIGS = {
     "conv_adapter": AdapterConfig("conv_adapter"),
     "repadapter": AdapterConfig("repadapter", bottleneck=4),
     "fact": AdapterConfig("fact", rank=3),
+    "gps": AdapterConfig("gps", connections=2),
+    "fish": AdapterConfig("fish", share=0.02),
 }
 OTHER_NORMS = ("MLP-Mixer", "SwinV2")  # something lies between norm and MLP, or the norm comes afterwards
 STARTS_ELSEWHERE = ("vpt_shallow", "vpt_deep", "pixel_prompt resized", "ssf")  # as their papers have it
@@ -68,7 +70,7 @@ def disturb(model):
 
 
 def attached(family, config, dtype=torch.float32):
-    return disturb(adapters.attach(backbone(family, dtype), CONFIGS[config], NUM_CLASSES, seed=0))
+    return disturb(attach(backbone(family, dtype), CONFIGS[config], NUM_CLASSES, seed=0))
 
 
 def test_every_method_is_tested():
@@ -81,7 +83,7 @@ def test_only_what_is_tuned_gets_gradients_and_detaching_restores_the_backbone(f
     before = copy.deepcopy(plain.state_dict())
     with torch.no_grad():
         expected = plain(images(family))
-    model = adapters.attach(plain, CONFIGS[config], NUM_CLASSES, seed=0)
+    model = attach(plain, CONFIGS[config], NUM_CLASSES, seed=0)
     tuned = {id(p) for p in adapters.tuned_parameters(disturb(model)).values()}
     assert tuned == {id(p) for p in model.parameters() if p.requires_grad}
     model(images(family)).square().sum().backward()
@@ -100,7 +102,7 @@ def test_only_what_is_tuned_gets_gradients_and_detaching_restores_the_backbone(f
 @torch.no_grad()
 def test_methods_that_start_from_the_backbone_change_nothing_at_first(family, config):
     expected = backbone(family)(images(family))
-    model = adapters.attach(backbone(family), CONFIGS[config])  # without num_classes the classifier stays
+    model = attach(backbone(family), CONFIGS[config])  # without num_classes the classifier stays
     tolerance = STARTS_NEAR.get(CONFIGS[config].method, 0)
     torch.testing.assert_close(model(images(family)), expected, atol=tolerance, rtol=tolerance)
 

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters import METHODS, AdapterConfig
-from adapters.config import SIZES
 from selection.evidence.table import TaskFacts
 from task2vec import TaskEmbedding, mean_log_embedding
 from task2vec.distances.log_cosine import logs
@@ -65,9 +64,9 @@ def config_numbers(configs: Sequence[AdapterConfig]) -> tuple[Array, Array]:
     methods = np.array([[config.method == name for name in names] for config in configs], np.float64)
     numbers = []
     for config in configs:
-        size = next((getattr(config, name) for name in SIZES if getattr(config, name)), USUAL_SIZE)
+        size = config.size or USUAL_SIZE
         rate = np.log(config.learning_rate / METHODS[config.method].defaults["learning_rate"])
         blocks = config.blocks
         places = [0.0, 0.0] if blocks is None else [float(min(blocks) > 0), float(min(blocks) == 0)]
-        numbers.append([np.log(size / USUAL_SIZE), rate, np.log(config.epochs / USUAL_EPOCHS), *places])  # type: ignore[operator]
+        numbers.append([np.log(size / USUAL_SIZE), rate, np.log(config.epochs / USUAL_EPOCHS), *places])
     return methods, np.array(numbers)

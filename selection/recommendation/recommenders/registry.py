@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from adapters import AdapterConfig
 from selection.evidence.table import TaskFacts, TrialTable
 from selection.recommendation.prediction import Prediction
+from task2vec_registry import Registry
 
 Recommender = Callable[[TrialTable, TaskFacts, Sequence[AdapterConfig]], Prediction]
 """From what was tuned on stored tasks, a target and candidates to what is expected of the candidates."""
 
-RECOMMENDERS: dict[str, Recommender] = {}
+RECOMMENDERS: Registry[Recommender] = Registry("recommender", "task2vec.recommenders")
 
 
 def register_recommender(name: str) -> Callable[[Recommender], Recommender]:
@@ -20,11 +21,4 @@ def register_recommender(name: str) -> Callable[[Recommender], Recommender]:
     Raises:
         ValueError: the name is taken.
     """
-
-    def enter(recommender: Recommender) -> Recommender:
-        if name in RECOMMENDERS:
-            raise ValueError(f"there is a recommender {name!r} already; choose another name")
-        RECOMMENDERS[name] = recommender
-        return recommender
-
-    return enter
+    return RECOMMENDERS.register(name)

@@ -1,0 +1,31 @@
+"""The register of each family."""
+
+import pytest
+
+from adapters import METHODS
+from selection import RECOMMENDERS
+from task2vec import DISTANCES, ESTIMATORS
+from task2vec_registry import Registry
+
+
+def test_a_register_is_a_mapping_in_the_order_of_entry():
+    register: Registry[int] = Registry("number", "task2vec.no_such_group")
+    register.register("two")(2)
+    register.enter("one", 1)
+    assert dict(register) == {"two": 2, "one": 1}
+    assert "three" not in register
+    with pytest.raises(KeyError, match="three"):
+        register["three"]
+
+
+@pytest.mark.parametrize("register", [METHODS, DISTANCES, ESTIMATORS, RECOMMENDERS], ids=lambda r: r.kind)
+def test_no_family_takes_a_name_twice(register):
+    name, thing = next(iter(register.items()))
+    with pytest.raises(ValueError, match=f"there is a {register.kind} '{name}' already; choose another name"):
+        register.register(name)(thing)
+    assert register[name] is thing
+
+
+def test_every_family_has_a_group_of_entry_points_of_its_own():
+    groups = {register.group for register in (METHODS, DISTANCES, ESTIMATORS, RECOMMENDERS)}
+    assert groups == {f"task2vec.{kind}" for kind in ("methods", "distances", "estimators", "recommenders")}
