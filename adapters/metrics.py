@@ -1,4 +1,4 @@
-"""How well a classifier does, for balanced and for imbalanced tasks."""
+"""How well a classifier does, for balanced, imbalanced and multi-label tasks."""
 
 from __future__ import annotations
 
@@ -13,20 +13,40 @@ class Metrics:
     """Shares in [0, 1] of a set of labelled images.
 
     Attributes:
-        accuracy: Top-1 accuracy.
-        mean_class_accuracy: Mean of the accuracies of the classes that occur, whatever their sizes.
+        accuracy: Top-1 accuracy; in a multi-label task, share of images and classes that are told right.
+        mean_class_accuracy: Mean of the accuracies of the classes that occur, whatever their sizes; in a multi-label
+            task, of the shares of each class's images that are found.
         macro_f1: Mean over these classes of the harmonic mean of precision and recall.
+        mean_average_precision: In a multi-label task, mean over these classes of the area under the curve of precision
+            over recall; None otherwise.
     """
 
     accuracy: float
     mean_class_accuracy: float
     macro_f1: float
+    mean_average_precision: float | None = None
 
 
 def metrics_of(predicted: Tensor, labels: Tensor) -> Metrics:
-    """Compare two vectors of class numbers of the same length."""
-    from sklearn.metrics import f1_score, recall_score  # `import adapters` stays light
+    """Compare what a classifier says with the labels.
 
+    Args:
+        predicted: Class numbers `(N,)`; for rows of labels, logits `(N, C)`, above 0 for a class that is present.
+        labels: Class numbers `(N,)`, or `(N, C)` of 0 and 1.
+    """
+    from sklearn.metrics import average_precision_score, f1_score, recall_score  # `import adapters` stays light
+
+    if labels.ndim == 2:
+        present = labels.any(dim=0)  # a class without images has no recall
+        found, right = (predicted[:, present] > 0).long(), labels[:, present].long()
+        several = {"average": "macro", "zero_division": 0.0}
+        scores = predicted[:, present].float()
+        return Metrics(
+            accuracy=float(((predicted > 0) == labels.bool()).float().mean()),
+            mean_class_accuracy=float(recall_score(right, found, **several)) if present.any() else 0.0,
+            macro_f1=float(f1_score(right, found, **several)) if present.any() else 0.0,
+            mean_average_precision=float(average_precision_score(right, scores)) if present.any() else 0.0,
+        )
     classes = torch.unique(labels).tolist()
     chosen = {"labels": classes, "average": "macro", "zero_division": 0.0}
     return Metrics(

@@ -72,7 +72,7 @@ def test_small_images_are_kept_as_they_are_and_large_ones_resized(tmp_path):
     large = Task.from_folder(photographs(tmp_path / "large", size=(600, 400), per_class=2))
     transform = TRANSFORMS["backbone"]()
     assert (small.decoded(transform).images.originals.addresses >= 0).all()
-    kept = large.decoded(transform).images.source
+    kept = large.decoded(transform).images
     assert (kept.originals.addresses == decoded.NOT_KEPT).all()
     (places,) = kept.sizes.values()
     assert places.shapes.min() == 248
