@@ -7,8 +7,8 @@
 | `timm` | random resized crop, horizontal flip, RandAugment, random erasing | Mixup or CutMix |
 
 Mixup: Zhang et al. 2018, https://arxiv.org/abs/1710.09412; CutMix: Yun et al. 2019, https://arxiv.org/abs/1905.04899;
-RandAugment: Cubuk et al. 2019, https://arxiv.org/abs/1909.13719. The strengths of `timm` are those that DeiT was trained
-with (Touvron et al. 2021, https://arxiv.org/abs/2012.12877).
+RandAugment: Cubuk et al. 2019, https://arxiv.org/abs/1909.13719. The strengths of `timm` are those that DeiT was
+trained with (Touvron et al. 2021, https://arxiv.org/abs/2012.12877).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+import torch
 from timm.data import Mixup, create_transform, resolve_data_config
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from adapters.data import Transform, drawn_from
 from adapters.errors import ConfigError
@@ -68,7 +68,8 @@ def mixing_of(augment: str, num_classes: int, label_smoothing: float) -> Mix | N
 
     def mix(images: Tensor, labels: Tensor, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         even = len(images) - len(images) % 2  # images are mixed in pairs; the last one of an odd number stays
-        targets = F.one_hot(labels, num_classes).to(images.dtype)
+        targets = torch.zeros(len(labels), num_classes, dtype=torch.float32, device=labels.device)
+        targets.scatter_(1, labels[:, None], 1.0)
         targets = targets * (1 - label_smoothing) + label_smoothing / num_classes
         if even:
             mixed = images.clone()

@@ -240,11 +240,15 @@ class Reader:
         seed: int = 0,
     ) -> None:
         self._batches, self._workers = batches, workers
-        self._on_accelerator = device is not None and device.type not in ("cpu", "meta")
+        self.device = torch.device("cpu") if device is None else device
+        self._on_accelerator = self.device.type not in ("cpu", "meta")
         self._cheap = batches.in_memory and augment is None and not self._on_accelerator
         self._examples = batches.examples(augment, seed)
         self._keys: list[list[tuple[int | None, int]]] = []
         self._loader: DataLoader[Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self._batches)
 
     def read(self, order: Iterable[Tensor], epoch: int | None = None) -> Iterator[Batch]:
         """The batches of these image numbers, one after the other; those of an epoch are augmented.
@@ -258,7 +262,7 @@ class Reader:
             workers = num_workers(self._workers, len(self._keys), cheap=self._cheap)
             self._loader = DataLoader(
                 self._examples,
-                batch_sampler=self._keys,  # type: ignore[arg-type]  # epochs and numbers instead of numbers alone
+                batch_sampler=self._keys,  # epochs and numbers instead of numbers alone
                 num_workers=workers,
                 collate_fn=_collate,
                 pin_memory=self._on_accelerator,
@@ -380,8 +384,8 @@ def _pair(item: Any) -> tuple[Any, Any]:
 def _known_labels(dataset: Any) -> Tensor | None:
     """All labels, from where a dataset is known to hold the ones that its items have."""
     if isinstance(dataset, Subset):
-        labels = _known_labels(dataset.dataset)
-        return None if labels is None else labels[torch.as_tensor(dataset.indices)]
+        known = _known_labels(dataset.dataset)
+        return None if known is None else known[torch.as_tensor(dataset.indices)]
     if hasattr(dataset, "stages"):
         return class_numbers(torch.as_tensor(dataset.labels))
     if isinstance(dataset, TensorDataset):

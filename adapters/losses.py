@@ -50,9 +50,7 @@ class Loss:
         weights = None if self.class_weights is None else self.class_weights.to(logits)
         if targets.ndim == 2:
             return F.cross_entropy(logits, targets.to(logits.dtype), weight=weights, reduction="none")
-        return F.cross_entropy(
-            logits, targets, weight=weights, label_smoothing=self.label_smoothing, reduction="none"
-        )
+        return F.cross_entropy(logits, targets, weight=weights, label_smoothing=self.label_smoothing, reduction="none")
 
 
 def chosen_loss(name: str, multi_label: bool) -> str:
@@ -69,6 +67,19 @@ def chosen_loss(name: str, multi_label: bool) -> str:
         labels = "rows of 0 and 1 for each class" if multi_label else "one class number an image"
         fitting = "binary_cross_entropy" if multi_label else "cross_entropy or weighted_cross_entropy"
         raise ConfigError(f"loss={name!r} does not fit labels that are {labels}; give {fitting}")
+    return name
+
+
+def chosen_sampling(name: str, multi_label: bool) -> str:
+    """The sampling that is asked for.
+
+    Raises:
+        ConfigError: there is no such sampling, or it does not fit the labels.
+    """
+    if name not in SAMPLINGS:
+        raise ConfigError(f"sampling={name!r} is unknown; choose from {', '.join(SAMPLINGS)}")
+    if name == "balanced" and multi_label:
+        raise ConfigError("sampling='balanced' needs one label an image; with several, classes cannot be drawn apart")
     return name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -37,15 +38,13 @@ def metrics_of(predicted: Tensor, labels: Tensor) -> Metrics:
     from sklearn.metrics import average_precision_score, f1_score, recall_score  # `import adapters` stays light
 
     if labels.ndim == 2:
-        present = labels.any(dim=0)  # a class without images has no recall
-        found, right = (predicted[:, present] > 0).long(), labels[:, present].long()
-        several = {"average": "macro", "zero_division": 0.0}
-        scores = predicted[:, present].float()
+        present = labels.any(dim=0).nonzero().flatten().tolist()  # a class without images has no recall
+        columns = [(labels[:, c].long(), (predicted[:, c] > 0).long(), predicted[:, c].float()) for c in present]
         return Metrics(
             accuracy=float(((predicted > 0) == labels.bool()).float().mean()),
-            mean_class_accuracy=float(recall_score(right, found, **several)) if present.any() else 0.0,
-            macro_f1=float(f1_score(right, found, **several)) if present.any() else 0.0,
-            mean_average_precision=float(average_precision_score(right, scores)) if present.any() else 0.0,
+            mean_class_accuracy=_mean([recall_score(right, found) for right, found, _ in columns]),
+            macro_f1=_mean([f1_score(right, found) for right, found, _ in columns]),
+            mean_average_precision=_mean([average_precision_score(right, scores) for right, _, scores in columns]),
         )
     classes = torch.unique(labels).tolist()
     chosen = {"labels": classes, "average": "macro", "zero_division": 0.0}
@@ -54,3 +53,7 @@ def metrics_of(predicted: Tensor, labels: Tensor) -> Metrics:
         mean_class_accuracy=float(recall_score(labels, predicted, **chosen)),
         macro_f1=float(f1_score(labels, predicted, **chosen)),
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(sum(values) / len(values)) if values else 0.0

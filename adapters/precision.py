@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import nn
 
+Autocast = Callable[[], AbstractContextManager[object]]
+
 
 @contextmanager
-def computing_in(
-    model: nn.Module, dtype: torch.dtype | None
-) -> Iterator[Callable[[], AbstractContextManager[object]]]:
+def computing_in(model: nn.Module, dtype: torch.dtype | None) -> Iterator[Autocast]:
     """Inside the context, a function that gives torch's autocast for one step; without a type, one that does nothing.
 
     On a CPU, attention is computed as separate products meanwhile: there the fused kernel takes twice as long in
