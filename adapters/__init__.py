@@ -29,12 +29,13 @@ from adapters.errors import (
     MergeError,
     TrainingError,
 )
+from adapters.evaluation import evaluate
 from adapters.fingerprint import BackboneId, backbone_fingerprint
 from adapters.merge import merge
 from adapters.methods import METHODS
 from adapters.metrics import Metrics
 from adapters.peft_format import from_peft, to_peft
-from adapters.training import FitResult, evaluate, fit
+from adapters.training import FitResult, fit
 
 __all__ = [
     "DEFAULT_BACKBONE",

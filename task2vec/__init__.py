@@ -14,13 +14,17 @@ except (RuntimeError, OSError) as _error:
         "pip install --force-reinstall torch torchvision"
     ) from _error
 
+from typing import TYPE_CHECKING, Any
+
 from task2vec.backbones import DEFAULT_PROBE
 from task2vec.classifier import Classifier
+from task2vec.compute import Compute
 from task2vec.distances import DISTANCES, distance, distance_matrix
 from task2vec.distances.matrix import mean_log_embedding
 from task2vec.embed import DEFAULT_METHOD, embed
 from task2vec.embedding import Layer, TaskEmbedding
 from task2vec.errors import (
+    ComputeError,
     DistanceError,
     EmbeddingError,
     ProbeError,
@@ -30,9 +34,11 @@ from task2vec.errors import (
     UnreadableImageError,
 )
 from task2vec.fisher import ESTIMATORS, Convergence, VariationalConfig
-from task2vec.plots import plot_distances, plot_map
 from task2vec.probe import Probe, load_probe
-from task2vec.task import Task
+from task2vec.tasks import Splits, Task, read_splits
+
+if TYPE_CHECKING:
+    from task2vec.plots import plot_distances, plot_map
 
 __all__ = [
     "DEFAULT_METHOD",
@@ -40,6 +46,8 @@ __all__ = [
     "DISTANCES",
     "ESTIMATORS",
     "Classifier",
+    "Compute",
+    "ComputeError",
     "Convergence",
     "DistanceError",
     "EmbeddingError",
@@ -47,6 +55,7 @@ __all__ = [
     "Probe",
     "ProbeError",
     "ProbeMismatchError",
+    "Splits",
     "Task",
     "Task2VecError",
     "TaskEmbedding",
@@ -60,4 +69,14 @@ __all__ = [
     "mean_log_embedding",
     "plot_distances",
     "plot_map",
+    "read_splits",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Pictures are loaded when one is drawn: their libraries take longer than all else."""
+    if name in ("plot_distances", "plot_map"):
+        from task2vec import plots
+
+        return getattr(plots, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

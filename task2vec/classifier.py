@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 Array = npt.NDArray[np.floating[Any]]
 
@@ -142,6 +140,9 @@ def _fit_each(features: Array, labels: npt.NDArray[np.int64], num_classes: int, 
 
 def _logistic_regression(features: Array, labels: npt.NDArray[np.int64], l2: float, tolerance: float) -> Fit:
     """Coefficients of `mean_n cross_entropy_n + l2 / 2 * |W|^2`; scikit-learn's C is on the sum of the losses."""
+    from sklearn.exceptions import ConvergenceWarning  # takes a second to load
+    from sklearn.linear_model import LogisticRegression
+
     model = LogisticRegression(C=1 / (l2 * len(labels)), max_iter=MAX_ITERATIONS, tol=tolerance)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

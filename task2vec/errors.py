@@ -13,6 +13,10 @@ class UnreadableImageError(TaskError):
     """One image cannot be decoded, or too many of a task cannot."""
 
 
+class ComputeError(Task2VecError):
+    """The device or the way to compute is unknown or not there."""
+
+
 class ProbeError(Task2VecError):
     """The network cannot serve as a probe."""
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from task2vec.errors import TaskError, UnreadableImageError
 
 # What Pillow, the zip reader and the file system raise for bytes that are not a whole image.
-_UNREADABLE = (
+UNREADABLE = (
     OSError,
     ValueError,
     SyntaxError,
@@ -26,7 +26,16 @@ _UNREADABLE = (
     Image.DecompressionBombError,
 )
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+# Formats that Pillow knows by name, but decodes not at all or only with another program's help.
+NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}  # what opens others
+
+
+def image_extensions() -> frozenset[str]:
+    """Lower-case endings of the files that Pillow opens, those of registered plugins included."""
+    Image.init()
+    known = Image.registered_extensions().items()
+    return frozenset(e for e, kind in known if kind in Image.OPEN and kind not in NOT_DECODED)
 
 
 def open_image(read: Callable[[], bytes], name: str) -> Image.Image:
@@ -41,7 +50,7 @@ def open_image(read: Callable[[], bytes], name: str) -> Image.Image:
         return to_rgb(image)
     except UnidentifiedImageError as error:
         raise UnreadableImageError(f"{name} is not an image; replace or remove it") from error
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise UnreadableImageError(f"cannot read image {name} ({error}); replace or remove it") from error
 
 

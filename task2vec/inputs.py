@@ -1,13 +1,18 @@
 """What the probe takes in: a task's images or, to save time, what they have become at a later layer.
 
-Passes over a task read the same images again and again. They are decoded once and kept as long as they fit in memory;
-with an entry, what precedes it is computed once, too.
+Passes over a task read the same images again and again, so that each is decoded only once. With an entry, what precedes
+it is computed once, too, and kept in memory or, where that is too much, in a temporary file.
 """
 
 from __future__ import annotations
 
+import math
+import os
+import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +20,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from task2vec.errors import ProbeError
+from task2vec.errors import ProbeError, UnreadableImageError
 from task2vec.probe import Probe
 from task2vec.progress import Report
-from task2vec.task import Task
+from task2vec.tasks import Task
+from task2vec.tasks.reading import Workers
+from task2vec.tasks.room import MEMORY_SHARE, room_for
 
-KEEP_BYTES = 2**30  # inputs that need more than this are made anew for each pass
 BATCH_BYTES = 2**30  # activations of one batch, when the batch size is chosen here
 MAX_BATCH = 64
 
@@ -34,6 +40,7 @@ class ProbeInputs:
         from_layer: The module before which everything is computed once; None for the images themselves.
         batch_size: Images at once.
         report: Told how far it is.
+        workers: Processes that read images.
 
     Attributes:
         task: The task without unreadable images.
@@ -47,62 +54,73 @@ class ProbeInputs:
         ProbeError: there is no such module, or what precedes it is also used after it.
     """
 
-    def __init__(self, task: Task, probe: Probe, *, from_layer: str | None, batch_size: int, report: Report) -> None:
-        self.probe = probe
+    def __init__(
+        self,
+        task: Task,
+        probe: Probe,
+        *,
+        from_layer: str | None,
+        batch_size: int,
+        report: Report,
+        workers: Workers = "auto",
+    ) -> None:
+        self.task = task = task.decoded(probe.transform, workers=workers, progress=report)
+        self.probe, self._workers = probe, workers
+        self._on_accelerator = probe.device.type not in ("cpu", "meta")
         self.layers = probe.layers
         self.unmeasured: tuple[str, ...] = ()
         self._entry = None if from_layer is None else _Entry(probe, from_layer)
         self._kept: Tensor | None = None
         rows: list[Tensor] = []
-        bad: dict[int, str] = {}
-        filled = 0
-        for start, images, failures in task.batches(probe.transform, batch_size):
-            bad |= {start + offset: name for offset, name in failures.items()}
-            if len(images):
-                if not rows:
-                    self._find_measurable(images)
-                features, inputs = self._first_pass(images)
-                if self._entry is not None and not rows:
-                    self._check_entry(self._entry, images, inputs, features)
-                if not rows and len(task) * inputs[0].numel() * inputs.element_size() <= KEEP_BYTES:
-                    self._kept = inputs.new_empty((len(task), *inputs.shape[1:]))
-                if self._kept is not None:
-                    self._kept[filled : filled + len(inputs)] = inputs
-                filled += len(inputs)
-                rows.append(features.float().cpu())
-            report("Extracting features", min(start + batch_size, len(task)), len(task))
-        self.task = task.without(bad)
-        self.features: npt.NDArray[np.float32] = torch.cat(rows).numpy()
+        for numbers, images in self._images(np.arange(len(task)), batch_size):
+            if not rows:
+                self._find_measurable(images)
+            features = self._first_pass(images, numbers)
+            rows.append(features.float())
+            report("Extracting features", int(numbers[-1]) + 1, len(task))
+        self.features: npt.NDArray[np.float32] = torch.cat(rows).cpu().numpy()
 
     def batches(self, images: npt.NDArray[np.int64], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The inputs of these images on the probe's device, a batch at a time, with the images' numbers."""
         if self._kept is None:
-            for start, tensors, _ in self.task.select(images).batches(self.probe.transform, batch_size):
-                yield (
-                    torch.from_numpy(images[start : start + batch_size]),
-                    tensors.to(self.probe.device, self.probe.dtype),
-                )
+            yield from self._images(images, batch_size)
             return
         for batch in torch.from_numpy(images).split(batch_size):
             yield batch, self._kept[batch].to(self.probe.device)
+
+    def _images(self, images: npt.NDArray[np.int64], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """These images as the probe takes them, with their numbers."""
+        selected = self.task.select(images)
+        for start, tensors, failures in selected.batches(
+            self.probe.transform, batch_size, workers=self._workers, pin=self._on_accelerator
+        ):
+            if failures:  # it could be read before
+                raise UnreadableImageError(next(iter(failures.values())))
+            numbers = torch.from_numpy(images[start : start + batch_size])
+            yield numbers, tensors.to(self.probe.device, self.probe.dtype, non_blocking=True)
 
     @contextmanager
     def feature_tap(self) -> Iterator[Callable[[Tensor], Tensor]]:
         """Inside the context, a function from what `batches` gives to features `(N, d)`."""
         with self.probe.feature_tap() as features:
-            if self._entry is None or self._kept is None:
+            if self._entry is None:
                 yield features
                 return
             with self._entry.replaying() as replay:
                 yield lambda inputs: replay(inputs, features)
 
-    def _first_pass(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features, and what to keep of these images."""
+    def _first_pass(self, images: Tensor, numbers: Tensor) -> Tensor:
+        """Features of these images; with an entry, its inputs are kept."""
         if self._entry is None:
-            return self.probe.features(images), images.to(self.probe.dtype)
+            return self.probe.features(images)
         with self._entry.recording() as recorded:
             features = self.probe.features(images)
-        return features, recorded[0].cpu()
+        inputs = recorded[0]
+        if self._kept is None:
+            self._check_entry(self._entry, images, inputs, features)
+            self._kept = _rows(len(self.task), inputs)
+        self._kept[numbers] = inputs.cpu()
+        return features
 
     def _find_measurable(self, images: Tensor) -> None:
         """Keep to the layers that one image's gradient reaches."""
@@ -210,12 +228,25 @@ class _Entry:
         return {name: layer for name, layer in self.probe.layers.items() if name in after - before}, result
 
 
+def _rows(count: int, like: Tensor) -> Tensor:
+    """Room for so many rows as those of a batch `(B, ...)`: in memory, or in a file that is removed with it."""
+    shape = (count, *like.shape[1:])
+    size = math.prod(shape)
+    if size * like.element_size() <= room_for(MEMORY_SHARE).memory:
+        return torch.empty(shape, dtype=like.dtype)
+    handle, name = tempfile.mkstemp(prefix="task2vec-", suffix=".inputs")
+    os.close(handle)
+    rows = torch.from_file(name, shared=True, size=size, dtype=like.dtype).view(shape)
+    weakref.finalize(rows, Path(name).unlink, missing_ok=True)
+    return rows
+
+
 def choose_batch_size(task: Task, probe: Probe) -> int:
     """How many images at once: as many as keep the activations of a batch within `BATCH_BYTES`, a power of two.
 
     It depends on the probe and the size of its inputs alone, so that results do not change from machine to machine.
     """
-    image = next((images for _, images, _ in task.batches(probe.transform, 1) if len(images)), None)
+    image = next((images for _, images, _ in task.batches(probe.transform, 1, workers=0) if len(images)), None)
     if image is None:
         return 1
     total = image.numel() * image.element_size()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from task2vec.backbones import DEFAULT_PROBE
+from task2vec.compute import same_device
 from task2vec.errors import ProbeError
 
 Transform = Callable[[Image.Image], Tensor]
@@ -114,9 +115,9 @@ class Probe:
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Probe:
         """This probe on another device or of another type: a copy of the same fingerprint, where that is a change."""
-        device = self.device if device is None else torch.device(device)
+        device = same_device(self.device if device is None else device)
         dtype = dtype or self.dtype
-        if (device, dtype) == (self.device, self.dtype):
+        if (device, dtype) == (same_device(self.device), self.dtype):
             return self
         module = copy.deepcopy(self.module).to(device, dtype)
         moved = Probe(module, self.classifier, self.transform, name=self.name, preprocessing=self.preprocessing)

@@ -14,10 +14,10 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 @contextmanager
-def reporting(shown: bool) -> Iterator[Report]:
-    """Give a function to report to: one progress bar for each thing that is being done, or nothing."""
-    if not shown:
-        yield silent
+def reporting(shown: bool | Report) -> Iterator[Report]:
+    """Give a function to report to: one progress bar for each thing that is being done, nothing, or the one given."""
+    if callable(shown) or not shown:
+        yield shown if callable(shown) else silent
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

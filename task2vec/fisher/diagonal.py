@@ -90,7 +90,7 @@ class DiagonalFisher:
                     with torch.enable_grad(), recorder.recording(), self._precision():
                         taken = features(inputs)
                     logits = F.linear(taken.to(self._weight.dtype), self._weight, self._bias)
-                    probabilities = self.likelihood.probabilities(logits.detach().double().cpu())
+                    probabilities = self.likelihood.probabilities(logits.detach().cpu().double())
                     for score, is_last in _with_last(scores(probabilities, numbers)):
                         squares = recorder.of(logits, score.to(logits), keep_graph=not is_last)
                         for name, values in squares.items():

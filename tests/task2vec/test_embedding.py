@@ -122,7 +122,7 @@ def test_impossible_settings_are_refused_with_their_value(settings, message):
 
 
 def test_unreadable_images_are_left_out_and_named_on_the_embedding(tmp_path):
-    from tests.task2vec.test_task import damage, make_folder
+    from tests.task2vec.tasks.folders import damage, make_folder
 
     folder = make_folder(tmp_path / "pets", per_class=10)
     damage(folder / "cat" / "3.png")

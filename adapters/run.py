@@ -1,0 +1,281 @@
+"""One training as a state: optimiser, history and the best weights so far, on disk after every epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from adapters.adapter import adapter_of, tuned_parameters, tuned_tensors
+from adapters.augmentation import mixing_of
+from adapters.checkpoint import load_tuned, tuned_classes, write_atomically
+from adapters.data import Batches, Reader
+from adapters.errors import CheckpointError, TrainingError
+from adapters.evaluation import Forward, decided, gathered, measure
+from adapters.fingerprint import backbone_fingerprint
+from adapters.losses import Loss, balancing_weights, drawn_order
+from adapters.methods.own_weights import OwnWeights
+from adapters.metrics import Metrics, metrics_of
+from adapters.precision import Autocast
+from adapters.processes import OneProcess
+
+WARMUP_SHARE = 0.1  # of all steps
+GRADIENT_CLIP = 1.0  # largest norm of a step's gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What makes two trainings of the same model on the same images the same."""
+
+    batch_size: int
+    label_smoothing: float
+    drop_path: float
+    monitor: str
+    keep: str
+    autocast: str
+    augment: str
+    loss: str
+    sampling: str
+    init_from: str
+    seed: int
+
+
+class Run:
+    """A training that goes on epoch by epoch.
+
+    Args:
+        model: What `attach` gave, on the device to train on.
+        training: Images to learn from.
+        validation: Images to choose the best epoch by.
+        settings: How to train.
+        processes: Those that share the work.
+        out: Directory to write to, and to resume from if it holds this very training.
+
+    Raises:
+        CheckpointError: the directory holds another training.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        training: Batches,
+        validation: Batches | None,
+        settings: Settings,
+        processes: OneProcess,
+        *,
+        out: str | Path | None,
+    ) -> None:
+        self.model, self.settings, self.processes = model, settings, processes
+        self.config = adapter_of(model).config
+        assert self.config.epochs is not None  # the config has filled it in
+        self.epochs: int = self.config.epochs
+        self.device = next(model.parameters()).device
+        self.out = None if out is None else Path(out)
+        self.optimiser: torch.optim.Optimizer = create_optimizer_v2(
+            model, opt="adamw", lr=self.config.learning_rate, weight_decay=self.config.weight_decay
+        )
+        self.parameters = list(tuned_parameters(model).values())
+        self.num_classes = tuned_classes(model)
+        weights = None
+        if settings.loss == "weighted_cross_entropy":
+            weights = balancing_weights(training.labels(), self.num_classes).to(self.device, torch.float32)
+        self.loss = Loss(settings.loss, settings.label_smoothing, weights)
+        several = settings.loss == "binary_cross_entropy"
+        self.mix = None if several else mixing_of(settings.augment, self.num_classes, settings.label_smoothing)
+        self.balanced = training.labels() if settings.sampling == "balanced" else None
+        self.history: list[dict[str, float]] = []
+        self.best = self._copy()  # should the very first epoch fail, the model is as it was
+        if self.out is not None:
+            # Only a run on the same images and the same backbone is the same run.
+            identity = self.config.to_dict() | dataclasses.asdict(settings)
+            identity |= {"images": training.fingerprint(), "backbone": backbone_fingerprint(model)}
+            identity |= {"validation": None if validation is None else validation.fingerprint()}
+            self.identity = json.dumps(identity, sort_keys=True)
+            self._resume(self.out / "training.pt")
+
+    def prepare(self, steps_per_epoch: int) -> None:
+        """Lay out the learning rate over all steps."""
+        total = self.epochs * steps_per_epoch
+        warmup = max(1, round(WARMUP_SHARE * total))
+        self.schedule = CosineLRScheduler(
+            self.optimiser, t_initial=total, warmup_t=warmup, warmup_prefix=True, t_in_epochs=False
+        )
+        self.step = len(self.history) * steps_per_epoch
+
+    def is_stale(self, patience: int | None) -> bool:
+        """Whether so many epochs have gone by since the best one."""
+        best = max((r["epoch"] for r in self.history if r.get("best")), default=0)
+        return patience is not None and len(self.history) - best >= patience
+
+    def epoch(
+        self,
+        training: Reader,
+        validation: Reader | None,
+        forward: Forward,
+        autocast: Autocast,
+        advance: Callable[[], object],
+    ) -> dict[str, float]:
+        """Train once over all images, measure, and save; gives the epoch's record.
+
+        Raises:
+            TrainingError: a step's loss is not a number; the model has its best weights so far.
+        """
+        start, number, first = time.perf_counter(), len(self.history) + 1, self.step + 1
+        _train_mode(self.model)
+        # Each epoch has its own seed, so that a resumed run draws what an uninterrupted one would have drawn.
+        torch.manual_seed(self.settings.seed * 100_003 + number - 1)
+        order = drawn_order(self.balanced, len(training), self.num_classes)
+        batches = order.split(self.settings.batch_size)
+        shares = [self.processes.share(batch) for batch in batches]
+        # A process without an image of the last batch takes its first one, and counts it as nothing.
+        mine = [share if len(share) else batch[:1] for batch, share in zip(batches, shares, strict=True)]
+        losses, outputs, labels = [], [], []
+        for batch, share, (images, theirs) in zip(batches, shares, training.read(mine, number), strict=True):
+            check_range(theirs, self.num_classes, "training")
+            loss, logits = self._step(images, theirs, forward, autocast, len(batch), len(share))
+            losses.append(loss)
+            outputs.append(decided(logits, theirs)[: len(share)])
+            labels.append(theirs[: len(share)])
+            advance()
+        values = self.processes.sum(torch.stack(losses)).cpu().double() / self.processes.count
+        self._check_losses(values, first, number)
+        if validation is None:
+            positions = torch.arange(len(order)).split(self.settings.batch_size)
+            places = [self.processes.share(position) for position in positions]
+            metrics = metrics_of(*gathered(self.processes, len(order), places, outputs, labels))
+        else:
+            self.model.eval()
+            metrics = measure(validation, forward, autocast, self.processes, 2 * self.settings.batch_size)
+        sizes = torch.tensor([len(batch) for batch in batches])
+        record = {"epoch": number, "loss": float((values * sizes).sum()) / len(order)}
+        record |= {name: value for name, value in dataclasses.asdict(metrics).items() if value is not None}
+        record |= {"learning_rate": self.optimiser.param_groups[0]["lr"], "seconds": time.perf_counter() - start}
+        earlier = max((r[self.settings.monitor] for r in self.history), default=-1.0)
+        if validation is None or self.settings.keep == "last" or record[self.settings.monitor] > earlier:
+            self.best = self._copy()
+            record["best"] = 1.0
+        self.history.append(record)
+        self._save()
+        return record
+
+    def finish(self) -> tuple[int, Metrics]:
+        """Give the model its best weights; says of which epoch they are, and how good."""
+        load_tuned(self.model, self.best, "the best epoch")
+        self.model.eval()
+        best = [r for r in self.history if r.get("best")][-1]
+        measured = {field.name: best[field.name] for field in dataclasses.fields(Metrics) if field.name in best}
+        return int(best["epoch"]), Metrics(**measured)
+
+    def _step(
+        self, images: Tensor, labels: Tensor, forward: Forward, autocast: Autocast, batch_size: int, share: int
+    ) -> tuple[Tensor, Tensor]:
+        """One step of the optimiser; gives the batch's loss `()` and the logits `(B, C)`, where they were computed.
+
+        Nothing here waits for an accelerator.
+
+        Args:
+            images: This process's images of the batch.
+            labels: Their labels.
+            forward: The model.
+            autocast: Gives the context to compute in.
+            batch_size: Images of the batch over all processes.
+            share: How many of them are this process's.
+        """
+        self.step += 1
+        self.schedule.step_update(self.step)
+        images = images.to(self.device, non_blocking=True)
+        targets = labels.to(self.device, non_blocking=True)
+        if self.mix is not None:
+            images, targets = self.mix(images, targets, (self.settings.seed, self.step))
+        with autocast():
+            logits = forward(images)
+            losses = self.loss(logits, targets)
+        # Gradients are averaged over the processes, so that each has to count for as many.
+        loss = losses.sum() * (self.processes.count / batch_size if share else 0.0)
+        self.optimiser.zero_grad()
+        self.processes.backward(loss)
+        self.processes.clip(self.parameters, GRADIENT_CLIP)
+        self.optimiser.step()
+        return loss.detach(), logits.detach()
+
+    def _check_losses(self, losses: Tensor, first: int, epoch: int) -> None:
+        wrong = (~losses.isfinite()).nonzero().flatten().tolist()
+        if wrong:
+            load_tuned(self.model, self.best, "the best epoch")
+            raise TrainingError(
+                f"the loss became {losses[wrong[0]].item()} at step {first + wrong[0]} (epoch {epoch}); "
+                "the best weights so far are kept, lower the learning rate"
+            )
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in tuned_tensors(self.model).items()}
+
+    def _save(self) -> None:
+        if self.out is None or self.processes.rank > 0:
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        state = {
+            "identity": self.identity,
+            "tuned": {name: tensor.detach() for name, tensor in tuned_tensors(self.model).items()},
+            "best": self.best,
+            "optimiser": self.optimiser.state_dict(),
+            "history": self.history,
+        }
+        write_atomically(self.out / "training.pt", lambda path: torch.save(state, path))
+        lines = "".join(json.dumps(record) + "\n" for record in self.history)
+        write_atomically(self.out / "metrics.jsonl", lambda path: path.write_text(lines))
+
+    def _resume(self, path: Path) -> None:
+        if not path.exists():
+            return
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            identity = state["identity"]
+        except Exception as error:  # a damaged file fails in many ways, all with the same remedy
+            raise CheckpointError(f"cannot resume from {path} ({error}); remove it") from error
+        if identity != self.identity:
+            raise CheckpointError(
+                f"{path} is of a training with other images, backbone or settings; remove it or give another directory"
+            )
+        load_tuned(self.model, state["tuned"], str(path))
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.history, self.best = state["history"], state["best"]
+
+
+def check_range(labels: Tensor, num_classes: int, name: str) -> None:
+    """Make sure that labels, on the CPU, fit a classifier.
+
+    Raises:
+        TrainingError: one does not; says which.
+    """
+    if labels.ndim == 2:
+        if labels.shape[1] != num_classes:
+            raise TrainingError(
+                f"{name} labels are rows of {labels.shape[1]} classes, but the classifier has {num_classes}; attach "
+                f"with num_classes={labels.shape[1]}"
+            )
+        return
+    largest = int(labels.max())
+    if largest >= num_classes:
+        raise TrainingError(f"{name} label {largest} exceeds the classifier's {num_classes} classes")
+
+
+def _train_mode(model: nn.Module) -> None:
+    """Training mode, but for batch norms whose statistics are not tuned: they keep those that they have."""
+    model.train()
+    own = {
+        id(part.module)
+        for part in adapter_of(model).parts
+        if isinstance(part.adapter, OwnWeights) and part.adapter.tunes_statistics
+    }
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and id(module) not in own:
+            module.eval()

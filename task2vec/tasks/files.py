@@ -1,0 +1,155 @@
+"""Image files in a folder or a zip: which there are, and how to read one."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from task2vec.errors import TaskError
+from task2vec.images import PLUGINS, image_extensions, open_image
+from task2vec.tasks.sources import ImageSource, OpenedPerProcess
+
+LEFT_BEHIND = frozenset({"thumbs.db", "desktop.ini"})  # by file browsers; as hidden files, they are not even counted
+
+
+class Files:
+    """Files by their names, relative to a folder or zip."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file."""
+        return (self.path / name).read_bytes()
+
+    def names(self) -> list[str]:
+        """The names of all files, sorted."""
+        return sorted(_walk(self.path))
+
+
+class ZipFiles(Files):
+    """Files in a zip, which every process opens once. Nothing is extracted; reads may come from any thread."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._archive = OpenedPerProcess(partial(zipfile.ZipFile, path))
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a member."""
+        return self._archive.get().read(name)
+
+    def names(self) -> list[str]:
+        """The names of all members, sorted."""
+        return sorted(member.filename for member in self._archive.get().infolist() if not member.is_dir())
+
+
+@dataclasses.dataclass(frozen=True)
+class FileImages(ImageSource):
+    """Images in files, in the order of their names."""
+
+    files: Files
+    names: tuple[str, ...]
+
+    def __call__(self, index: int) -> Image.Image:
+        """Decode file `index`."""
+        name = self.names[index]
+        return open_image(lambda: self.files.read(name), str(self.files.path / name))
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """What lies in a folder or zip.
+
+    Attributes:
+        files: How to read it.
+        images: Names of the image files, sorted.
+        skipped: Names of the other files, hidden ones left out.
+    """
+
+    files: Files
+    images: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
+def list_images(path: Path) -> Listing:
+    """The image files below a folder or in a zip, by their endings.
+
+    Raises:
+        TaskError: nothing is there, or no image; says what is there instead.
+    """
+    if not path.exists():
+        raise TaskError(f"there is no folder or zip at {path}; check the path")
+    try:
+        files = Files(path) if path.is_dir() else ZipFiles(path)
+        names = [name for name in files.names() if not _is_hidden(name)]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise TaskError(f"{path} is neither a folder nor a zip of one ({error})") from error
+    known = image_extensions()
+    images = tuple(name for name in names if _ending(name) in known)
+    skipped = tuple(name for name in names if _ending(name) not in known)
+    if not images:
+        raise TaskError(f"no images under {path}; {_remedy(skipped)}")
+    return Listing(files, images, skipped)
+
+
+def _remedy(skipped: Sequence[str]) -> str:
+    endings = Counter(map(_ending, skipped))
+    plugin = next((ending for ending in endings if ending in PLUGINS), None)
+    if plugin is not None:
+        return f"Pillow opens its {endings[plugin]} {plugin} files once {PLUGINS[plugin]} is installed and registered"
+    found = ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in endings.most_common(3))
+    there = f" (it holds {found})" if found else ""
+    return f"expected files such as CLASS/001.jpg or CLASS/001.png{there}"
+
+
+def _ending(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether it is a file, or in a folder, that editors, file browsers and archivers leave behind."""
+    path = PurePosixPath(name)
+    return path.name.lower() in LEFT_BEHIND or any(part.startswith((".", "__MACOSX")) for part in path.parts)
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """The names of all files below a folder.
+
+    Links are followed once: not into a folder that is read anyway, nor in a circle, nor to a file that is below the
+    folder itself.
+    """
+    visited: set[tuple[int, int]] = set()
+    pending: list[Path] = [root]
+    linked: list[Path] = []  # folders
+    links: list[Path] = []  # files
+    real: set[tuple[int, int]] = set()
+    while pending or linked:
+        folder = pending.pop() if pending else linked.pop(0)  # links wait until all folders of their own are read
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in visited:
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda e: e.name):
+                path = folder / entry.name
+                if entry.is_symlink() and not path.exists():
+                    continue
+                if entry.is_dir():
+                    (linked if entry.is_symlink() else pending).append(path)
+                elif entry.is_symlink():
+                    links.append(path)
+                else:
+                    status = entry.stat()
+                    real.add((status.st_dev, status.st_ino))
+                    yield path.relative_to(root).as_posix()
+    for path in links:
+        status = path.stat()
+        if (status.st_dev, status.st_ino) not in real:
+            yield path.relative_to(root).as_posix()

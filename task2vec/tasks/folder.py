@@ -1,0 +1,138 @@
+"""A folder, or a zip of one, with the images of each class in a folder of the class's name.
+
+    CLASS/*.jpg        or        train/CLASS/*.jpg beside val/ and test/
+
+with any number of folders around it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from task2vec.errors import TaskError
+from task2vec.tasks.files import FileImages, Listing, list_images
+from task2vec.tasks.sources import LabelledImages
+from task2vec.tasks.split_names import TRAIN, chosen_split, split_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where the class folders lie.
+
+    Attributes:
+        splits: The prefix of the class folders of each split, such as `{"train": "flowers/Training/"}`; empty where
+            there are no splits.
+        prefix: The prefix of the class folders where there are no splits.
+    """
+
+    splits: Mapping[str, str]
+    prefix: str = ""
+
+
+def read_folder(path: Path, split: str | None) -> LabelledImages:
+    """The images of a folder or zip, or of one of its splits: the training split if none is named.
+
+    Raises:
+        TaskError: nothing there, no images, no such split, no class folders, or folders that are neither split nor
+            class.
+    """
+    listing = list_images(path)
+    layout = layout_of(listing)
+    if not layout.splits:
+        if split is not None:
+            raise TaskError(f"{path} has no split {split!r}: its folders are classes; leave split out")
+        return _read(listing, layout, None)
+    names = {role: prefix.rstrip("/").split("/")[-1] for role, prefix in layout.splits.items()}
+    return _read(listing, layout, chosen_split(names, split, str(path)))
+
+
+def read_folder_splits(path: Path) -> dict[str, LabelledImages]:
+    """The images of every split of a folder or zip; all of them as `train` where there are no splits."""
+    listing = list_images(path)
+    layout = layout_of(listing)
+    if not layout.splits:
+        return {TRAIN: _read(listing, layout, None)}
+    return {role: _read(listing, layout, role) for role in layout.splits}
+
+
+def layout_of(listing: Listing) -> Layout:
+    """Find the splits, or the class folders, below any number of folders that hold nothing else.
+
+    Raises:
+        TaskError: a folder beside a split is none, or two folders are the same split.
+    """
+    prefix = ""
+    while True:
+        inside = [name.removeprefix(prefix) for name in listing.images]
+        tops = sorted({name.split("/")[0] for name in inside if "/" in name})
+        has_classes = {top: any(n.startswith(f"{top}/") and n.count("/") > 1 for n in inside) for top in tops}
+        splits = [top for top in tops if split_of(top) and has_classes[top]]
+        if splits:
+            return Layout(_unique_splits(splits, tops, prefix, listing))
+        if len(tops) != 1 or not has_classes[tops[0]] or len(inside) > sum("/" in name for name in inside):
+            return Layout({}, prefix)
+        prefix += f"{tops[0]}/"
+
+
+def _unique_splits(splits: list[str], tops: list[str], prefix: str, listing: Listing) -> dict[str, str]:
+    others = [top for top in tops if top not in splits]
+    if others:
+        raise TaskError(
+            f"folder {others[0]}/ of {listing.files.path / prefix} stands beside the split {splits[0]}/, but is none "
+            "itself; rename it to train, val or test, or move it elsewhere"
+        )
+    roles: dict[str, str] = {}
+    for top in splits:
+        role = split_of(top)
+        assert role is not None  # that made it a split
+        if role in roles:
+            one = roles[role].removeprefix(prefix)
+            raise TaskError(
+                f"{one} and {top}/ of {listing.files.path / prefix} are both the {role} split; put them together, or "
+                "move one elsewhere"
+            )
+        roles[role] = f"{prefix}{top}/"
+    return roles
+
+
+def _read(listing: Listing, layout: Layout, role: str | None) -> LabelledImages:
+    """The images in the class folders of one split, or of all if there is none; others are passed over."""
+    path = listing.files.path
+    prefix = layout.splits[role] if role else layout.prefix
+    below = [name for name in listing.images if name.startswith(prefix)]
+    inside = [name for name in below if "/" in name.removeprefix(prefix)]
+    if not inside:
+        raise TaskError(
+            f"the {len(below)} images of {path / prefix} are not in class folders; move each into CLASS/, or give "
+            "labels by Task.from_names (from the files' names) or Task.from_table (from a CSV or Parquet)"
+        )
+    parts = [name.removeprefix(prefix).split("/") for name in inside]
+    if all(len(part) > 2 and split_of(part[1]) for part in parts):
+        raise TaskError(
+            f"the splits of {path} lie inside its class folders ({parts[0][0]}/{parts[0][1]}); put the classes inside "
+            "the splits instead, as train/CLASS and test/CLASS"
+        )
+    class_names = tuple(sorted({part[0] for part in parts}))
+    number = {name: c for c, name in enumerate(class_names)}
+    others = [other for other in layout.splits.values() if other != prefix]
+    taken = set(inside)
+    skipped = [name for name in sorted(listing.images + listing.skipped) if name not in taken]
+    return LabelledImages(
+        FileImages(listing.files, tuple(inside)),
+        np.array([number[part[0]] for part in parts], np.int64),
+        class_names,
+        source=f"{path.name}/{prefix.split('/')[-2]}" if role else path.name,
+        name=task_name(path.resolve()),
+        skipped=tuple(name for name in skipped if not name.startswith(tuple(others))),
+    )
+
+
+def task_name(path: Path) -> str:
+    """The folder's or archive's name; for the folder of a split, that of the folder around it."""
+    if path.is_dir():
+        return path.parent.name if split_of(path.name) else path.name
+    return path.stem

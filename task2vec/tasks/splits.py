@@ -1,0 +1,63 @@
+"""All splits of a dataset with one label space."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from task2vec.errors import TaskError
+from task2vec.tasks.folder import read_folder_splits
+from task2vec.tasks.split_names import TEST, TRAIN, VALIDATION
+from task2vec.tasks.table import ENDINGS, read_table_splits
+from task2vec.tasks.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """The parts of a dataset, whose labels mean the same classes.
+
+    Attributes:
+        train: Images to learn from.
+        validation: Images that choose, such as the epoch to keep; None if there are none.
+        test: Images that give the score; None if there are none.
+    """
+
+    train: Task
+    validation: Task | None = None
+    test: Task | None = None
+
+    def __str__(self) -> str:
+        """What was read, as in `train: 120 images in 4 classes; val: 20 images in 4 classes`."""
+        named = ((TRAIN, self.train), (VALIDATION, self.validation), (TEST, self.test))
+        return "; ".join(f"{name}: {task.summary()}" for name, task in named if task is not None)
+
+
+def read_splits(path: str | Path, *, name: str | None = None, **columns: Any) -> Splits:
+    """Read a folder, a zip or a table into all of its splits.
+
+    The classes are those of the training split. Where there are no splits, everything is for training.
+
+    Args:
+        path: What `Task.from_folder` or `Task.from_table` reads.
+        name: What to call the tasks; the folder's, archive's or table's name if not given.
+        columns: For a table, `root`, `file`, `label` and `separator` of `Task.from_table`.
+
+    Raises:
+        TaskError: as `Task.from_folder` and `Task.from_table`; there is no training split; or another split has a
+            class that it lacks.
+    """
+    path = Path(path)
+    if path.suffix.lower() in ENDINGS and not path.is_dir():
+        root = columns.pop("root", None)
+        table = read_table_splits(path, root=None if root is None else Path(root), **columns)
+        found = {role or TRAIN: images for role, images in table.items()}
+    elif columns:
+        raise TaskError(f"{', '.join(columns)} are of a table, but {path} is none")
+    else:
+        found = read_folder_splits(path)
+    if TRAIN not in found:
+        raise TaskError(f"{path} has no training split; it has {', '.join(i.source for i in found.values())}")
+    train = Task.of(found.pop(TRAIN), name=name)
+    others = {role: Task.of(images, name=name, classes_of=train) for role, images in found.items()}
+    return Splits(train, others.get(VALIDATION), others.get(TEST))

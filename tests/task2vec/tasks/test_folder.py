@@ -1,0 +1,154 @@
+"""Folders as people have them: every spelling of splits, every type of image, strays and links."""
+
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from task2vec import Task, TaskError, read_splits
+from task2vec.images import image_extensions
+from tests.task2vec.tasks.folders import make_folder, write_image, zip_of
+
+SPELLINGS = {
+    "train": ("train", "training", "Train", "TRAINING"),
+    "val": ("val", "valid", "validation", "dev", "Val"),
+    "test": ("test", "testing", "Test"),
+}
+
+
+@pytest.mark.parametrize("around", ["", "pets", "archive/pets"])
+@pytest.mark.parametrize("spelled", list(itertools.zip_longest(*SPELLINGS.values())))
+def test_splits_are_found_in_every_spelling_with_or_without_folders_around_them(tmp_path, around, spelled):
+    sizes = dict(zip(SPELLINGS, (3, 2, 1), strict=True))
+    names = {role: name or SPELLINGS[role][0] for role, name in zip(SPELLINGS, spelled, strict=True)}
+    for role, name in names.items():
+        make_folder(tmp_path / "data" / around / name, per_class=sizes[role])
+    for path in (tmp_path / "data", zip_of(tmp_path / "data", tmp_path / "data.zip")):
+        splits = read_splits(path)
+        assert [len(task) for task in (splits.train, splits.validation, splits.test)] == [6, 4, 2]
+        assert len(Task.from_folder(path)) == 6
+        for role in SPELLINGS:
+            assert len(Task.from_folder(path, split=role, classes_of=splits.train)) == 2 * sizes[role]
+        assert Task.from_folder(path).source.endswith(f"/{names['train']}")
+
+
+def test_all_splits_have_the_classes_of_the_training_split(tmp_path):
+    make_folder(tmp_path / "train", classes=("ant", "bee", "cat"))
+    make_folder(tmp_path / "test", classes=("cat",), per_class=2)
+    splits = read_splits(tmp_path)
+    assert splits.validation is None
+    assert splits.test.class_names == ("ant", "bee", "cat")
+    assert splits.test.labels.tolist() == [2, 2]
+    assert str(splits) == "train: 9 images in 3 classes; test: 2 images in 1 classes"
+    make_folder(tmp_path / "test", classes=("zebra",))
+    with pytest.raises(TaskError, match=r"class 'zebra' of .* is not among the 3 classes"):
+        read_splits(tmp_path)
+
+
+def test_a_folder_without_splits_is_all_for_training(tmp_path):
+    splits = read_splits(make_folder(tmp_path / "pets"))
+    assert (len(splits.train), splits.validation, splits.test) == (6, None, None)
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (("train/cat", "holdout/cat"), "folder holdout/ of .* stands beside the split train/, but is none itself"),
+        (("val/cat", "validation/cat", "train/cat"), "val/ and validation/ of .* are both the val split"),
+        (("cat/train", "cat/test", "dog/train"), "splits of .* lie inside its class folders"),
+        (("val/cat", "test/cat"), "has no training split; it has test, val, name one with split="),
+    ],
+)
+def test_layouts_that_could_be_misread_are_refused_with_the_remedy(tmp_path, folders, message):
+    for folder in folders:
+        for name in ("0.png", "1.png"):
+            write_image(tmp_path / folder / name)
+        if folder.count("/") == 1 and not folder.startswith(("cat", "dog")):
+            write_image(tmp_path / folder.split("/")[0] / "dog" / "0.png")
+    with pytest.raises(TaskError, match=message):
+        Task.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("ending", [".jfif", ".jpe", ".jp2", ".avif", ".webp", ".tga", ".JPG", ".pbm"])
+def test_images_of_every_type_that_pillow_opens_are_read(tmp_path, ending):
+    if ending.lower() not in image_extensions():
+        pytest.skip(f"this Pillow opens no {ending}")
+    for name, colour in (("a", "red"), ("b", "white")):
+        write_image(tmp_path / name / f"x{ending}", colour)
+    task = Task.from_folder(tmp_path)
+    assert len(task) == len(task.readable()) == 2
+    assert np.asarray(task[1][0]).mean() > np.asarray(task[0][0]).mean()
+
+
+def test_images_of_a_type_that_needs_a_plugin_are_named_with_it(tmp_path):
+    if ".heic" in image_extensions():
+        pytest.skip("the plugin is there")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.heic").write_bytes(b"")
+    with pytest.raises(TaskError, match=r"Pillow opens its 1 \.heic files once pillow-heif is installed"):
+        Task.from_folder(tmp_path)
+
+
+def test_files_that_are_passed_over_are_counted_and_named_and_a_stray_one_refuses_nothing(tmp_path):
+    folder = make_folder(tmp_path / "pets")
+    write_image(folder / "cover.png")
+    for name in ("README.txt", "cat/notes.md", ".DS_Store", "cat/Thumbs.db"):
+        (folder / name).write_text("text")
+    task = Task.from_folder(folder)
+    assert (len(task), task.class_names) == (6, ("cat", "dog"))
+    assert task.skipped == ("README.txt", "cat/notes.md", "cover.png")
+    assert "3 other files skipped" in task.summary()
+    make_folder(tmp_path / "split" / "train")
+    make_folder(tmp_path / "split" / "test")
+    write_image(tmp_path / "split" / "cover.png")
+    write_image(tmp_path / "split" / "train" / "cover.png")
+    assert Task.from_folder(tmp_path / "split").skipped == ("cover.png", "train/cover.png")
+
+
+def test_links_are_followed_once_and_give_way_to_what_they_lead_to(tmp_path):
+    folder = make_folder(tmp_path / "pets")
+    (folder / "aaa").symlink_to(folder / "dog")  # comes first by its name, but is no class of its own
+    (folder / "cat" / "again.png").symlink_to(folder / "cat" / "0.png")
+    (folder / "cat" / "gone.png").symlink_to(folder / "nowhere.png")
+    write_image(tmp_path / "elsewhere.png")
+    (folder / "dog" / "other.png").symlink_to(tmp_path / "elsewhere.png")
+    task = Task.from_folder(folder)
+    assert task.class_names == ("cat", "dog")
+    assert task.labels.tolist() == [0] * 3 + [1] * 4
+
+
+def test_a_class_without_a_readable_image_is_an_error_that_names_it(tmp_path):
+    folder = make_folder(tmp_path / "pets", classes=("cat", "dog"), per_class=20)
+    (folder / "emu").mkdir()
+    (folder / "emu" / "0.png").write_text("not an image")
+    for read in (Task.readable, Task.decoded):
+        with pytest.raises(TaskError, match=r"class 'emu' of task 'pets' has no readable image left: .*emu/0\.png"):
+            read(Task.from_folder(folder))
+
+
+def test_classes_from_the_names_of_files(tmp_path):
+    for name in ("maine_coon_1.png", "maine_coon_2.png", "sub/pug_1.png", "IMG.png"):
+        write_image(tmp_path / "pets" / name)
+    task = Task.from_names(tmp_path / "pets", r"(.+)_\d+")
+    assert (task.class_names, task.labels.tolist(), task.name) == (("maine_coon", "pug"), [0, 0, 1], "pets")
+    assert task.skipped == ("IMG.png",)
+    named = Task.from_names(tmp_path / "pets", r"(?P<label>.+)_(\d+)")
+    assert named.labels.tolist() == task.labels.tolist()
+    for pattern, message in (
+        ("[", "no regular expression"),
+        (r".+_\d+", "must have one group"),
+        (r"(\d+)-", "fits no file of .*, such as IMG.png"),
+    ):
+        with pytest.raises(TaskError, match=message):
+            Task.from_names(tmp_path / "pets", pattern)
+
+
+def test_a_picture_in_a_zip_that_is_a_folder_of_splits_is_the_one_of_the_folder(tmp_path):
+    make_folder(tmp_path / "pets" / "Training")
+    make_folder(tmp_path / "pets" / "Testing", per_class=1)
+    one = Task.from_folder(tmp_path / "pets")
+    other = Task.from_folder(zip_of(tmp_path / "pets", tmp_path / "pets.zip"))
+    assert one.source.split("/")[-1] == other.source.split("/")[-1] == "Training"
+    assert [np.asarray(one[i][0]).tolist() for i in range(6)] == [np.asarray(other[i][0]).tolist() for i in range(6)]
+    assert isinstance(one[0][0], Image.Image)
