@@ -27,6 +27,7 @@ from adapters.errors import (
     ConfigError,
     IncompatibleError,
     MergeError,
+    StopTraining,
     TrainingError,
 )
 from adapters.evaluation import evaluate
@@ -49,6 +50,7 @@ __all__ = [
     "FitResult",
     "IncompatibleError",
     "MergeError",
+    "StopTraining",
     "TrainingError",
     "adapter_of",
     "all_settings",

@@ -75,6 +75,16 @@ class AdapterConfig:
         return self.settings.epochs
 
     @property
+    def batch_size(self) -> int:
+        """Images in a step, over all processes."""
+        return self.settings.batch_size
+
+    @property
+    def augment(self) -> str:
+        """What is done with training images."""
+        return self.settings.augment
+
+    @property
     def size(self) -> int | None:
         """The method's size (a rank, a width, a number of prompts), None if it has none."""
         name = METHODS[self.method].size

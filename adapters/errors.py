@@ -23,3 +23,7 @@ class CheckpointError(AdapterError):
 
 class TrainingError(AdapterError):
     """The data cannot be learned from, or training went wrong."""
+
+
+class StopTraining(Exception):  # noqa: N818 it is no error
+    """Raised by a callback of `adapters.fit` to end the training after this epoch."""

@@ -140,6 +140,25 @@ class _Switch(Setting):
 
 
 @dataclasses.dataclass(frozen=True)
+class _Choice(Setting):
+    """One of some words."""
+
+    of: tuple[str, ...] = ()
+
+    @property
+    def range(self) -> str:
+        return f"one of {', '.join(self.of)}"
+
+    def read(self, value: Any) -> str:
+        if value not in self.of:
+            raise ValueError
+        return str(value)
+
+    def parse(self, text: str) -> str:
+        return self.read(text)
+
+
+@dataclasses.dataclass(frozen=True)
 class _Names(Setting):
     """Some names, in the order given."""
 
@@ -268,7 +287,7 @@ def modules(default: tuple[str, ...] | None, doc: str) -> Any:
     return _field(_Names(default, doc))
 
 
-SHARED = ("sizes", "targets", "blocks", "learning_rate", "weight_decay", "epochs")
+SHARED = ("sizes", "targets", "blocks", "learning_rate", "weight_decay", "epochs", "batch_size", "augment")
 """What several methods' settings have in common; told after a method's own."""
 
 
@@ -282,7 +301,11 @@ class Settings:
 
     learning_rate: float = rate(1e-2)
     weight_decay: float = number(1e-4, "Decoupled weight decay of AdamW, on matrices only.", at_least=0)
-    epochs: int = passes(10)
+    epochs: int = passes(20)
+    batch_size: int = _field(_Whole(32, "Images in a step, over all processes."))
+    augment: str = _field(
+        _Choice("none", "What is done with training images (`adapters.augmentation`).", of=("none", "light", "timm"))
+    )
 
     def __post_init__(self) -> None:
         """Check every value; None stands for the default."""

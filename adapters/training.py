@@ -24,7 +24,7 @@ from adapters.augmentation import Augment, augmentation_of
 from adapters.checkpoint import start_from, tuned_classes
 from adapters.data import Batches, Reader, Workers, transform_of
 from adapters.drop_path import dropping_paths
-from adapters.errors import ConfigError, TrainingError
+from adapters.errors import ConfigError, StopTraining, TrainingError
 from adapters.evaluation import Forward
 from adapters.linear_probe import features_suffice, with_features
 from adapters.losses import LossName, Sampling, chosen_loss, chosen_sampling
@@ -65,13 +65,13 @@ def fit(
     train: Any,
     val: Any = None,
     *,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     label_smoothing: float = 0.0,
     drop_path: float = 0.0,
     patience: int | None = None,
     monitor: str = "auto",
     keep: Literal["best", "last"] = "best",
-    augment: Augment = "none",
+    augment: Augment | None = None,
     loss: LossName = "auto",
     sampling: Sampling = "uniform",
     autocast: torch.dtype | None = None,
@@ -84,7 +84,8 @@ def fit(
     on_epoch: Callable[[nn.Module, dict[str, float]], object] | None = None,
     progress: bool = True,
 ) -> FitResult:
-    """Tune the active adapter and classifier of `model`; learning rate, weight decay and epochs stand in its config.
+    """Tune the active adapter and classifier of `model`; learning rate, weight decay, epochs and the like stand in its
+    config.
 
     Args:
         model: What `attach` gave, on the device to train on.
@@ -92,7 +93,7 @@ def fit(
             images go through the backbone's own preprocessing. Labels are class numbers, or rows of 0 and 1 where an
             image may be of several classes or none.
         val: The same, for choosing the best epoch. Without it the last epoch is kept.
-        batch_size: Images in a step, over all processes.
+        batch_size: Images in a step, over all processes; that of the config if not given.
         label_smoothing: Share of the target spread over all classes.
         drop_path: Rate at which the last block's residual branches are left out; earlier blocks' less.
         patience: Stop after so many epochs without a better one on `val`.
@@ -100,9 +101,9 @@ def fit(
             several labels an image `mean_average_precision`, which `auto` is there, and `accuracy` otherwise.
         keep: Which epoch's weights the model ends with: the `best` one on `val`, or the `last`, with which `val` only
             watches.
-        augment: What is done with training images: `none`; `light` crops and flips; `timm` adds RandAugment, random
-            erasing and, where an image has one label, Mixup and CutMix (see `adapters.augmentation`). Flips make
-            other classes of letters and signs.
+        augment: What is done with training images, as in the config if not given: `none`; `light` crops and flips;
+            `timm` adds RandAugment, random erasing and, where an image has one label, Mixup and CutMix (see
+            `adapters.augmentation`). Flips make other classes of letters and signs.
         loss: `cross_entropy`; `weighted_cross_entropy`, where all classes count the same; `binary_cross_entropy` for
             several labels an image; `auto` for what fits the labels, unweighted.
         sampling: Draw each training image once an epoch (`uniform`), or all classes equally often (`balanced`).
@@ -115,7 +116,8 @@ def fit(
             sizes. The classifier starts anew.
         seed: Fixes the order of the images, their augmentation and the dropout.
         out: Directory for `metrics.jsonl` and the state to resume from.
-        on_epoch: Called after every epoch with the model and the epoch's record.
+        on_epoch: Called after every epoch with the model and the epoch's record. It may raise `StopTraining` to end
+            the training there.
         progress: Show a progress bar on standard error.
 
     Raises:
@@ -132,6 +134,9 @@ def fit(
         raise ConfigError(
             f"patience={patience} ends training at a best epoch, but the last one is kept; give one of both"
         )
+    config = adapter_of(model).config
+    batch_size = config.batch_size if batch_size is None else batch_size
+    augment = config.augment if augment is None else augment
     augmented = augmentation_of(model, augment)
     processes = processes_of(accelerator)
     if init_from is not None:
@@ -180,8 +185,11 @@ def fit(
             while len(run.history) < run.epochs and not run.is_stale(patience):
                 record = run.epoch(learned, watched, forward, precision, lambda: bars.advance(bar))
                 bars.update(bar, description=f"{what}, val {record[settings.monitor]:.1%}")
-                if on_epoch is not None:
-                    on_epoch(model, record)
+                try:
+                    if on_epoch is not None:
+                        on_epoch(model, record)
+                except StopTraining:
+                    break
     epoch, best = run.finish()
     return FitResult(epoch, best, run.history, sum(record["seconds"] for record in run.history), unreadable)
 

@@ -37,7 +37,7 @@ class FacTSettings(Sized, Placed):
         tried=(8, 16),
     )
     scale: float = number(1.0, "What the update is multiplied by before it is added.")
-    learning_rate: float = rate(5e-3)
+    learning_rate: float = rate(1e-2)
 
 
 @register_method(

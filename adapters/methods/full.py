@@ -15,7 +15,7 @@ from adapters.sites import Site
 class FullSettings(Placed):
     """Settings of full fine-tuning."""
 
-    learning_rate: float = rate(1e-3, tried=(0.0003, 0.001))
+    learning_rate: float = rate(3e-4, tried=(0.0001, 0.0003))
 
 
 @register_method(

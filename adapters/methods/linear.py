@@ -15,8 +15,8 @@ from adapters.sites import Site
 class LinearSettings(Settings):
     """Settings of linear probe."""
 
-    learning_rate: float = rate(1e-2, tried=(0.01, 0.1))
-    epochs: int = passes(30)
+    learning_rate: float = rate(1e-2, tried=(0.003, 0.01))
+    epochs: int = passes(100)
 
 
 @register_method(

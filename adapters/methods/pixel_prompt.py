@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from adapters.errors import ConfigError
 from adapters.methods.registry import register_method
 from adapters.methods.site_adapter import SiteAdapter
-from adapters.settings import Settings, number, passes, rate, switch
+from adapters.settings import Settings, number, rate, switch
 from adapters.sites import Site
 
 
@@ -29,8 +29,7 @@ class PixelPromptSettings(Settings):
 
     frame: float = number(30 / 224, "Width of the frame, as a share of the image's side.", above=0, below=0.5)
     resized: bool = switch(False, "Whether the image is shrunk into the frame instead of being covered by it.")
-    learning_rate: float = rate(1e-2, tried=(0.01, 0.1))
-    epochs: int = passes(20)
+    learning_rate: float = rate(3e-2, tried=(0.01, 0.03))
 
 
 @register_method(

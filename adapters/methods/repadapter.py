@@ -36,7 +36,7 @@ class RepAdapterSettings(Sized, Placed):
 
     bottleneck: int = size(8, "Hidden width of each bottleneck.", tried=(8, 32))
     scale: float = number(1.0, "What the branch is multiplied by before it is added.")
-    learning_rate: float = rate(5e-3)
+    learning_rate: float = rate(1e-2)
 
 
 @register_method(

@@ -21,7 +21,7 @@ class VPTDeepSettings(Sized):
     """Settings of VPT-deep."""
 
     prompts: int = size(10, "Learned tokens in every block.", tried=(5, 20))
-    learning_rate: float = rate(1e-2)
+    learning_rate: float = rate(2e-2)
 
 
 @register_method(

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from adapters.methods.prompts import Entering, Leaving, Visiting, prompt_tokens
 from adapters.methods.registry import register_method
 from adapters.methods.site_adapter import SiteAdapter
-from adapters.settings import InBlocks, passes, rate, size
+from adapters.settings import InBlocks, rate, size
 from adapters.sites import Site
 
 
@@ -24,7 +24,6 @@ class VPTShallowSettings(InBlocks):
 
     prompts: int = size(50, "Learned tokens before the first block.", tried=(10, 50))
     learning_rate: float = rate(1e-2)
-    epochs: int = passes(20)
 
 
 @register_method(

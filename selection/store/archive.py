@@ -37,7 +37,7 @@ from task2vec import EmbeddingError, TaskEmbedding
 from task2vec.embedding import embedding_from, embedding_parts
 
 FORMAT_VERSION = 3
-READ_VERSIONS = (1, 2, 3)  # the first is that of version 0.1, whose configs are written out more fully today
+READ_VERSIONS = (1, 2, 3)  # before 3, configs left out what there was no choice of yet
 LARGEST_ENTRY = 2**31  # bytes of one file in an archive
 LARGEST_TOTAL = 2**36  # bytes of all of them
 LARGEST_RATIO = 1000  # of a file to what it takes in the archive
@@ -176,7 +176,7 @@ def _read_entries(archive: zipfile.ZipFile, path: Path, folder: Path) -> Iterato
     for number, line in enumerate(checked("tasks.jsonl").decode("utf-8", "replace").splitlines(), 1):
         try:
             facts = json.loads(line)
-            if version == 1:
+            if version < 3:
                 facts["trials"] = [
                     trial | {"config": config_of_version_0_1(trial["config"])} for trial in facts["trials"]
                 ]

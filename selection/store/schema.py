@@ -172,11 +172,7 @@ def _from_3_to_4(connection: sql.Connection) -> None:
         sql.text("UPDATE trials SET backbone_fingerprint = :new WHERE backbone_fingerprint = :old"),
         {"old": "a7bfaa686a2b2bb6aaaa3c6753005942", "new": "ce5f5636c564d3ce3645a9e619d000a9"},
     )
-    stored = sql.table("trials", sql.column("id"), sql.column("config"))
-    for row in connection.execute(sql.select(stored.c.id, stored.c.config)).all():
-        config = json.dumps(config_of_version_0_1(json.loads(row.config)), sort_keys=True)
-        if config != row.config:
-            connection.execute(sql.update(stored).where(stored.c.id == row.id).values(config=config))
+    _write_configs_out(connection)
     if connection.dialect.name == "sqlite":  # it cannot change a column, so the table is made again
         columns = (
             "id, task_id, config, backbone, backbone_fingerprint, score, validation, parameters, seconds, seed, "
@@ -203,7 +199,17 @@ def _from_3_to_4(connection: sql.Connection) -> None:
         connection.execute(sql.text("ALTER TABLE trials ADD COLUMN curve TEXT DEFAULT '[]' NOT NULL"))
 
 
+def _write_configs_out(connection: sql.Connection) -> None:
+    """Say in every config what was done where there was no choice when it was stored."""
+    stored = sql.table("trials", sql.column("id"), sql.column("config"))
+    for row in connection.execute(sql.select(stored.c.id, stored.c.config)).all():
+        config = json.dumps(config_of_version_0_1(json.loads(row.config)), sort_keys=True)
+        if config != row.config:
+            connection.execute(sql.update(stored).where(stored.c.id == row.id).values(config=config))
+
+
 def _from_4_to_5(connection: sql.Connection) -> None:
+    _write_configs_out(connection)
     Base.metadata.tables[FactsRow.__tablename__].create(connection)
 
 

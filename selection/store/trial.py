@@ -16,7 +16,8 @@ FINGERPRINT = re.compile(r"[0-9a-f]{32}|")  # or nothing, where the weights were
 
 def config_of_version_0_1(values: Mapping[str, Any]) -> dict[str, Any]:
     """A config as version 0.1 wrote it, with what it did where there was no choice yet written out."""
-    return {"resized": True, **values} if values.get("method") == "pixel_prompt" else dict(values)
+    framed = {"resized": True} if values.get("method") == "pixel_prompt" else {}
+    return {"batch_size": 64} | framed | dict(values)
 
 
 @dataclasses.dataclass(frozen=True)
