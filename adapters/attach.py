@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import timm
 import torch
@@ -201,7 +201,8 @@ def _chosen(backbone: nn.Module, config: AdapterConfig) -> list[Site]:
 
 def _fits(sites: list[Site], method: str) -> bool:
     entry = METHODS[method]
-    settings = entry.settings() if entry.size is None else entry.settings(**{entry.size: 1})
+    smallest: dict[str, Any] = {} if entry.size is None else {entry.size: 1}
+    settings = entry.settings(**smallest)
     try:
         return not entry.needs or any(True for _ in entry.build(sites, settings))
     except ConfigError:

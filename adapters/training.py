@@ -136,8 +136,8 @@ def fit(
         )
     config = adapter_of(model).config
     batch_size = config.batch_size if batch_size is None else batch_size
-    augment = config.augment if augment is None else augment
-    augmented = augmentation_of(model, augment)
+    augmenting: str = config.augment if augment is None else augment
+    augmented = augmentation_of(model, augmenting)
     processes = processes_of(accelerator)
     if init_from is not None:
         start_from(model, init_from)
@@ -152,7 +152,7 @@ def fit(
             monitor=_chosen_monitor(monitor, multi_label),
             keep=keep,
             autocast=str(autocast),
-            augment=augment,
+            augment=augmenting,
             loss=chosen_loss(loss, multi_label),
             sampling=chosen_sampling(sampling, multi_label),
             init_from=str(init_from),

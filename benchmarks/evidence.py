@@ -21,15 +21,16 @@ from typing import Annotated, Any, NamedTuple
 import torch
 import typer
 from ground.tasks import MOST_CLASSES_OF_100, file_name, ground
-from ground.vit import AUTOCAST, NAME, batches_of, load_vit, transform
+from ground.vit import NAME, batches_of, load_vit, transform
 
 import task2vec
 from adapters import AdapterConfig
 from selection.evidence.runner import run_trial
 from selection.recommendation.facts import facts_of
 from selection.store.trial import Trial
+from task2vec import Compute
 
-BATCH_SIZE = 32
+ONE_CORE = Compute("cpu", "bfloat16", workers=0)
 EARLY, LATE = list(range(6)), list(range(6, 12))
 
 # Learning rates are those of the pilot (docs/pilot.md). The first six configurations differ most.
@@ -118,7 +119,7 @@ def work(datasets: Path, weights: Path, out: Path, job: Job) -> None:
     for config in job.configs:
         trial = run_trial(
             load_vit(weights), config, learning, validation, test,
-            seed=job.seed, autocast=AUTOCAST, batch_size=BATCH_SIZE, keep="last",
+            seed=job.seed, compute=ONE_CORE,
         )  # fmt: skip
         with out.open("a") as file:  # a line is far shorter than what the system appends in one piece
             file.write(trial.to_line(f"{job.task}@{job.images}"))
@@ -144,7 +145,7 @@ def facts(
         if name in known or (images == 100 and task.num_classes > MOST_CLASSES_OF_100):
             continue
         labelled = task.labelled(images, seed)
-        found = facts_of(labelled, model, transform=transform(), autocast=AUTOCAST)
+        found = facts_of(labelled, model, transform=transform(), compute=ONE_CORE)
         task2vec.embed(labelled, probe).save(embeddings / f"{file_name(name)}.safetensors")
         task2vec.embed(labelled, own).save(embeddings / f"{file_name(name)}.backbone.safetensors")
         with out.open("a") as file:

@@ -40,12 +40,16 @@ def nearest(
     split: o.Split = None,
     probe: o.ProbeName = o.PROBE,
     probe_weights: o.ProbeWeights = None,
+    device: o.Device = "auto",
+    precision: o.Precision = "auto",
+    workers: o.Workers = "auto",
     seed: o.Seed = 0,
     as_json: o.Json = False,
 ) -> None:
     """List the stored tasks that are nearest to a task."""
     opened = o.open_store(store)
-    embedding = o.embedding_of(source, probe, probe_weights, split, seed)
+    compute = o.compute_of(device, precision, workers)
+    embedding = o.embedding_of(source, probe, probe_weights, split, seed, compute)
     found = opened.nearest(embedding, k, distance=name)
     if as_json:
         print_json({"task": embedding.task, "nearest": [{"task": n.name, "distance": n.distance} for n in found]})

@@ -13,7 +13,7 @@ from selection.cli.output import print_unreadable
 from selection.errors import StoreError
 from selection.evidence.library import load_library
 from selection.store import TaskStore
-from task2vec import DEFAULT_PROBE, Task, TaskEmbedding
+from task2vec import DEFAULT_PROBE, Compute, ComputeError, Task, TaskEmbedding
 
 Source = Annotated[Path, typer.Argument(help="Folder or zip of images in class folders, or a saved embedding.")]
 Images = Annotated[Path, typer.Argument(help="Folder or zip of images in class folders.")]
@@ -27,9 +27,25 @@ Backbone = Annotated[str, typer.Option("--backbone", help="timm model to tune.")
 Checkpoint = Annotated[Path | None, typer.Option("--checkpoint", help="Local weights of the backbone.")]
 Split = Annotated[str | None, typer.Option(help="Which split of the folder to take, if it has several.")]
 DistanceName = Annotated[str, typer.Option("--distance", help=f"One of {', '.join(sorted(task2vec.DISTANCES))}.")]
+Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps.")]
+Precision = Annotated[str, typer.Option(help="auto, none, bfloat16 or float16; auto is bfloat16 on an accelerator.")]
+Workers = Annotated[str, typer.Option(help="Processes that read images: auto or a number.")]
 Seed = Annotated[int, typer.Option(help="Fixes everything that is drawn at random.")]
 
 PROBE, BACKBONE, DISTANCE = DEFAULT_PROBE, DEFAULT_BACKBONE, "log_cosine"
+
+
+def compute_of(device: str, precision: str, workers: str) -> Compute:
+    """What the options for computing say.
+
+    Raises:
+        ComputeError: one of them is none of its values, or the device is not there.
+    """
+    if workers != "auto" and not workers.isdecimal():
+        raise ComputeError(f"workers={workers!r} cannot read images; give 'auto', 0, or a number of processes")
+    compute = Compute(device, precision, "auto" if workers == "auto" else int(workers))
+    assert compute.torch_device  # a device that is not there is said before anything long is done
+    return compute
 
 
 def open_store(location: str | None) -> TaskStore:
@@ -45,12 +61,15 @@ def open_store(location: str | None) -> TaskStore:
     return TaskStore(location)
 
 
-def embedding_of(source: Path, probe: str, weights: Path | None, split: str | None, seed: int) -> TaskEmbedding:
+def embedding_of(
+    source: Path, probe: str, weights: Path | None, split: str | None, seed: int, compute: Compute
+) -> TaskEmbedding:
     """The embedding saved at `source`, or that of the images there; says which images could not be read."""
     if source.is_file() and source.suffix == ".safetensors":
         embedding = TaskEmbedding.load(source)
     else:
         task = Task.from_folder(source, split=split)
-        embedding = task2vec.embed(task, task2vec.load_probe(probe, checkpoint=weights), seed=seed, progress=True)
+        network = task2vec.load_probe(probe, checkpoint=weights)
+        embedding = task2vec.embed(task, network, compute=compute, seed=seed, progress=True)
     print_unreadable(embedding)
     return embedding

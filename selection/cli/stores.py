@@ -100,13 +100,17 @@ def add(
     split: o.Split = None,
     probe: o.ProbeName = o.PROBE,
     probe_weights: o.ProbeWeights = None,
+    device: o.Device = "auto",
+    precision: o.Precision = "auto",
+    workers: o.Workers = "auto",
     seed: o.Seed = 0,
     as_json: o.Json = False,
 ) -> None:
     """Add a task to a store: its embedding, and what was tuned on it."""
     opened = o.open_store(location)
     read = [] if trials is None else _read_trials(trials)
-    embedding = o.embedding_of(source, probe, probe_weights, split, seed)
+    compute = o.compute_of(device, precision, workers)
+    embedding = o.embedding_of(source, probe, probe_weights, split, seed, compute)
     opened.add(embedding, name=name, trials=read, adapter=adapter, tags=tag or (), source=origin)
     _say(describe_embedding(embedding) | {"task": name or embedding.task, "trials": len(read)}, as_json)
 

@@ -24,13 +24,21 @@ def trials() -> None:
 def run(
     grid: Annotated[Path, typer.Argument(help="What to run, in TOML; see selection.Grid.")],
     store: Annotated[str, typer.Option("--store", help="Where tasks and trials go: a file, or the URL of a database.")],
+    device: o.Device | None = None,
+    precision: o.Precision | None = None,
+    workers: o.Workers | None = None,
     part: Annotated[int, typer.Option(help="Which share of the tasks to run, counted from 0.", min=0)] = 0,
     parts: Annotated[int, typer.Option(help="How many processes share the grid.", min=1)] = 1,
     as_json: o.Json = False,
 ) -> None:
     """Tune every configuration of a grid on every task; a run that was stopped goes on where it was."""
     opened = TaskStore(store)
-    selection.run_grid(selection.Grid.from_file(grid), opened, part=part, parts=parts)
+    found = selection.Grid.from_file(grid)
+    own = {"device": device, "autocast": precision, "workers": workers}
+    given = {name: value for name, value in own.items() if value is not None}
+    told = {field: str(getattr(found.compute, field)) for field in own} | given
+    compute = o.compute_of(told["device"], told["autocast"], told["workers"])
+    selection.run_grid(found, opened, compute=compute, part=part, parts=parts)
     facts = {"store": store, "tasks": len(opened), "trials": sum(len(t.trials) for t in opened.tasks())}
     if as_json:
         print_json(facts)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import adapters
 import selection
-from adapters import AdapterConfig
+from adapters import AdapterConfig, ConfigError
 from selection.cli import options as o
 from selection.cli.output import describe_recommendation, print_json, print_recommendation, print_table
-from selection.cli.recommend import MaxParams, MaxSeconds, MergeableOnly
+from selection.cli.recommend import MaxParams, MaxSeconds, MergeableOnly, Within
 from selection.evidence.backbone import load_backbone
 from selection.tuning.one import MERGED, save_merged
-from task2vec import Task
+from task2vec import Splits, Task, read_splits
+
+Seconds = Annotated[float | None, typer.Option(help="Time to spend on tries, in seconds, instead of a number of them.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A setting of the method, such as rank=8; may be given several times, with --method."),
+]
 
 
 def tune(
@@ -30,41 +36,56 @@ def tune(
     rank: Annotated[int | None, typer.Option(help="Rank of LoRA or FacT, with --method.")] = None,
     prompts: Annotated[int | None, typer.Option(help="Learned tokens of VPT, with --method.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the images, with --method.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate, with --method.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Weight decay, with --method.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images in a step, with --method.")] = None,
+    augment: Annotated[str | None, typer.Option(help="none, light or timm, with --method.")] = None,
+    settings: Settings = None,
     store: o.Store = None,
-    tries: Annotated[int, typer.Option(help="Tune so many recommendations and keep the best.", min=1)] = 1,
+    tries: Annotated[int | None, typer.Option(help="Tune so many recommendations and keep the best.", min=1)] = None,
+    seconds: Seconds = None,
     max_params: MaxParams = None,
     max_seconds: MaxSeconds = None,
     mergeable_only: MergeableOnly = False,
+    within: Within = None,
     split: o.Split = None,
+    device: o.Device = "auto",
+    precision: o.Precision = "auto",
+    workers: o.Workers = "auto",
     seed: o.Seed = 0,
     as_json: o.Json = False,
 ) -> None:
     """Tune the recommended configuration (or the one given) on a task; a killed run resumes where it stopped."""
-    task = Task.from_folder(images, split=split)
+    chosen: dict[str, Any] = {
+        "bottleneck": bottleneck, "rank": rank, "prompts": prompts, "epochs": epochs, "learning_rate": learning_rate,
+        "weight_decay": weight_decay, "batch_size": batch_size, "augment": augment,
+    }  # fmt: skip
+    texts = {name: str(value) for name, value in chosen.items() if value is not None} | _settings(settings or ())
+    limits: dict[str, Any] = {
+        "tries": tries, "seconds": seconds, "max_params": max_params, "max_seconds": max_seconds, "within": within,
+        "mergeable_only": mergeable_only or None, "store": store,
+    }  # fmt: skip
+    config = _config(method, texts, [name for name, value in limits.items() if value is not None])
+    compute = o.compute_of(device, precision, workers)
+    splits = read_splits(images) if split is None else Splits(Task.from_folder(images, split=split))
+    if not as_json:
+        typer.echo(f"Read {splits}")
     model = load_backbone(backbone, checkpoint)
     recommendation = None
-    if method is None:
-        if any(size is not None for size in (bottleneck, rank, prompts, epochs)):
-            raise adapters.ConfigError("bottleneck, rank, prompts and epochs belong to a method; give --method too")
+    if config is None:
+        del limits["store"]
+        limits["mergeable_only"] = mergeable_only
         tuned: selection.Tuned = selection.auto_tune(
-            task,
-            model,
-            o.open_store(store),
-            tries=tries,
-            max_params=max_params,
-            max_seconds=max_seconds,
-            mergeable_only=mergeable_only,
-            out=out,
-            seed=seed,
+            splits, model, o.open_store(store), **limits, compute=compute, out=out, seed=seed
         )
         assert isinstance(tuned, selection.AutoTuned)
         recommendation = tuned.recommendation
     else:
-        config = AdapterConfig(method, bottleneck=bottleneck, rank=rank, prompts=prompts, epochs=epochs)
-        tuned = selection.tune(task, model, config, out=out, seed=seed)
+        tuned = selection.tune(splits, model, config, compute=compute, out=out, seed=seed)
     facts = {
         "config": adapters.adapter_of(tuned.model).config.to_dict(),
         "validation_accuracy": tuned.fit.best.accuracy,
+        "test_accuracy": None if tuned.test is None else tuned.test.accuracy,
         "best_epoch": tuned.fit.best_epoch,
         "seconds": tuned.fit.seconds,
         "parameters": adapters.num_adapter_parameters(tuned.model),
@@ -78,7 +99,38 @@ def tune(
     if recommendation is not None:
         print_recommendation(recommendation)
     facts["config"] = adapters.adapter_of(tuned.model).config.label
-    print_table("Tuned", ("", ""), ((k.replace("_", " "), str(v)) for k, v in facts.items()))
+    print_table("Tuned", ("", ""), ((k.replace("_", " "), str(v)) for k, v in facts.items() if v is not None))
+
+
+def _settings(given: list[str] | tuple[str, ...]) -> dict[str, str]:
+    """`name=value` texts as names and values.
+
+    Raises:
+        ConfigError: one has no `=`.
+    """
+    pairs = [text.partition("=") for text in given]
+    wrong = next((text for text, (_, sign, _) in zip(given, pairs, strict=True) if not sign), None)
+    if wrong is not None:
+        raise ConfigError(f"--set {wrong} sets nothing; give a name and a value, such as rank=8")
+    return {name: value for name, _, value in pairs}
+
+
+def _config(method: str | None, texts: dict[str, str], limits: list[str]) -> AdapterConfig | None:
+    """The configuration that was asked for; None for the recommended one.
+
+    Raises:
+        ConfigError: settings without a method, or limits of the recommendation with one.
+    """
+    if method is None:
+        if texts:
+            raise ConfigError(f"{', '.join(texts)}: settings belong to a method; give --method too")
+        return None
+    if limits:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in limits)
+        raise ConfigError(
+            f"{options} guide the recommendation, which --method {method} replaces; give one of both"
+        )
+    return AdapterConfig.from_texts(method, texts)
 
 
 def merge(

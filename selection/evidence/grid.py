@@ -5,7 +5,7 @@
     images = 100                    # training images of each task; all if left out
     subtasks = true                 # halves and groups of each task's classes too
     seeds = [0, 1]
-    autocast = "bfloat16"
+    precision = "bfloat16"          # also device = "cuda", workers = 4
 
     [sources]                       # tasks cut from one source, by the pattern of their names
     "tin_*" = "tin"
@@ -33,12 +33,16 @@ from adapters import AdapterConfig
 from selection.errors import SelectionError
 from selection.evidence.space import search_space
 from selection.evidence.subtasks import subtasks
-from task2vec import Task
+from task2vec import Compute, Task
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+COMPUTING = {"device": "device", "precision": "autocast", "workers": "workers"}
+"""What a grid's file, like the command line, calls the fields of `Compute`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Grid:
         subtasks: Whether halves and groups of each task's classes are tasks too.
         seeds: Each configuration is tuned once for each.
         backbone: A timm model with pretrained weights.
-        autocast: Name of the type to train in where that is safe; that of the weights if not given.
+        compute: Where and how to compute.
         sources: Patterns of names, and what source such tasks come from; a task's own name for the others.
     """
 
@@ -74,7 +78,7 @@ class Grid:
     subtasks: bool = False
     seeds: tuple[int, ...] = (0,)
     backbone: str = adapters.DEFAULT_BACKBONE
-    autocast: str | None = None
+    compute: Compute = dataclasses.field(default_factory=Compute)
     sources: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
@@ -96,6 +100,7 @@ class Grid:
             raise SelectionError(f"{path} is not a grid ({error}); see selection.Grid") from error
         configs = tuple(config for entry in values.pop("config", []) for config in _alternatives(entry))
         sources = tuple(values.pop("sources", {}).items())
+        computing = {new: values.pop(old) for old, new in COMPUTING.items() if old in values}
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
         if unknown or "folder" not in values:
             raise SelectionError(f"{path} has {', '.join(sorted(unknown)) or 'no folder'}; see selection.Grid")
@@ -103,7 +108,7 @@ class Grid:
         lists: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }
-        return cls(folder=folder, configs=configs, sources=sources, **lists)
+        return cls(folder=folder, configs=configs, sources=sources, compute=Compute(**computing), **lists)
 
     def tasks(self) -> Iterator[GridTask]:
         """The tasks, all whole ones before the parts of any.

@@ -23,7 +23,7 @@ from adapters.sites import block_names, classifier_names
 from selection.errors import SelectionError
 from selection.recommendation.transferability import SCORES, Outputs
 from selection.store import BackboneFacts
-from task2vec import Task
+from task2vec import Compute, Task
 from task2vec.classifier import cross_validated_accuracy
 
 Array = npt.NDArray[np.float64]
@@ -34,15 +34,15 @@ BATCH_SIZE = 64
 
 
 def facts_of(
-    task: Task, backbone: nn.Module, *, transform: Transform | None = None, autocast: torch.dtype | None = None
+    task: Task, backbone: nn.Module, *, transform: Transform | None = None, compute: Compute | None = None
 ) -> BackboneFacts:
     """Read a task's images once through a backbone.
 
     Args:
         task: Labelled images, one label each; those that cannot be decoded are left out.
-        backbone: As it will be tuned, on the device to compute on. It stays as it is.
+        backbone: As it will be tuned. It stays as it is.
         transform: Image to tensor; the backbone's own preprocessing if not given.
-        autocast: Compute in this type where that is safe, such as `torch.bfloat16`.
+        compute: Where and how to compute; on the accelerator in bfloat16, if there is one and nothing is given.
 
     Raises:
         SelectionError: an image has several labels.
@@ -54,12 +54,17 @@ def facts_of(
     task.learnable()
     bad: dict[int, str] = {}
     rows: list[list[Tensor]] = []
+    compute = compute or Compute()
     parameter = next(backbone.parameters())
+    backbone.to(compute.device_for(parameter.device))
+    autocast = compute.autocast_dtype
     training = backbone.training
     backbone.eval()
     try:
         with torch.no_grad(), _features(backbone) as read:
-            for start, images, failures in task.batches(transform or transform_of(backbone), BATCH_SIZE):
+            for start, images, failures in task.batches(
+                transform or transform_of(backbone), BATCH_SIZE, workers=compute.workers
+            ):
                 bad |= {start + offset: name for offset, name in failures.items()}
                 if len(images):
                     with torch.autocast(parameter.device.type, autocast, enabled=autocast is not None):

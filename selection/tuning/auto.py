@@ -12,6 +12,7 @@ from torch import nn
 
 import adapters
 from adapters import AdapterConfig, BackboneId
+from adapters.data import transform_of
 from selection.errors import RecommendationError, SelectionError
 from selection.evidence.backbone import load_backbone
 from selection.evidence.library import load_library
@@ -22,18 +23,18 @@ from selection.recommendation.recommend import recommend
 from selection.recommendation.result import Recommendation
 from selection.store import TaskStore, Trial
 from selection.tuning.budget import Clock, Watch
-from selection.tuning.one import Tuned, check_single_label, tune, write
-from task2vec import Probe, Task, TaskEmbedding, embed, load_probe
+from selection.tuning.one import Tuned, decoded, splits_of, tune, write
+from task2vec import Compute, Probe, Splits, Task, TaskEmbedding, embed, load_probe
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class AutoTuned(Tuned):
     """A tuned model with what led to it.
 
     Attributes:
         embedding: The task's embedding.
         recommendation: The one that named what was tuned.
-        trials: Every configuration that was tried, in order; none has a score, as no test images were given.
+        trials: Every configuration that was tried, in order; with a score if there were test images.
     """
 
     embedding: TaskEmbedding
@@ -42,7 +43,7 @@ class AutoTuned(Tuned):
 
 
 def auto_tune(
-    task: Task,
+    task: Task | Splits | str | Path,
     backbone: str | nn.Module = adapters.DEFAULT_BACKBONE,
     store: TaskStore | None = None,
     *,
@@ -54,6 +55,7 @@ def auto_tune(
     mergeable_only: bool = False,
     methods: Sequence[str] | None = None,
     within: float | None = None,
+    compute: Compute | None = None,
     out: str | Path | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -61,7 +63,8 @@ def auto_tune(
     """Embed a task, recommend a configuration for the backbone, and tune it: once, several times, or for some time.
 
     Args:
-        task: Training images; a fifth of them watches over the training.
+        task: Training images, of which a fifth watches over the training; all splits (`task2vec.read_splits`), whose
+            own validation images watch and whose test images give the score; or the path of a folder of either.
         backbone: A timm name, whose pretrained weights are loaded, or a model, which is changed in place; with several
             tries, copies of it.
         store: Where the evidence comes from; the shipped library if not given.
@@ -75,15 +78,15 @@ def auto_tune(
         mergeable_only: See `recommend`.
         methods: See `recommend`.
         within: See `recommend`; with a single try only.
+        compute: Where and how to compute; on the accelerator in bfloat16, if there is one and nothing is given.
         out: Directory for the result; with several tries, each try has a directory of its own inside.
         seed: Fixes the split, the drawn labels, the initial weights and the order of the images.
         progress: Show progress bars on standard error.
 
     Raises:
-        SelectionError: there is no try, no time, `within` with several tries, or an image has several labels.
+        SelectionError: there is no try, no time, or `within` with several tries.
         Task2VecError, RecommendationError, StoreError, AdapterError: see `embed`, `recommend` and `adapters.fit`.
     """
-    check_single_label(task)
     several = seconds is not None or (tries or 1) > 1
     if tries is not None and tries < 1:
         raise SelectionError(f"tries={tries} tunes nothing; give at least 1")
@@ -92,10 +95,13 @@ def auto_tune(
     if within is not None and several:
         raise SelectionError(f"within={within} names one configuration; leave it out where several are tried")
     evidence = store if store is not None else load_library()
-    embedding = embed(task, probe or load_probe(), seed=seed, progress=progress)
-    model = load_backbone(backbone)
-    facts = facts_of(task, model)
-    curves = curves_of(evidence, facts.backbone)
+    compute = compute or Compute()
+    probe, model = probe or load_probe(), load_backbone(backbone)
+    model.to(compute.device_for(next(model.parameters()).device))
+    splits = decoded(splits_of(task), probe.transform, transform_of(model), compute=compute, progress=progress)
+    embedding = embed(splits.train, probe, compute=compute, seed=seed, progress=progress)
+    facts = None if splits.train.multi_label else facts_of(splits.train, model, compute=compute)
+    curves = curves_of(evidence, BackboneId.of_model(model))
     clock = Clock(seconds)
     trials: list[Trial] = []
     finished: list[tuple[Recommendation, Tuned]] = []
@@ -125,16 +131,17 @@ def auto_tune(
         number = len(trials) + 1
         watch = Watch(curves, recommendation.config, _best_validation(finished), clock if finished else None)
         tuned = tune(
-            task,
+            splits,
             copy.deepcopy(model) if several else model,
             recommendation.config,
             init_from=recommendation.warm_start,
             out=None if out is None else Path(out) / f"try-{number}" if several else Path(out),
+            compute=compute,
             seed=seed,
             on_epoch=watch if several else None,
             progress=progress,
         )
-        trials.append(_trial_of(tuned, recommendation.config, seed, len(task)))
+        trials.append(_trial_of(tuned, recommendation.config, seed, splits))
         clock.learn(recommendation.candidate.seconds, watch.whole_seconds or tuned.fit.seconds)
         if not watch.gave_up:
             finished.append((recommendation, tuned))
@@ -142,7 +149,7 @@ def auto_tune(
             break
     recommendation, best = finished[_best_of(finished, trials, ask)]
     if out is not None and several:
-        write(best, Path(out), task.class_names)
+        write(best, Path(out), splits.train.class_names)
     return AutoTuned(**vars(best), embedding=embedding, recommendation=recommendation, trials=tuple(trials))
 
 
@@ -165,15 +172,16 @@ def _best_of(
     return max(range(len(finished)), key=lambda i: expected[finished[i][0].config])
 
 
-def _trial_of(tuned: Tuned, config: AdapterConfig, seed: int, num_images: int) -> Trial:
+def _trial_of(tuned: Tuned, config: AdapterConfig, seed: int, splits: Splits) -> Trial:
+    share = 1 - VALIDATION_SHARE if splits.validation is None else 1.0
     return Trial(
         config=config,
         backbone=BackboneId.of_model(tuned.model),
-        score=None,
+        score=None if tuned.test is None else tuned.test.accuracy,
         validation=tuned.fit.best.accuracy,
         parameters=adapters.num_adapter_parameters(tuned.model),
         seconds=tuned.fit.seconds,
         seed=seed,
-        num_images=round((1 - VALIDATION_SHARE) * num_images),
+        num_images=round(share * len(splits.train)),
         curve=tuned.fit.curve,
     )

@@ -10,11 +10,11 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 import adapters
-from adapters import AdapterConfig, FitResult
-from selection.errors import SelectionError
+from adapters import AdapterConfig, FitResult, Metrics
+from adapters.data import Transform, transform_of
 from selection.evidence.backbone import load_backbone
 from selection.evidence.runner import VALIDATION_SHARE
-from task2vec import Task
+from task2vec import Compute, Splits, Task, read_splits
 
 MERGED = "merged.safetensors"
 
@@ -25,56 +25,90 @@ class Tuned:
 
     Attributes:
         model: The backbone with its tuned adapter and classifier, in evaluation mode.
-        fit: The training's history and best epoch.
+        fit: The training's history and the epoch that was kept.
         merged: The plain model, if the method can merge.
         out: Where adapter, metrics and merged weights were written; None if nowhere.
+        test: How it does on test images, which played no part before; None if there were none.
     """
 
     model: nn.Module
     fit: FitResult
     merged: nn.Module | None
     out: Path | None
+    test: Metrics | None = None
 
 
 def tune(
-    task: Task,
+    task: Task | Splits | str | Path,
     backbone: str | nn.Module,
     config: AdapterConfig,
     *,
     init_from: str | Path | None = None,
+    compute: Compute | None = None,
     out: str | Path | None = None,
     seed: int = 0,
     on_epoch: Callable[[nn.Module, dict[str, float]], object] | None = None,
     progress: bool = True,
 ) -> Tuned:
-    """Tune one configuration on a task, with a fifth of its images to watch, and merge if the method can.
+    """Tune one configuration on a task, score it on test images if there are any, and merge if the method can.
 
     The last epoch's weights are kept, as they are at least as good as those of the best epoch (docs/pilot.md), and
     leave the validation accuracy an honest one: nothing was chosen by it. `init_from` and `on_epoch` are those of
     `adapters.fit`, the other arguments are those of `auto_tune`.
     """
-    check_single_label(task)
-    task = task.readable(progress=progress)
-    train, validation = task.split(VALIDATION_SHARE, seed=seed)
-    model = adapters.attach(load_backbone(backbone), config, task.num_classes, seed=seed)
+    compute = compute or Compute()
+    splits = splits_of(task)
+    splits.train.learnable()
+    model = load_backbone(backbone)
+    model.to(compute.device_for(next(model.parameters()).device))
+    splits = decoded(splits, transform_of(model), compute=compute, progress=progress)
+    train, validation = splits.train, splits.validation
+    if validation is None:
+        train, validation = train.split(VALIDATION_SHARE, seed=seed)
+    adapters.attach(model, config, train.num_classes, seed=seed)
     result = adapters.fit(
         model,
         train,
         validation,
         init_from=init_from,
         keep="last",
+        autocast=compute.autocast_dtype,
+        workers=compute.workers,
+        compile=compute.compile,
         seed=seed,
         out=out,
         on_epoch=on_epoch,
         progress=progress,
     )
     if out is not None:  # before merging, so that whatever may go wrong there, the training is not lost
-        adapters.save(model, out, class_names=task.class_names)
+        adapters.save(model, out, class_names=train.class_names)
+    score = None
+    if splits.test is not None:
+        score = adapters.evaluate(model, splits.test, autocast=compute.autocast_dtype, workers=compute.workers)
     merged = None if adapters.METHODS[config.method].cannot_merge else adapters.merge(model).eval()
-    tuned = Tuned(model, result, merged, None if out is None else Path(out))
+    tuned = Tuned(model, result, merged, None if out is None else Path(out), score)
     if out is not None:
-        write(tuned, Path(out), task.class_names)
+        write(tuned, Path(out), train.class_names)
     return tuned
+
+
+def splits_of(task: Task | Splits | str | Path) -> Splits:
+    """The splits as they are, a task's images as those to learn from, or what lies at a path."""
+    if isinstance(task, Splits):
+        return task
+    return Splits(task) if isinstance(task, Task) else read_splits(task)
+
+
+def decoded(splits: Splits, *transforms: Transform, compute: Compute, progress: bool) -> Splits:
+    """Splits whose images are decoded once for all who are going to read them; unreadable ones are left out."""
+    return dataclasses.replace(
+        splits,
+        **{
+            field.name: own.decoded(*transforms, workers=compute.workers, progress=progress)
+            for field in dataclasses.fields(splits)
+            if (own := getattr(splits, field.name)) is not None
+        },
+    )
 
 
 def write(tuned: Tuned, out: Path, class_names: tuple[str, ...]) -> None:
@@ -82,18 +116,6 @@ def write(tuned: Tuned, out: Path, class_names: tuple[str, ...]) -> None:
     adapters.save(tuned.model, out, class_names=class_names)
     if tuned.merged is not None:
         save_merged(tuned.merged, out / MERGED)
-
-
-def check_single_label(task: Task) -> None:
-    """Refuse tasks that cannot be tuned.
-
-    Raises:
-        TaskError: all images are of one class.
-        SelectionError: an image has several labels.
-    """
-    task.learnable()
-    if task.multi_label:
-        raise SelectionError(f"task {task.name!r} has several labels an image; only tasks with one can be tuned")
 
 
 def save_merged(merged: nn.Module, path: Path) -> None:
