@@ -87,7 +87,8 @@ def auto_tune(
         SelectionError: there is no try, no time, or `within` with several tries.
         Task2VecError, RecommendationError, StoreError, AdapterError: see `embed`, `recommend` and `adapters.fit`.
     """
-    several = seconds is not None or (tries or 1) > 1
+    most = (1 if seconds is None else np.inf) if tries is None else tries
+    several = most > 1
     if tries is not None and tries < 1:
         raise SelectionError(f"tries={tries} tunes nothing; give at least 1")
     if seconds is not None and seconds <= 0:
@@ -121,7 +122,7 @@ def auto_tune(
             by_time=seconds is not None,
         )
 
-    while not trials or (len(trials) < (tries or np.inf) and clock.left > 0):
+    while not trials or (len(trials) < most and clock.left > 0):
         try:
             recommendation = ask(clock.limit(max_seconds) if finished else max_seconds)
         except RecommendationError:
