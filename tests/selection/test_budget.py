@@ -1,0 +1,149 @@
+"""Tries within a budget: what is chosen next, what is given up, and what is kept."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import timm
+
+import adapters
+import task2vec
+from adapters import AdapterConfig, BackboneId, StopTraining
+from selection import SelectionError, TaskStore, auto_tune
+from selection.recommendation.learning_curves import LearningCurves, curves_of
+from selection.recommendation.observed import observations
+from selection.tuning.budget import Clock, Watch
+from task2vec import Task
+from tests.selection.test_store import trial
+
+NAME = adapters.DEFAULT_BACKBONE
+CONFIGS = [AdapterConfig("bitfit", epochs=3), AdapterConfig("norm", epochs=3), AdapterConfig("linear", epochs=4)]
+RISING = LearningCurves.fit([[0.1 * slope * (e + 1) / 10 for e in range(10)] for slope in range(1, 11)])
+
+
+@pytest.fixture(scope="module")
+def task():
+    """Two classes of noise, one brighter than the other."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    images = generator.integers(0, 160, (40, 32, 32, 3)) + 80 * labels[:, None, None, None]
+    return Task.from_arrays(images.astype(np.uint8), labels, name="spots")
+
+
+@pytest.fixture(scope="module")
+def store(task):
+    """Three tasks like it on which the later configurations did worse, with curves."""
+    backbone = BackboneId.of_model(timm.create_model(NAME, pretrained=True))
+    probe = task2vec.load_probe()
+    found = TaskStore()
+    for seed in range(3):
+        part = task.select(np.random.default_rng(seed).choice(40, 30, replace=False))
+        trials = [
+            dataclasses.replace(
+                trial(0.9 - 0.1 * c + 0.01 * seed, backbone=backbone),
+                config=config,
+                seconds=1.0,
+                curve=tuple((0.1 * (c + 1) * (e + 1) / config.epochs, 0.1) for e in range(config.epochs)),
+            )
+            for c, config in enumerate(CONFIGS)
+        ]
+        found.add(task2vec.embed(part, probe), name=f"task {seed}", trials=trials)
+    return found
+
+
+def test_time_is_spent_until_everything_was_tried(task, store, tmp_path):
+    result = auto_tune(task, NAME, store, seconds=600, out=tmp_path, progress=False)
+    assert {t.config for t in result.trials} == set(CONFIGS)
+    whole = [t for t in result.trials if len(t.curve) == t.config.epochs]
+    kept = adapters.adapter_of(result.model).config
+    assert kept in [t.config for t in whole]
+    assert (tmp_path / "adapter.safetensors").exists()
+    assert (tmp_path / "try-1" / "adapter.safetensors").exists()
+
+
+def test_the_first_try_is_finished_however_little_time_there_is(task, store):
+    result = auto_tune(task, NAME, store, seconds=1e-6, progress=False)
+    assert [t.config for t in result.trials] == [CONFIGS[0]]
+    assert len(result.trials[0].curve) == 3
+
+
+def test_test_images_give_a_score_and_validation_images_of_ones_own_are_taken(task, store):
+    train, rest = task.split(0.5, seed=1)
+    validation, test = rest.split(0.5, seed=2)
+    result = auto_tune(task2vec.Splits(train, validation, test), NAME, store, progress=False)
+    assert result.test is not None
+    assert result.trials[0].score == result.test.accuracy
+    assert result.trials[0].num_images == len(train)
+    assert auto_tune(train, NAME, store, progress=False).trials[0].score is None
+
+
+def test_what_cannot_be_meant_is_refused(task, store):
+    for wrong, message in (
+        ({"tries": 0}, "tries=0 tunes nothing"),
+        ({"seconds": 0}, "seconds=0 leaves no time"),
+        ({"tries": 2, "within": 0.01}, "within=0.01 names one configuration"),
+    ):
+        with pytest.raises(SelectionError, match=message):
+            auto_tune(task, NAME, store, progress=False, **wrong)
+
+
+def test_a_clock_counts_in_the_seconds_of_the_machine_that_made_the_trials():
+    now = [100.0]
+    clock = Clock(60, now=lambda: now[0])
+    assert clock.limit(None) == 60
+    assert clock.limit(20) == 20
+    now[0] = 130.0
+    clock.learn(expected=5.0, taken=15.0)  # three times as slow
+    assert clock.limit(None) == pytest.approx(10)
+    now[0] = 200.0
+    assert clock.left < 0
+    assert clock.limit(None) == 0
+    assert Clock(None).limit(None) is None
+
+
+def epochs_until_given_up(watch, accuracies, seconds=1.0):
+    for number, accuracy in enumerate(accuracies, 1):
+        try:
+            watch(None, {"accuracy": accuracy, "seconds": seconds})
+        except StopTraining:
+            return number
+    return None
+
+
+TEN = AdapterConfig("ssf", epochs=10)
+
+
+@pytest.mark.parametrize(
+    ("best", "left", "last", "expected"),
+    [
+        (0.9, 1e9, 0.2, 2),  # it will end at 0.2
+        (0.1, 1e9, 0.2, None),  # better than what there is
+        (None, 1e9, 0.0, None),  # nothing to compare with
+        (0.1, 5.0, 0.9, 1),  # nine more seconds do not fit
+    ],
+    ids=["hopeless", "promising", "the first", "too late"],
+)
+def test_a_training_is_given_up_where_it_promises_nothing_or_does_not_fit(best, left, last, expected):
+    clock = Clock(left, now=lambda: 0.0)
+    watch = Watch(RISING, TEN, best, clock)
+    assert epochs_until_given_up(watch, [last * (e + 1) / 10 for e in range(10)]) == expected
+    assert watch.gave_up == (expected is not None)
+    assert watch.whole_seconds == pytest.approx(10)
+
+
+def test_of_a_training_that_was_given_up_its_expected_end_counts_and_how_unsure_that_is():
+    whole = dataclasses.replace(
+        trial(None), config=TEN, validation=0.5, curve=tuple((0.05 * (e + 1), 1.0) for e in range(10))
+    )
+    part = dataclasses.replace(whole, validation=0.15, curve=whole.curve[:3])
+    ((number, accuracy, variance),) = observations([part], [TEN], RISING)
+    assert (number, accuracy) == (0, pytest.approx(0.5, abs=0.05))
+    ((_, seen, own),) = observations([whole], [TEN], RISING)
+    assert seen == 0.5
+    assert variance > own
+
+
+def test_curves_are_those_of_the_backbone(store):
+    assert curves_of(store, BackboneId("another")) is None
+    own = curves_of(store, BackboneId(NAME))
+    assert own.end([0.1], 3)[0] == pytest.approx(0.3, abs=0.1)
