@@ -38,7 +38,7 @@ from selection.evidence.library import (
 )
 from selection.evidence.table import table_of
 from selection.recommendation.recommenders import GaussianProcess
-from selection.recommendation.recommenders.gaussian_process import SHIPPED, digest_of
+from selection.recommendation.recommenders.gaussian_process import SHIPPED, kind_of
 from task2vec.distances.reference import write_reference
 from task2vec.inputs import ProbeInputs
 from task2vec.progress import silent
@@ -105,7 +105,7 @@ def learn() -> None:
         for known in (table.looked_at(), table.without_facts()):
             if known.tasks:
                 process = GaussianProcess.learn(known).calibrated(known)
-                found[digest_of(known)] = {"settings": process.settings, "widening": process.widening}
+                found[kind_of(known)] = {"settings": process.settings, "widening": process.widening}
     SHIPPED.write_text(json.dumps(found, indent=1) + "\n")
 
 

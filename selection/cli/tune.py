@@ -127,9 +127,7 @@ def _config(method: str | None, texts: dict[str, str], limits: list[str]) -> Ada
         return None
     if limits:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in limits)
-        raise ConfigError(
-            f"{options} guide the recommendation, which --method {method} replaces; give one of both"
-        )
+        raise ConfigError(f"{options} guide the recommendation, which --method {method} replaces; give one of both")
     return AdapterConfig.from_texts(method, texts)
 
 

@@ -48,7 +48,7 @@ class TaskFacts:
 
 @dataclasses.dataclass(frozen=True)
 class TrialTable:
-    """What was tuned on stored tasks, and how it went.
+    """What was tuned on stored tasks with one backbone, and how it went.
 
     Attributes:
         tasks: T of them.
@@ -56,6 +56,7 @@ class TrialTable:
         scores: float64 `(T, C)`, mean test accuracy in [0, 1] over the trials; NaN where there is none.
         parameters: int64 `(C,)`, trainable ones beside the classifier's.
         seconds: float64 `(C,)`, of training for each training image.
+        backbone: Its architecture.
     """
 
     tasks: tuple[TaskFacts, ...]
@@ -63,6 +64,7 @@ class TrialTable:
     scores: Array
     parameters: npt.NDArray[np.int64]
     seconds: Array
+    backbone: str = ""
 
     def without(self, sources: Sequence[str]) -> TrialTable:
         """What was tuned on tasks of other sources."""
@@ -82,6 +84,7 @@ class TrialTable:
             self.scores[:, columns],
             self.parameters[columns],
             self.seconds[columns],
+            self.backbone,
         )
 
     def looked_at(self) -> TrialTable:
@@ -108,6 +111,7 @@ def table_of(
         fits: Which trials count.
     """
     facts: list[TaskFacts] = []
+    backbones: set[str] = set()
     scores: list[dict[AdapterConfig, list[float]]] = []
     by_config: dict[AdapterConfig, list[Trial]] = defaultdict(list)
     for task, embedding in tasks:
@@ -117,6 +121,7 @@ def table_of(
             assert trial.score is not None
             tried[trial.config].append(trial.score)
             by_config[trial.config].append(trial)
+        backbones |= {trial.backbone.architecture for trial in counted}
         if counted:
             looked = next((f for f in task.facts if f.backbone.is_same(counted[0].backbone)), None)
             facts.append(TaskFacts(task.name, embedding, task.source or task.name, looked))
@@ -129,4 +134,5 @@ def table_of(
         np.array(rows, np.float64).reshape(len(facts), len(configs)),
         parameters=np.array([by_config[config][0].parameters for config in configs], np.int64),
         seconds=np.array([np.mean([t.seconds / t.num_images for t in by_config[config]]) for config in configs]),
+        backbone=min(backbones, default=""),
     )

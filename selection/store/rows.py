@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import lru_cache
 
 import numpy as np
 import sqlalchemy as sql
@@ -12,6 +13,7 @@ from safetensors.numpy import load as from_bytes
 from safetensors.numpy import save as to_bytes
 from sqlalchemy.orm import Session
 
+from adapters import AdapterConfig, BackboneId, ConfigError
 from selection.errors import StoreError
 from selection.store.facts import BackboneFacts
 from selection.store.schema import EmbeddingRow, FactsRow, TaskRow, TrialRow, checksum_of
@@ -114,5 +116,22 @@ def to_trial(row: TrialRow) -> Trial:
         ValueError: it is damaged.
     """
     values = {f.name: getattr(row, f.name) for f in dataclasses.fields(Trial)}
-    plain = {"config": json.loads(row.config), "curve": json.loads(row.curve)}
-    return Trial.from_dict(values | plain | {"backbone_fingerprint": row.backbone_fingerprint})
+    curve = tuple((float(accuracy), float(seconds)) for accuracy, seconds in json.loads(row.curve))
+    read = {"config": _config(row.config), "backbone": _backbone(row.backbone, row.backbone_fingerprint)}
+    try:
+        return Trial(**values | read | {"curve": curve})
+    except TypeError as error:
+        raise ValueError(f"not a trial: {error}") from error
+
+
+@lru_cache(maxsize=4096)  # a store has few configurations and many trials of each
+def _config(text: str) -> AdapterConfig:
+    try:
+        return AdapterConfig.from_dict(json.loads(text))
+    except (ConfigError, TypeError) as error:
+        raise ValueError(f"not a trial: {error}") from error
+
+
+@lru_cache(maxsize=256)
+def _backbone(name: str, fingerprint: str) -> BackboneId:
+    return BackboneId.of_name(name, fingerprint)

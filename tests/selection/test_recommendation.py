@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import sqlalchemy
 import timm
 from scipy.stats import linregress
 
@@ -235,3 +236,13 @@ def test_an_optuna_study_begins_with_the_recommendation():
     assert [config_of(parameters) for parameters in queued] == [c.config for c in found.ranking]
     with pytest.raises(SelectionError, match="count=0"):
         enqueue(study, found, 0)
+
+
+@pytest.mark.parametrize("others", [0, 600])
+def test_a_recommendation_takes_a_handful_of_statements_however_large_the_store_is(others):
+    store = stored([{SSF: 0.8, LORA: 0.7}] * 20)
+    store.add_many(embedding(f"other {i}", seed=100 + i) for i in range(others))
+    statements = []
+    sqlalchemy.event.listen(store._engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    assert recommend(embedding("new", seed=50), store, "vit").evidence
+    assert len(statements) <= 16

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
 from adapters import AdapterConfig, BackboneId
-from selection import BackboneFacts
+from selection import BackboneFacts, TaskFilter, load_library
 from selection.evidence.table import TaskFacts, TrialTable
+from selection.evidence.table import table_of as trials_table
 from selection.recommendation.prediction import OWN_ERROR, SHARED_ERROR, Prediction
 from selection.recommendation.recommenders import RECOMMENDERS, GaussianProcess
 from selection.recommendation.recommenders.best_fixed import best_fixed
 from selection.recommendation.recommenders.features import config_numbers, task_directions, task_numbers
-from selection.recommendation.recommenders.gaussian_process import START, _Likeness, digest_of
+from selection.recommendation.recommenders.gaussian_process import START, _Likeness, kind_of, shipped
 from selection.recommendation.recommenders.nearest_vote import distances_to, nearest_vote, shepard_weights
 from task2vec import distance_matrix, mean_log_embedding
 from tests.selection.test_store import embedding
@@ -158,11 +159,16 @@ def test_learning_makes_the_trials_likelier(table, process):
     assert log_likelihood(learned.settings) > log_likelihood(START) + 1
 
 
-def test_a_table_has_one_digest_in_any_order_and_another_one_with_other_trials(table):
-    turned = table.of_tasks(range(len(table.tasks))[::-1])
-    assert digest_of(turned) == digest_of(table)
-    changed = dataclasses.replace(table, scores=table.scores + 0.001)
-    assert digest_of(changed) != digest_of(table)
+def test_settings_are_shipped_for_the_tables_of_the_library(table):
+    library = load_library()
+    for backbone in library.backbones():
+        own = [
+            (t, library.embeddings(name=t.name)[0]) for t in library.tasks(TaskFilter(trials_on=backbone.architecture))
+        ]
+        found = trials_table(own, lambda trial, backbone=backbone: trial.backbone.is_same(backbone))
+        assert kind_of(found.without_facts()) in shipped()
+        assert not found.looked_at().tasks or kind_of(found.looked_at()) in shipped()
+    assert kind_of(table) not in shipped()
 
 
 def test_learning_finds_an_interaction_where_there_is_one():

@@ -20,7 +20,6 @@ weak prior that keeps them near ordinary sizes where the trials say little.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -155,28 +154,24 @@ class GaussianProcess:
 
 @register_recommender("gaussian_process")
 def gaussian_process(table: TrialTable, target: TaskFacts, candidates: Sequence[AdapterConfig]) -> Prediction:
-    """With the settings that the trials make likeliest: for the shipped library's they are at hand, for others it takes
-    seconds to learn them.
+    """With the settings that trials make likeliest: those that are shipped for the library's backbones, or learned in
+    some seconds from the table of another one.
     """
-    known = shipped().get(digest_of(table))
+    known = shipped().get(kind_of(table))
     process = GaussianProcess.learn(table).calibrated(table) if known is None else known
     return process(table, target, candidates)
 
 
 def shipped() -> dict[str, GaussianProcess]:
-    """The processes that were learned from the shipped library, by the digests of the tables that they belong to."""
-    found = json.loads(SHIPPED.read_text()) if SHIPPED.exists() else {}
-    return {digest: GaussianProcess(own["settings"], widening=own["widening"]) for digest, own in found.items()}
+    """The processes that were learned from the shipped library, by the kinds of tables that they are for."""
+    found = json.loads(SHIPPED.read_text())
+    return {kind: GaussianProcess(own["settings"], widening=own["widening"]) for kind, own in found.items()}
 
 
-def digest_of(table: TrialTable) -> str:
-    """What tells one table of trials from others, whatever the order of its tasks."""
-    lines = sorted(
-        f"{task.name} {task.level:.6f} {task.backbone is not None} {np.round(scores, 6).tolist()}"
-        for task, scores in zip(table.tasks, table.scores, strict=True)
-    )
-    labels = [config.label for config in table.configs]
-    return hashlib.sha256("\n".join([*labels, *lines]).encode()).hexdigest()[:32]
+def kind_of(table: TrialTable) -> str:
+    """Whose trials a table holds, and whether somebody looked at its tasks through the backbone."""
+    looked = all(task.backbone is not None for task in table.tasks)
+    return f"{table.backbone}, {'with' if looked else 'without'} facts"
 
 
 @dataclasses.dataclass(frozen=True)
