@@ -19,7 +19,7 @@ DRAWN = ("random", BASELINE, "nearest_vote", LEARNED, NOISE)  # rows of the figu
 
 def tables(found: Evaluation) -> str:
     """The three questions' tables, in Markdown."""
-    return "\n\n".join((_regret_table(found), _before_table(found), _cheapest_table(found), _budget_table(found)))
+    return "\n\n".join((regret_table(found), _before_table(found), _cheapest_table(found), _budget_table(found)))
 
 
 def write_page(found: Evaluation, folder: Path, *more: str) -> None:
@@ -64,7 +64,7 @@ def _best_section(found: Evaluation) -> str:
 Normalised regret is 0 for the best configuration of the target's own grid and 1 for its average one, by test accuracy.
 Tries reveal the validation accuracy that a user would see.
 
-{_regret_table(found)}
+{regret_table(found)}
 
 The rows with dots are the Gaussian process with something else in place of the embedding or of the facts.
 
@@ -85,7 +85,8 @@ def _saved(found: Evaluation) -> str:
     return "; ".join(f"{found.better_than(LEARNED, row).text()} against {name}" for name, row in against.items())
 
 
-def _regret_table(found: Evaluation) -> str:
+def regret_table(found: Evaluation) -> str:
+    """Regret after each number of tries, a row for each recommender."""
     rows = [[row, *(found.regret(row, tries).text() for tries in TRIES)] for row in found.predictions]
     return markdown(["regret after tries", *map(str, TRIES)], rows)
 

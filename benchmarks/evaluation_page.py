@@ -1,0 +1,137 @@
+"""docs/evaluation.md: what a recommendation is worth on the shipped trials, beside what was asked of it.
+
+python benchmarks/evaluation_page.py    some minutes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import typer
+from expert_choice import ExpertOutcome, expert_outcomes
+from page import DOCS, table
+from warm_starts import WarmStarts, warm_starts_by_rate
+
+import selection
+import task2vec
+from adapters import DEFAULT_BACKBONE
+from selection.evaluation import Evaluation, evaluate_store
+from selection.evaluation.page import regret_table, write_page
+from selection.evaluation.rows import BASELINE, LEARNED, NOISE
+from selection.evaluation.summary import mean_over_sources
+from selection.evidence.library import library_experts, library_warm_starts
+
+OURS, OPTUNA = "our model (`auto_tune(seconds=)`)", "Optuna: TPE with Hyperband"
+PRETRAINED = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+
+
+def main() -> None:
+    """Evaluate both backbones of the library and write the page."""
+    library = selection.load_library()
+    found, bundled = evaluate_store(library, PRETRAINED), evaluate_store(library, DEFAULT_BACKBONE)
+    sources = {task.name: task.source for task in library.tasks()}
+    warm = warm_starts_by_rate([row for row in library_warm_starts() if row["target"] in sources], sources)
+    experts = _experts(library, sources)
+    more = [_bundled_section(bundled), _experts_section(experts), _warm_section(warm), _goals_section(found, experts)]
+    write_page(found, DOCS, *more)
+
+
+def _experts(library: selection.TaskStore, sources: Mapping[str, str]) -> list[ExpertOutcome]:
+    own = {e.task: e for e in library.embeddings(task2vec.load_probe().fingerprint, "montecarlo")}
+    rows = [row for row in library_experts() if row["expert"] in own and f"{row['target']}@100" in own]
+    small = {name.split("@")[0]: e for name, e in own.items() if name.endswith("@100")}
+    return expert_outcomes(rows, small, own, sources)
+
+
+def _bundled_section(found: Evaluation) -> str:
+    return f"""## On the bundled backbone
+
+The offline demo's 32-pixel backbone, with the trials of version 0.1: {len(found.targets)} targets of
+{len(set(found.sources))} sources. Configurations hardly differ there.
+
+{regret_table(found)}"""
+
+
+def _experts_section(found: list[ExpertOutcome]) -> str:
+    rows = []
+    for way in dict.fromkeys(outcome.way for outcome in found):
+        own = [outcome for outcome in found if outcome.way == way]
+        sources = [outcome.source for outcome in own]
+        share = mean_over_sources(np.array([outcome.share for outcome in own]), sources)
+        lost = mean_over_sources(np.array([outcome.lost for outcome in own]), sources)
+        rows.append((share.value, [way, share.text(), lost.text(100, 1)]))
+    lines = [line for _, line in sorted(rows, key=lambda row: row[0])]
+    return f"""## Which expert for a target
+
+{len({outcome.target for outcome in found})} targets with 100 training images on the bundled backbone; the experts are
+SSF adapters tuned on all images of the tasks of other sources (`benchmarks/experts.py`). A linear classifier is fitted
+on the chosen expert's features. The share lost is 0 for the best expert and 1 for a random one.
+
+{table(["chosen by", "share lost", "accuracy lost, points"], lines)}"""
+
+
+def _warm_section(warm: Mapping[float, WarmStarts]) -> str:
+    rows = []
+    for rate, found in warm.items():
+        all_of_them = [f"{found.better:.0%}", f"{found.worse:.0%}", f"{100 * found.gain:+.1f}"]
+        rows.append([f"learning rate {rate:g}", str(found.targets), *all_of_them])
+        where = [f"{found.better_where_predicted:.0%}", f"{found.worse_where_predicted:.0%}"]
+        where.append(f"{100 * found.gain_where_predicted:+.1f}")
+        rows.append(["... where a gain was predicted", str(found.predicted), *(where if found.predicted else "---")])
+    return f"""## Starting from an expert
+
+SSF on 100 training images, on the bundled backbone, from the adapter of the task that the asymmetric distance names,
+against the same from scratch, two seeds each.
+
+{table(["", "targets", "better from the expert", "worse", "mean gain, points"], rows)}
+
+A gain is predicted from the asymmetric distance by a straight line through the targets of the other sources."""
+
+
+def _goals_section(found: Evaluation, experts: list[ExpertOutcome]) -> str:
+    """What was asked of the recommender, and whether it is so."""
+    regret = found.regret(LEARNED).value / max(found.regret(BASELINE).value, 1e-9)
+    over_noise = found.better_than(LEARNED, NOISE)
+    choices = found.choices(LEARNED)
+    inside = found.mean([choice.inside() for choice in choices]).value
+    width = found.mean([100 * choice.width for choice in choices]).value
+    cheap = found.cheapest(LEARNED)
+    within = found.mean([float(choice.is_within) for choice in cheap]).value
+    cost = found.mean([choice.cost for choice in cheap]).value
+    budgets = {name: found.mean(values).value for name, values in found.budgets.items()}
+    ours = budgets[OURS] / max(budgets["random search"], 1e-9)
+    explained = found.explained(LEARNED)
+    goals = [
+        ("regret before any try, of the best fixed one's: at most 0.6", f"{regret:.2f}", regret <= 0.6),
+        ("... better than with noise for the embedding", over_noise.text(), over_noise.low > 0),
+        ("gain over the linear probe explained: 0.5", explained.text(), explained.value >= 0.5),
+        ("cheapest within one point: is within, 75%", f"{within:.0%}", within >= 0.75),
+        ("... costs of the best fixed one: at most a third", f"{cost:.2f}", cost <= 1 / 3),
+        ("budget of three trainings, of random search's regret: at most 0.4", f"{ours:.2f}", ours <= 0.4),
+        ("80% intervals hold 75 to 85%", f"{inside:.0%}", 0.75 <= inside <= 0.85),
+        ("... at most 15 points wide", f"{width:.0f}", width <= 15),
+    ]
+    if "Optuna: TPE with Hyperband" in budgets:
+        name = "our model (`auto_tune(seconds=)`)"
+        pair = f"{budgets[name]:.2f} against {budgets['Optuna: TPE with Hyperband']:.2f}"
+        goals.append(
+            ("... below Optuna's TPE with Hyperband", pair, budgets[name] < budgets["Optuna: TPE with Hyperband"])
+        )
+    ways = {outcome.way for outcome in experts} - {"best expert", "random expert"}
+    shares = {way: float(np.mean([o.share for o in experts if o.way == way])) for way in ways}
+    if shares:
+        best = min(shares, key=lambda way: shares[way])
+        goals.append(
+            (
+                "expert selection: share of the gap lost, at most 0.3",
+                f"{shares[best]:.2f} ({best})",
+                shares[best] <= 0.3,
+            )
+        )
+    rows = [[goal, value, "yes" if reached else "no"] for goal, value, reached in goals]
+    return "## Goals\n\n" + table(["goal", "measured", "reached"], rows)
+
+
+if __name__ == "__main__":
+    typer.run(main)
