@@ -16,6 +16,10 @@ from selection.recommendation.model2vec import Model2Vec
 from selection.recommendation.recommend import DEFAULT_RECOMMENDER, recommend
 from selection.recommendation.recommenders import RECOMMENDERS
 from selection.recommendation.result import Candidate, Evidence, Recommendation
+from selection.results.description import Description, Measured
+from selection.results.predictions import Predictions
+from selection.results.result import Result, load_result
+from selection.results.validation import Validation
 from selection.store import (
     BackboneFacts,
     ImportReport,
@@ -36,6 +40,12 @@ __all__ = [
     "DEFAULT_RECOMMENDER",
     "RECOMMENDERS",
     "AutoTuned",
+    "Description",
+    "Measured",
+    "Predictions",
+    "Result",
+    "Validation",
+    "load_result",
     "BackboneFacts",
     "Candidate",
     "Evidence",

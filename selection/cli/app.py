@@ -7,7 +7,7 @@ import sys
 import typer
 
 from adapters import AdapterError
-from selection.cli import compare, demo, embed, evaluate, recommend, stores, trials, tune
+from selection.cli import compare, demo, doctor, embed, evaluate, recommend, results, stores, trials, tune
 from selection.errors import SelectionError
 from task2vec import Task2VecError
 
@@ -15,7 +15,6 @@ app = typer.Typer(
     name="task2vec",
     help="Embed image datasets, find related ones, and tune the adapter that worked there.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.command()(demo.demo)
@@ -24,8 +23,12 @@ app.command()(compare.distance)
 app.command()(compare.nearest)
 app.command()(recommend.recommend)
 app.command()(tune.tune)
+app.command()(results.predict)
+app.command()(results.validate)
+app.command()(results.export)
 app.command()(tune.merge)
 app.command()(evaluate.evaluate)
+app.command()(doctor.doctor)
 app.add_typer(stores.app, name="store")
 app.add_typer(trials.app, name="trials")
 

@@ -15,11 +15,12 @@ import task2vec
 from adapters import AdapterConfig
 from adapters.data import Batches, transform_of
 from selection.cli import options as o
-from selection.cli.output import describe_recommendation, print_json, print_recommendation, print_table
+from selection.cli.output import print_json, print_recommendation, print_table
 from selection.evidence.backbone import load_backbone
 from selection.evidence.library import FEW_IMAGES
+from selection.results.folder import describe_recommendation
+from selection.results.result import MERGED
 from selection.store import TaskFilter
-from selection.tuning.one import MERGED
 from task2vec import Task
 
 TEST_SHARE = 0.4

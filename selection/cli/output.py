@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -49,27 +48,6 @@ def describe_embedding(embedding: TaskEmbedding) -> dict[str, Any]:
         "unmeasured": list(embedding.unmeasured),
         "unreadable": list(embedding.unreadable),
     }
-
-
-def describe_recommendation(recommendation: Recommendation) -> dict[str, Any]:
-    """A recommendation in plain values."""
-    return {
-        "config": recommendation.config.to_dict(),
-        "predicted": recommendation.predicted,
-        "std": _number(recommendation.std),
-        "interval": None if not recommendation.is_calibrated else list(recommendation.candidate.interval),
-        "recommender": recommendation.recommender,
-        "explanation": recommendation.explain(),
-        "note": recommendation.note,
-        "warm_start": None if recommendation.warm_start is None else str(recommendation.warm_start),
-        "ranking": [vars(c) | {"config": c.config.to_dict(), "std": _number(c.std)} for c in recommendation.ranking],
-        "evidence": [vars(e) | {"best": e.best.to_dict()} for e in recommendation.evidence],
-    }
-
-
-def _number(value: float) -> float | None:
-    """JSON knows no NaN."""
-    return value if math.isfinite(value) else None
 
 
 def print_recommendation(recommendation: Recommendation) -> None:

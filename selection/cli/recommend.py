@@ -11,10 +11,11 @@ from torch import nn
 
 import selection
 from selection.cli import options as o
-from selection.cli.output import describe_recommendation, print_json, print_recommendation
+from selection.cli.output import print_json, print_recommendation
 from selection.errors import SelectionError
 from selection.evidence.backbone import load_backbone
 from selection.recommendation.facts import facts_of
+from selection.results.folder import describe_recommendation
 from selection.store import BackboneFacts
 from task2vec import Compute, Task
 

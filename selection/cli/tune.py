@@ -11,10 +11,11 @@ import adapters
 import selection
 from adapters import AdapterConfig, ConfigError
 from selection.cli import options as o
-from selection.cli.output import describe_recommendation, print_json, print_recommendation, print_table
+from selection.cli.output import print_json, print_recommendation, print_table
 from selection.cli.recommend import MaxParams, MaxSeconds, MergeableOnly, Within
 from selection.evidence.backbone import load_backbone
-from selection.tuning.one import MERGED, save_merged
+from selection.results.folder import describe_recommendation, save_merged
+from selection.results.result import MERGED
 from task2vec import Splits, Task, read_splits
 
 Seconds = Annotated[float | None, typer.Option(help="Time to spend on tries, in seconds, instead of a number of them.")]

@@ -149,8 +149,8 @@ def auto_tune(
         if len(trials) == len(recommendation.ranking):
             break
     recommendation, best = finished[_best_of(finished, trials, ask)]
-    if out is not None and several:
-        write(best, Path(out), splits.train.class_names)
+    if out is not None:
+        write(best, splits, Path(out), recommendation)
     return AutoTuned(**vars(best), embedding=embedding, recommendation=recommendation, trials=tuple(trials))
 
 

@@ -6,17 +6,17 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors.torch import save as to_bytes
 from torch import nn
 
 import adapters
-from adapters import AdapterConfig, FitResult, Metrics
+from adapters import AdapterConfig, BackboneId, FitResult, Metrics
 from adapters.data import Transform, transform_of
 from selection.evidence.backbone import load_backbone
 from selection.evidence.runner import VALIDATION_SHARE
+from selection.recommendation.result import Recommendation
+from selection.results.description import Description, Measured
+from selection.results.folder import describe_recommendation, preprocessing_of, versions, write_result
 from task2vec import Compute, Splits, Task, read_splits
-
-MERGED = "merged.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ def tune(
     merged = None if adapters.METHODS[config.method].cannot_merge else adapters.merge(model).eval()
     tuned = Tuned(model, result, merged, None if out is None else Path(out), score)
     if out is not None:
-        write(tuned, Path(out), train.class_names)
+        write(tuned, splits, Path(out))
     return tuned
 
 
@@ -111,14 +111,40 @@ def decoded(splits: Splits, *transforms: Transform, compute: Compute, progress: 
     )
 
 
-def write(tuned: Tuned, out: Path, class_names: tuple[str, ...]) -> None:
-    """Adapter and, if there is one, merged model."""
-    adapters.save(tuned.model, out, class_names=class_names)
-    if tuned.merged is not None:
-        save_merged(tuned.merged, out / MERGED)
+def write(tuned: Tuned, splits: Splits, out: Path, recommendation: Recommendation | None = None) -> None:
+    """Everything that a result is: adapter, merged model, description, card and curves."""
+    write_result(out, tuned.model, tuned.merged, describe(tuned, splits, recommendation), tuned.fit.history)
 
 
-def save_merged(merged: nn.Module, path: Path) -> None:
-    """Write a plain model's weights, under the names that timm gives them."""
-    tensors = {name: tensor.contiguous() for name, tensor in merged.state_dict().items()}
-    adapters.write_atomically(path, lambda temporary: temporary.write_bytes(to_bytes(tensors)))
+def describe(tuned: Tuned, splits: Splits, recommendation: Recommendation | None = None) -> Description:
+    """What a tuned model is, for the result folder."""
+    train, backbone = splits.train, BackboneId.of_model(tuned.model)
+    counts = {"training": len(train)}
+    if splits.validation is not None:
+        counts["validation"] = len(splits.validation)
+    else:
+        counts["validation"] = len(train.split(VALIDATION_SHARE)[1])
+        counts["training"] -= counts["validation"]
+    if splits.test is not None:
+        counts["test"] = len(splits.test)
+    return Description(
+        task=train.name,
+        class_names=train.class_names,
+        multi_label=train.multi_label,
+        backbone=str(backbone),
+        backbone_fingerprint=backbone.fingerprint,
+        config=adapters.adapter_of(tuned.model).config.to_dict(),
+        preprocessing=preprocessing_of(tuned.model),
+        num_images=counts,
+        validation=_measured(tuned.fit.best, counts["validation"]),
+        test=None if tuned.test is None else _measured(tuned.test, counts["test"]),
+        parameters=adapters.num_adapter_parameters(tuned.model),
+        seconds=tuned.fit.seconds,
+        recommendation={} if recommendation is None else describe_recommendation(recommendation),
+        versions=versions(),
+    )
+
+
+def _measured(metrics: Metrics, num_images: int) -> Measured:
+    others = {name: value for name, value in vars(metrics).items() if name != "accuracy" and value is not None}
+    return Measured(metrics.accuracy, num_images, others)

@@ -1,0 +1,97 @@
+"""The model card of a result: a `README.md` in the format that the Hugging Face hub reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from selection.results.description import Description, Measured
+
+SHOWN = 5  # rows of the ranking
+
+
+def card(description: Description, *, merged: bool) -> str:
+    """The text of the card, with the numbers of the result.
+
+    Args:
+        description: What the result is.
+        merged: Whether a plain model lies beside the adapter.
+    """
+    parts = [_header(description), _intro(description, merged), _accuracy(description), _use(merged)]
+    if description.recommendation:
+        parts.append(_why(description))
+    return "\n\n".join(parts) + "\n"
+
+
+def _header(own: Description) -> str:
+    facts: dict[str, Any] = {
+        "library_name": "timm",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "timm", "task2vec", str(own.config["method"])],
+        "base_model": f"timm/{own.backbone}" if "." in own.backbone else own.backbone,
+    }
+    if own.test is not None:
+        metric = {"type": "accuracy", "value": round(own.test.accuracy, 4)}
+        dataset = {"name": own.task, "type": "imagefolder", "split": "test"}
+        result = {"task": {"type": "image-classification"}, "dataset": dataset, "metrics": [metric]}
+        facts["model-index"] = [{"name": own.task, "results": [result]}]
+    return f"---\n{yaml.safe_dump(facts, sort_keys=False)}---"
+
+
+def _intro(own: Description, merged: bool) -> str:
+    settings = ", ".join(f"{name} {value}" for name, value in own.config.items() if name != "method")
+    counts = ", ".join(f"{count} for {split}" for split, count in own.num_images.items())
+    plain = " It is merged into a plain timm model." if merged else ""
+    return f"""# {own.task}
+
+`{own.backbone}` tuned with {own.config["method"]} ({settings}): {own.parameters:,} trained parameters beside the
+classifier, {own.seconds:.0f} s of training.{plain}
+
+{len(own.class_names)} classes: {", ".join(own.class_names)}. Images: {counts}."""
+
+
+def _accuracy(own: Description) -> str:
+    rows = [
+        _row("test images, which played no part in training", own.test),
+        _row("validation images, which watched over the training and chose nothing", own.validation),
+    ]
+    lines = ["| accuracy on | | 95% interval | images |", "| --- | ---: | ---: | ---: |", *filter(None, rows)]
+    return "## How good it is\n\n" + "\n".join(lines)
+
+
+def _row(what: str, measured: Measured | None) -> str:
+    if measured is None:
+        return ""
+    low, high = measured.interval
+    return f"| {what} | {measured.accuracy:.1%} | {low:.1%} to {high:.1%} | {measured.num_images:,} |"
+
+
+def _use(merged: bool) -> str:
+    alone = """
+
+The merged weights load with timm alone:
+
+```python
+import json, timm
+from safetensors.torch import load_file
+
+about = json.load(open("result.json"))
+model = timm.create_model(about["backbone"].split(".")[0], num_classes=len(about["class_names"]))
+model.load_state_dict(load_file("merged.safetensors"))
+```"""
+    return f"""## Use
+
+```python
+import selection
+
+result = selection.load_result(".")
+print(result.predict(["image.jpg"]).classes)
+```{alone if merged else ""}"""
+
+
+def _why(own: Description) -> str:
+    ranking = own.recommendation.get("ranking", ())[:SHOWN]
+    lines = [f"| {row['label']} | {row['predicted']:.1%} | {row['parameters']:,} |" for row in ranking]
+    head = ["| configuration | expected accuracy | parameters |", "| --- | ---: | ---: |"]
+    return f"## Why this configuration\n\n{own.recommendation['explanation']}\n\n" + "\n".join([*head, *lines])

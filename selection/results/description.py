@@ -1,0 +1,112 @@
+"""What a result folder says of itself, in `result.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import binomtest
+
+from selection.errors import SelectionError
+
+FILE = "result.json"
+FORMAT_VERSION = 1
+CONFIDENCE = 0.95  # of the intervals of accuracies
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """An accuracy with what it was measured on.
+
+    Attributes:
+        accuracy: Share of images told right, in [0, 1].
+        num_images: On how many.
+        others: More shares, by name, such as `macro_f1`.
+    """
+
+    accuracy: float
+    num_images: int
+    others: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the accuracy on ever more such images lies with a confidence of 95% (Wilson 1927)."""
+        right = round(self.accuracy * self.num_images)
+        found = binomtest(right, self.num_images).proportion_ci(CONFIDENCE, method="wilson")
+        return float(found.low), float(found.high)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.accuracy:.1%} of {self.num_images} images ({low:.1%} to {high:.1%})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a result is.
+
+    Attributes:
+        task: What was tuned on.
+        class_names: What the outputs stand for, in their order.
+        multi_label: Whether an image may be of several classes or none.
+        backbone: timm's name with its tag, or the class of another module.
+        backbone_fingerprint: Hash of the pretrained weights.
+        config: The adapter's, as plain values.
+        preprocessing: timm's data config: `input_size`, `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`.
+        num_images: Of each split.
+        validation: On images that watched over the training but chose nothing; None if there were none.
+        test: On images that played no part; None if there were none.
+        parameters: Trained ones beside the classifier's.
+        seconds: Of training.
+        recommendation: Why this configuration, in plain values; empty if it was given by hand.
+        versions: Of the packages that it was made with.
+    """
+
+    task: str
+    class_names: tuple[str, ...]
+    multi_label: bool
+    backbone: str
+    backbone_fingerprint: str
+    config: Mapping[str, Any]
+    preprocessing: Mapping[str, Any]
+    num_images: Mapping[str, int]
+    validation: Measured | None
+    test: Measured | None
+    parameters: int
+    seconds: float
+    recommendation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """What `read` reads."""
+        return json.dumps({"format_version": FORMAT_VERSION} | dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def read(cls, folder: Path) -> Description:
+        """What a folder says of itself.
+
+        Raises:
+            SelectionError: there is no result, it is damaged, or it is of a newer version.
+        """
+        path = folder / FILE
+        try:
+            values = json.loads(path.read_text())
+            version = values.pop("format_version")
+            if version > FORMAT_VERSION:
+                raise SelectionError(
+                    f"{path} has format version {version}, this package reads {FORMAT_VERSION}; upgrade"
+                )
+            measured = {name: Measured(**own) for name in ("validation", "test") if (own := values[name]) is not None}
+            plain = {"preprocessing": _tuples(values["preprocessing"]), "class_names": tuple(values["class_names"])}
+            return cls(**values | measured | plain)
+        except FileNotFoundError as error:
+            raise SelectionError(f"there is no result in {folder}; give a folder that task2vec tune wrote") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SelectionError(f"{path} is no result's description ({error}); tune the task again") from error
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON knows lists only."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

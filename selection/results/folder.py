@@ -1,0 +1,110 @@
+"""Write a result folder: adapter, merged model, description, model card and curves."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import timm
+import torch
+from safetensors.torch import save as to_bytes
+from timm.data import resolve_data_config
+from torch import nn
+
+import adapters
+from adapters import write_atomically
+from adapters.sites import image_size
+from selection.recommendation.result import Recommendation
+from selection.results.card import card
+from selection.results.description import FILE, Description
+from selection.results.result import MERGED
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CARD, CURVES = "README.md", "curves.png"
+
+
+def write_result(
+    folder: Path,
+    model: nn.Module,
+    merged: nn.Module | None,
+    description: Description,
+    history: Sequence[Mapping[str, float]],
+) -> None:
+    """Write everything that a result is.
+
+    Args:
+        folder: Made if it is not there.
+        model: The backbone with its adapter.
+        merged: The plain model, if the method can merge.
+        description: What it is.
+        history: A record for each epoch.
+    """
+    adapters.save(model, folder, class_names=description.class_names)
+    if merged is not None:
+        save_merged(merged, folder / MERGED)
+    write_atomically(folder / FILE, lambda path: path.write_text(description.to_json()))
+    write_atomically(folder / CARD, lambda path: path.write_text(card(description, merged=merged is not None)))
+    plot_history(history).savefig(folder / CURVES, dpi=110)
+
+
+def save_merged(merged: nn.Module, path: Path) -> None:
+    """Write a plain model's weights, under the names that timm gives them."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in merged.state_dict().items()}
+    write_atomically(path, lambda temporary: temporary.write_bytes(to_bytes(tensors)))
+
+
+def preprocessing_of(model: nn.Module) -> dict[str, Any]:
+    """timm's data config for the images that a model takes, as `timm.data.create_transform` wants it."""
+    config = dict(resolve_data_config({}, model=model))
+    config["input_size"] = image_size(model) or config["input_size"]
+    return config
+
+
+def versions() -> dict[str, str]:
+    """Of what a result was made with."""
+    return {"torch": torch.__version__, "timm": timm.__version__, "python": platform.python_version()}
+
+
+def describe_recommendation(recommendation: Recommendation) -> dict[str, Any]:
+    """A recommendation in plain values."""
+    calibrated = recommendation.is_calibrated
+    return {
+        "config": recommendation.config.to_dict(),
+        "predicted": recommendation.predicted,
+        "std": _number(recommendation.std),
+        "interval": list(recommendation.candidate.interval) if calibrated else None,
+        "level": recommendation.level,
+        "recommender": recommendation.recommender,
+        "explanation": recommendation.explain(),
+        "note": recommendation.note,
+        "warm_start": None if recommendation.warm_start is None else str(recommendation.warm_start),
+        "ranking": [
+            vars(c) | {"config": c.config.to_dict(), "label": c.config.label, "std": _number(c.std)}
+            for c in recommendation.ranking
+        ],
+        "evidence": [vars(e) | {"best": e.best.to_dict()} for e in recommendation.evidence],
+    }
+
+
+def _number(value: float) -> float | None:
+    """JSON knows no NaN."""
+    return value if value == value else None
+
+
+def plot_history(history: Sequence[Mapping[str, float]]) -> Figure:
+    """Training loss and validation accuracy by epoch."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    epochs = [record["epoch"] for record in history]
+    for axes, (name, label) in zip(
+        figure.subplots(1, 2), (("loss", "training loss"), ("accuracy", "accuracy")), strict=True
+    ):
+        axes.plot(epochs, [record[name] for record in history], marker=".")
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(label)
+    return figure

@@ -1,0 +1,177 @@
+"""A tuned model that was written to a folder, ready to be used."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.data import create_transform
+from torch import nn
+
+import adapters
+from adapters.data import Transform
+from selection.errors import SelectionError
+from selection.evidence.backbone import load_backbone
+from selection.results.description import Description
+from selection.results.images import unlabelled
+from selection.results.predictions import Predictions
+from selection.results.validation import Validation
+from task2vec import Compute, Splits, Task, read_splits
+
+MERGED = "merged.safetensors"
+BATCH_SIZE = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A tuned model with all that is needed to use it.
+
+    Attributes:
+        folder: Where it lies.
+        description: What it is.
+        model: The plain model where the adapter merges, otherwise the backbone with its adapter; in evaluation mode.
+        compute: Where and how it computes.
+    """
+
+    folder: Path
+    description: Description
+    model: nn.Module
+    compute: Compute
+
+    def __repr__(self) -> str:
+        own = self.description
+        score = own.test or own.validation
+        return f"Result({own.task!r}, {own.config['method']} on {own.backbone}, {score or 'not measured'})"
+
+    @property
+    def transform(self) -> Transform:
+        """RGB image to the tensor that the model takes."""
+        made: Transform = create_transform(**self.description.preprocessing, is_training=False)
+        return made
+
+    def predict(self, images: Any, *, batch_size: int = BATCH_SIZE) -> Predictions:
+        """Probabilities of the classes for images.
+
+        Args:
+            images: What `selection.results.images.unlabelled` takes: paths of files, folders or zips, PIL images,
+                arrays, tensors, or a task.
+            batch_size: Images at once.
+
+        Raises:
+            SelectionError: there are no images, or none can be read.
+            TaskError: nothing lies at a path.
+        """
+        task, names = unlabelled(images)
+        probabilities, unreadable = self._probabilities(task, batch_size)
+        if len(unreadable) == len(task):
+            raise SelectionError(f"none of {len(task)} images can be read; {next(iter(unreadable.values()))}")
+        kept = tuple(name for i, name in enumerate(names) if i not in unreadable)
+        own = self.description
+        return Predictions(kept, own.class_names, probabilities, own.multi_label, tuple(unreadable.values()))
+
+    def validate(self, images: Task | Splits | str | Path, *, batch_size: int = BATCH_SIZE) -> Validation:
+        """How well it does on labelled images.
+
+        Args:
+            images: A task, or the path of one. Of several splits the test images count, else the validation images,
+                else all. Classes are matched by their names.
+            batch_size: Images at once.
+
+        Raises:
+            SelectionError: the model or the task has several labels an image.
+            TaskError: a class is not one of the model's.
+        """
+        if isinstance(images, str | Path):
+            images = read_splits(images)
+        task = (images.test or images.validation or images.train) if isinstance(images, Splits) else images
+        if self.description.multi_label or task.multi_label:
+            raise SelectionError("validation counts one label an image; use adapters.evaluate for several")
+        named = dataclasses.replace(task, class_names=self.description.class_names)
+        task = task.in_classes_of(named)
+        probabilities, unreadable = self._probabilities(task, batch_size)
+        kept = np.setdiff1d(np.arange(len(task)), np.fromiter(unreadable, np.int64))
+        return Validation.of(probabilities, task.labels[kept], named.class_names, tuple(unreadable.values()))
+
+    def export(self, path: str | Path, format: Literal["safetensors", "onnx", "torch"] | None = None) -> float:
+        """See `selection.results.export.export`."""
+        from selection.results.export import export  # it builds upon results
+
+        return export(self, path, format)
+
+    def _probabilities(self, task: Task, batch_size: int) -> tuple[np.ndarray, dict[int, str]]:
+        """Probabilities `(N, C)` of the readable images, and what is wrong with the others, by their numbers."""
+        device = next(self.model.parameters()).device
+        rows: list[torch.Tensor] = []
+        unreadable: dict[int, str] = {}
+        batches = task.batches(self.transform, batch_size, workers=self.compute.workers)
+        dtype = self.compute.autocast_dtype
+        with torch.inference_mode():
+            for start, images, failures in batches:
+                unreadable |= {start + offset: name for offset, name in failures.items()}
+                if len(images):
+                    with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                        logits = self.model(images.to(device)).float()
+                    rows.append(logits.sigmoid() if self.description.multi_label else logits.softmax(dim=1))
+        found = torch.cat(rows).cpu().numpy() if rows else np.empty((0, len(self.description.class_names)))
+        return found.astype(np.float32), unreadable
+
+
+def load_result(
+    folder: str | Path,
+    *,
+    backbone: nn.Module | None = None,
+    checkpoint: str | Path | None = None,
+    compute: Compute | None = None,
+) -> Result:
+    """A tuned model from the folder that `task2vec tune` or `selection.tune(out=)` wrote.
+
+    Args:
+        folder: The folder.
+        backbone: The pretrained model, where it is not one of timm's.
+        checkpoint: Local weights of the backbone; a merged model needs none.
+        compute: Where and how to compute; on the accelerator in bfloat16, if there is one and nothing is given.
+
+    Raises:
+        SelectionError: there is no result, it is damaged, or the backbone is not to be had.
+        CheckpointError: the adapter does not fit the backbone.
+    """
+    folder, compute = Path(folder), compute or Compute()
+    description = Description.read(folder)
+    architecture = description.backbone.split(".")[0]
+    merged = folder / MERGED
+    if merged.exists() and backbone is None and timm.is_model(architecture):
+        model = _plain(description, architecture, merged)
+    else:
+        if backbone is None and not timm.is_model(architecture):
+            raise SelectionError(f"{description.backbone} is none of timm's models; give it as backbone=")
+        model = load_backbone(backbone or description.backbone, checkpoint, **image_size_of(description))
+        model = adapters.load(model, folder)
+    device = compute.device_for(next(model.parameters()).device)
+    return Result(folder, description, model.to(device).eval(), compute)
+
+
+def _plain(description: Description, architecture: str, merged: Path) -> nn.Module:
+    """timm's model with the merged weights; nothing pretrained is asked for."""
+    count = len(description.class_names)
+    try:
+        model: nn.Module = timm.create_model(architecture, num_classes=count, **image_size_of(description))
+        model.load_state_dict(load_file(merged))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise SelectionError(f"{merged} does not fit {architecture} ({first}); merge the adapter again") from error
+    return model
+
+
+def image_size_of(description: Description) -> dict[str, Any]:
+    """What to make a timm model with so that it takes the images that it was tuned with; nothing if it would anyway."""
+    architecture = description.backbone.split(".")[0]
+    config = timm.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None
+    size = tuple(description.preprocessing["input_size"])
+    fixed = config is not None and config.fixed_input_size
+    return {"img_size": size[-1]} if fixed and config is not None and tuple(config.input_size) != size else {}

@@ -1,0 +1,223 @@
+"""A tuned model in use: written, read back, predicting, validated, exported."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import timm
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+import adapters
+from adapters import AdapterConfig
+from selection import SelectionError, load_result, tune
+from selection.results.description import Description, Measured
+from selection.results.validation import Validation, calibration_error
+from task2vec import Compute, Task, TaskError, read_splits
+from tests.selection.test_cli import as_json, run
+
+NAME = adapters.DEFAULT_BACKBONE
+COMPUTE = Compute("cpu", "none", workers=0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three splits of two classes of noise, one brighter than the other."""
+    root = tmp_path_factory.mktemp("data") / "spots"
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 4), ("test", 5)):
+        for label, name in enumerate(("dark", "light")):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = generator.integers(0, 160, (40, 36, 3)) + 80 * label
+                Image.fromarray(pixels.astype(np.uint8)).save(root / split / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module", params=["ssf", "adaptformer"])
+def tuned(folder, request, tmp_path_factory):
+    """A result that merges and one that does not."""
+    out = tmp_path_factory.mktemp("tuned") / request.param
+    config = AdapterConfig(request.param, epochs=2)
+    return tune(folder, NAME, config, compute=COMPUTE, out=out, progress=False)
+
+
+def test_a_result_says_what_it_is(tuned, folder):
+    own = Description.read(tuned.out)
+    assert own.class_names == ("dark", "light")
+    assert own.num_images == {"training": 24, "validation": 8, "test": 10}
+    assert own.test == Measured(tuned.test.accuracy, 10, own.test.others)
+    assert own.config == adapters.adapter_of(tuned.model).config.to_dict()
+    assert (tuned.out / "curves.png").stat().st_size > 1000
+    header = (tuned.out / "README.md").read_text().split("---")[1]
+    facts = yaml.safe_load(header)
+    assert facts["pipeline_tag"] == "image-classification"
+    assert facts["model-index"][0]["results"][0]["metrics"][0]["value"] == round(tuned.test.accuracy, 4)
+
+
+def test_predictions_are_those_of_the_tuned_model_whatever_they_are_asked_of(tuned, folder):
+    result = load_result(tuned.out, compute=COMPUTE)
+    splits = read_splits(folder)
+    test = splits.test
+    with torch.no_grad():
+        expected = tuned.model(torch.stack([result.transform(test[i][0]) for i in range(len(test))])).softmax(dim=1)
+    paths = sorted((folder / "test").rglob("*.png"))
+    pictures = [Image.open(path) for path in paths]
+    for asked in (test, folder / "test", paths, pictures):
+        found = result.predict(asked)
+        np.testing.assert_allclose(found.probabilities, expected.numpy(), atol=2e-5)
+    assert found.classes == tuple(("dark", "light")[c] for c in expected.argmax(dim=1))
+    assert result.predict(paths[0]).names == (str(paths[0]),)
+
+
+def test_arrays_and_tensors_are_taken_too(tuned):
+    result = load_result(tuned.out, compute=COMPUTE)
+    pixels = np.random.default_rng(1).integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
+    by_array = result.predict(pixels).probabilities
+    by_tensor = result.predict(torch.from_numpy(pixels).permute(0, 3, 1, 2)).probabilities
+    np.testing.assert_array_equal(by_array, by_tensor)
+    np.testing.assert_array_equal(by_array, result.predict([Image.fromarray(p) for p in pixels]).probabilities)
+
+
+def test_unreadable_images_are_named_and_the_others_predicted(tuned, folder, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    good = sorted((folder / "test").rglob("*.png"))[0]
+    found = load_result(tuned.out, compute=COMPUTE).predict([tmp_path / "broken.png", good])
+    assert found.names == (str(good),)
+    assert "broken.png" in found.unreadable[0]
+    with pytest.raises(SelectionError, match="none of 1 images can be read"):
+        load_result(tuned.out, compute=COMPUTE).predict(tmp_path / "broken.png")
+    with pytest.raises(SelectionError, match="nothing cannot be predicted"):
+        load_result(tuned.out, compute=COMPUTE).predict([])
+
+
+def test_validation_matches_classes_by_name(tuned, folder):
+    result = load_result(tuned.out, compute=COMPUTE)
+    found = result.validate(folder)
+    assert found.measured.accuracy == pytest.approx(tuned.test.accuracy)
+    assert found.confusion.sum() == 10
+    light = Task.from_folder(folder / "test", classes_of=read_splits(folder).train).select(np.arange(5, 10))
+    only = result.validate(Task("light", np.zeros(5, np.int64), ("light",), light.images))
+    np.testing.assert_array_equal(only.confusion[0], [0, 0])
+    assert only.confusion[1].sum() == 5
+    assert np.isnan(only.recall[0])
+    with pytest.raises(TaskError, match="class 'blue'"):
+        result.validate(Task("blue", np.zeros(5, np.int64), ("blue",), light.images))
+
+
+def test_calibration_is_nought_where_probabilities_come_true_and_one_where_all_is_sure_and_wrong():
+    sure = np.array([[1.0, 0.0]] * 4, np.float32)
+    assert calibration_error(sure, np.zeros(4, np.int64)) == 0
+    assert calibration_error(sure, np.ones(4, np.int64)) == 1
+    half = np.array([[0.55, 0.45]] * 20, np.float32)
+    assert calibration_error(half, np.array([0] * 11 + [1] * 9)) == pytest.approx(0, abs=1e-6)
+
+
+def test_confusion_counts_every_image_once():
+    probabilities = np.eye(3, dtype=np.float32)[[0, 1, 1, 2]]
+    found = Validation.of(probabilities, np.array([0, 1, 2, 2]), ("a", "b", "c"))
+    np.testing.assert_array_equal(found.confusion, [[1, 0, 0], [0, 1, 0], [0, 1, 1]])
+    np.testing.assert_allclose(found.recall, [1, 1, 0.5])
+    np.testing.assert_allclose(found.precision, [1, 0.5, 1])
+
+
+def test_an_interval_is_wilsons():
+    low, high = Measured(0.9, 100).interval  # by the formula: 0.8256, 0.9448
+    assert (low, high) == (pytest.approx(0.8256, abs=1e-4), pytest.approx(0.9448, abs=1e-4))
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".pt2", ".safetensors"])
+def test_an_export_gives_the_models_outputs(tuned, ending, tmp_path):
+    result = load_result(tuned.out, compute=COMPUTE)
+    path = tmp_path / f"model{ending}"
+    if ending == ".safetensors" and tuned.merged is None:
+        with pytest.raises(SelectionError, match="adaptformer does not merge"):
+            result.export(path)
+        assert not path.exists()
+        return
+    images = torch.randn(5, 3, 32, 32)
+    with torch.no_grad():
+        expected = result.model(images).numpy()
+    assert result.export(path) < 1e-4
+    np.testing.assert_allclose(_outputs(path, images), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def _outputs(path, images):
+    if path.suffix == ".onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        return session.run(None, {"images": images.numpy()})[0]
+    if path.suffix == ".pt2":
+        return torch.export.load(path).module()(images).detach().numpy()
+    plain = timm.create_model(NAME, num_classes=2)
+    plain.load_state_dict(load_file(path))
+    with torch.no_grad():
+        return plain.eval()(images).numpy()
+
+
+def test_an_unknown_format_and_a_folder_without_a_result_are_named(tuned, tmp_path):
+    with pytest.raises(SelectionError, match="of no known format"):
+        load_result(tuned.out, compute=COMPUTE).export(tmp_path / "model.xyz")
+    with pytest.raises(SelectionError, match="there is no result in"):
+        load_result(tmp_path)
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(SelectionError, match="is no result's description"):
+        load_result(tmp_path)
+
+
+def test_the_command_line_goes_the_whole_way_in_three_commands(folder, tmp_path):
+    out = tmp_path / "tuned"
+    said = run("tune", folder, "-o", out, "--method", "bitfit", "--epochs", "2")
+    assert "train: 24 images in 2 classes" in said.stdout
+    predicted = as_json("predict", out, folder / "test")
+    assert len(predicted) == 10
+    assert predicted[0]["class"] in ("dark", "light")
+    run("predict", out, folder / "test", "-o", tmp_path / "p.csv")
+    lines = (tmp_path / "p.csv").read_text().splitlines()
+    assert lines[0] == "image,class,dark,light"
+    assert len(lines) == 11
+    found = as_json("validate", out, folder, "--plot", tmp_path / "confusion.png")
+    assert found["accuracy"] == json.loads((out / "result.json").read_text())["test"]["accuracy"]
+    assert (tmp_path / "confusion.png").exists()
+    assert as_json("export", out, "-o", tmp_path / "model.onnx")["largest_difference"] < 1e-3
+    assert "is neither a .csv nor a .json" in run("predict", out, folder, "-o", "p.xlsx", ok=False).stderr
+
+
+def test_merged_weights_load_with_timm_alone_and_predict_the_same(folder, tmp_path):
+    """In a process that imports nothing of ours, as the card says."""
+    tune(
+        folder,
+        timm.create_model("test_vit"),
+        AdapterConfig("lora", epochs=1),
+        compute=COMPUTE,
+        out=tmp_path,
+        progress=False,
+    )
+    image = sorted((folder / "test").rglob("*.png"))[0]
+    result = load_result(tmp_path, compute=COMPUTE)
+    assert 'timm.create_model(about["backbone"].split(".")[0]' in (tmp_path / "README.md").read_text()
+    script = f"""
+import json, timm
+from PIL import Image
+from safetensors.torch import load_file
+about = json.load(open("result.json"))
+model = timm.create_model(about["backbone"].split(".")[0], num_classes=len(about["class_names"]))
+model.load_state_dict(load_file("merged.safetensors"))
+transform = timm.data.create_transform(**about["preprocessing"], is_training=False)
+image = transform(Image.open({str(image)!r}).convert("RGB"))[None]
+print(json.dumps(model.eval()(image).softmax(dim=1)[0].tolist()))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(json.loads(done.stdout), result.predict(image).probabilities[0], atol=1e-5)
+
+
+def test_the_doctor_says_what_is_there():
+    facts = as_json("doctor")
+    assert facts["torch"] == torch.__version__
+    assert "cpu" in facts["devices"]
