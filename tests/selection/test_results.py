@@ -219,5 +219,5 @@ print(json.dumps(model.eval()(image).softmax(dim=1)[0].tolist()))
 
 def test_the_doctor_says_what_is_there():
     facts = as_json("doctor")
-    assert facts["torch"] == torch.__version__
+    assert torch.__version__.startswith(facts["torch"])
     assert "cpu" in facts["devices"]
