@@ -39,7 +39,7 @@ def embed(
         method,
         draws=draws,
         from_layer=from_layer,
-        device=device,
+        compute=task2vec.Compute(device or "auto"),
         max_samples=max_samples,
         seed=seed,
         progress=True,

@@ -196,8 +196,8 @@ class Poisoning(Interrupting):
 
 def test_a_loss_that_is_not_a_number_stops_training_and_keeps_the_best_epoch(tmp_path):
     model = model_for(AdapterConfig("lora", rank=4, epochs=3))
-    images = Poisoning(stripes(48), 3 * 48)
-    with pytest.raises(TrainingError, match=r"the loss became nan at step \d+ \(epoch 2\)"):
+    images = Poisoning(stripes(48), 132)  # read once to know them again, once for the first epoch
+    with pytest.raises(TrainingError, match=r"the loss became nan at step 6 \(epoch 2\)"):
         adapters.fit(model, images, stripes(24, seed=1), batch_size=16, out=tmp_path, progress=False)
     best = torch.load(tmp_path / "training.pt", weights_only=True)["best"]
     for name, parameter in adapters.tuned_tensors(model).items():
