@@ -152,3 +152,12 @@ def test_a_picture_in_a_zip_that_is_a_folder_of_splits_is_the_one_of_the_folder(
     assert one.source.split("/")[-1] == other.source.split("/")[-1] == "Training"
     assert [np.asarray(one[i][0]).tolist() for i in range(6)] == [np.asarray(other[i][0]).tolist() for i in range(6)]
     assert isinstance(one[0][0], Image.Image)
+
+
+def test_real_datasets_are_read_with_all_their_splits(datasets):
+    for path in sorted(datasets.glob("*.zip")):
+        splits = read_splits(path)
+        assert splits.test is not None, path
+        assert splits.test.class_names == splits.train.class_names
+        assert not splits.train.skipped
+        assert splits.train[0][0].mode == "RGB"
