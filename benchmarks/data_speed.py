@@ -65,14 +65,15 @@ def decoding(images: Images = 2000, rounds: int = 3) -> str:
 
 
 @app.command()
-def epoch(images: Images = 2000, network: Network = NETWORK) -> str:
+def epoch(images: Images = 2000, network: Network = NETWORK, rounds: int = 3) -> str:
     """An epoch over JPEG files against the same epoch on tensors in memory."""
     task = photographs(folder(images), images)
     transform = transform_of(timm.create_model(network))
     whole = [batch for _, batch, _ in task.batches(transform, 64)]
     in_memory = TensorDataset(torch.cat(whole), torch.from_numpy(task.labels))
-    seconds = {name: _epochs(network, data) for name, data in (("tensors", in_memory), ("files", task))}
-    first, later = (seconds["files"][i] / seconds["tensors"][1] for i in (0, 1))
+    ways = {"tensors": in_memory, "files": task}
+    taken = [{name: _epochs(network, data) for name, data in ways.items()} for _ in range(rounds)]  # in turn
+    first, later = (statistics.median(t["files"][i] / t["tensors"][1] for t in taken) for i in (0, 1))
     rows = [
         ["first epoch, decoding included", f"{first:.2f}"],
         ["later epochs", f"{later:.2f}"],

@@ -88,6 +88,18 @@ def test_a_linear_probe_on_cached_features_equals_one_through_the_whole_network(
         torch.testing.assert_close(cached(images), whole(images), atol=1e-4, rtol=1e-4)
 
 
+def test_a_linear_probe_reads_each_image_once_however_many_epochs_it_has():
+    read = []
+
+    class Counting(list):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    adapters.fit(model_for(AdapterConfig("linear", epochs=5)), Counting(stripes(12)), batch_size=4, progress=False)
+    assert sorted(read) == list(range(12))
+
+
 class Interrupting(list):
     """A dataset that fails once it has been read so many times."""
 

@@ -56,6 +56,8 @@ def test_a_folder_without_splits_is_all_for_training(tmp_path):
     [
         (("train/cat", "holdout/cat"), "folder holdout/ of .* stands beside the split train/, but is none itself"),
         (("val/cat", "validation/cat", "train/cat"), "val/ and validation/ of .* are both the val split"),
+        (("train/cat", "test"), "folder test/ of .* has no class folders; put its images into test/CLASS"),
+        (("train", "test"), "the splits test, train of .* hold images without class folders"),
         (("cat/train", "cat/test", "dog/train"), "splits of .* lie inside its class folders"),
         (("val/cat", "test/cat"), "has no training split; it has test, val, name one with split="),
     ],
