@@ -101,6 +101,9 @@ def test_unreadable_images_of_a_task_are_left_out_and_named_on_the_result(tmp_pa
     result = adapters.fit(model_for(AdapterConfig("linear", epochs=1), 2), task, progress=False)
     assert len(result.unreadable) == 1
     assert "cat/3.jpg" in result.unreadable[0]
+    train, val = task.decoded().split(0.3)
+    again = adapters.fit(model_for(AdapterConfig("linear", epochs=1), 2), train, val, progress=False)
+    assert again.unreadable == result.unreadable
 
 
 @pytest.mark.parametrize("workers", [0, 2])
