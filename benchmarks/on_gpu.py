@@ -60,17 +60,18 @@ class Scale:
         return timm.create_model(network, num_classes=CLASSES).to(self.device)
 
     def measured(self, work: Callable[[], object]) -> tuple[float, int]:
-        """Seconds, and bytes that it takes at most on the device (on a CPU: of this process)."""
+        """Seconds, and bytes that it takes at most on the device (on a CPU: of this process), above what lay there."""
         if self.device.type != "cuda":
             start = time.perf_counter()
             peak = peak_of(work)
             return time.perf_counter() - start, peak
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
         start = time.perf_counter()
         work()
         torch.cuda.synchronize()
-        return time.perf_counter() - start, torch.cuda.max_memory_allocated()
+        return time.perf_counter() - start, torch.cuda.max_memory_allocated() - before
 
     def finished(self, work: Callable[[], object]) -> Callable[[], None]:
         """The same work, to its end on the device."""
@@ -193,7 +194,8 @@ def everything(small: Small = False) -> None:
     version = torch.__version__.split("+")[0]
     precision = str(scale.compute.autocast_dtype or torch.float32).removeprefix("torch.")
     body = f"""{name}, torch {version}, {precision}. Networks have random weights; photographs are JPEG files of
-{scale.photograph[0]} x {scale.photograph[1]} pixels.
+{scale.photograph[0]} x {scale.photograph[1]} pixels. Peak memory is above what lay on the device before, the weights
+among it.
 
 Embedding, from files to the vector:
 
