@@ -26,10 +26,13 @@ from adapters.sites import image_size
 
 Augment = Literal["none", "light", "timm"]
 
+# DeiT's, but for the bound: at timm's largest magnitude, 10, an image is left with no bits, which Pillow refuses.
+RANDAUGMENT = "rand-m9-mmax9-mstd0.5-inc1"
+
 OF_IMAGES: dict[str, dict[str, Any] | None] = {
     "none": None,
     "light": {"scale": (0.6, 1.0), "hflip": 0.5, "color_jitter": None},
-    "timm": {"hflip": 0.5, "auto_augment": "rand-m9-mstd0.5-inc1", "re_prob": 0.25, "re_mode": "pixel"},
+    "timm": {"hflip": 0.5, "auto_augment": RANDAUGMENT, "re_prob": 0.25, "re_mode": "pixel"},
 }
 OF_BATCHES: dict[str, dict[str, float]] = {"timm": {"mixup_alpha": 0.8, "cutmix_alpha": 1.0}}
 

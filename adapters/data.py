@@ -242,7 +242,9 @@ class Reader:
         self._batches, self._workers = batches, workers
         self.device = torch.device("cpu") if device is None else device
         self._on_accelerator = self.device.type not in ("cpu", "meta")
-        self._cheap = batches.in_memory and augment is None and not self._on_accelerator
+        # For an accelerator even resized images are prepared in workers: normalising them here would keep it waiting.
+        is_ready = isinstance(batches.dataset, TensorDataset) or not self._on_accelerator
+        self._cheap = batches.in_memory and augment is None and is_ready
         self._examples = batches.examples(augment, seed)
         self._keys: list[list[tuple[int | None, int]]] = []
         self._loader: DataLoader[Any] | None = None

@@ -162,7 +162,8 @@ def fit(
         device = next(model.parameters()).device
         if not adapter_of(model).proven:
             prove(model, training.take(torch.zeros(1, dtype=torch.long)).images.to(device))
-        unreadable = training.unreadable + (() if validation is None else validation.unreadable)
+        # Parts of one task both name what the whole one left out.
+        unreadable = tuple(dict.fromkeys(training.unreadable + (() if validation is None else validation.unreadable)))
         run = Run(model, training, validation, settings, processes, out=out)
         forward: Forward = processes.wrap(model)
         run.optimiser = processes.wrap_optimiser(run.optimiser)

@@ -10,7 +10,10 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "benchmarks.md"
 
 # The order of the page; a command without results yet has no section.
-SECTIONS = ("correctness", "speed", "fidelity", "public", "variational", "meaning", "adapters", "store", "faults")
+SECTIONS = (
+    *("correctness", "speed", "fidelity", "public", "variational", "meaning"),
+    *("adapters", "store", "faults", "data", "gpu"),
+)
 
 HEAD = """# Benchmarks
 

@@ -58,7 +58,8 @@ def embed(
         max_samples: At most so many images, drawn evenly from the classes; None for all.
         batch_size: Images that are computed at once; `"auto"` keeps their activations within a gigabyte. No result
             depends on it beyond rounding, but for `variational` when it is below 16, the images that share one draw.
-        compute: Where and how to compute; on the accelerator in bfloat16, if there is one and nothing is given.
+        compute: Where and how to compute; on the accelerator in bfloat16, if there is one and nothing is given. Nothing
+            is compiled here: gradients are taken layer by layer.
         dtype: What to compute in, instead of what `compute` says. With bfloat16 or float16, sums are still float32.
         seed: Fixes the drawn images, labels and noise.
         progress: Show progress bars on standard error.

@@ -24,13 +24,18 @@ def test_imports_run_downward_only():
 @pytest.mark.parametrize(
     ("package", "unwanted"),
     [
-        ("task2vec", ("matplotlib", "sqlalchemy", "typer", "adapters", "selection")),
+        ("task2vec", ("matplotlib", "sqlalchemy", "sklearn", "typer", "adapters", "selection")),
         ("adapters", ("matplotlib", "sqlalchemy", "typer", "sklearn", "task2vec", "selection")),
     ],
 )
 def test_importing_a_package_loads_nothing_it_does_not_need(package, unwanted):
     code = f"import sys, {package}; print([m for m in {unwanted!r} if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_pictures_are_reachable_from_the_package_and_loaded_when_they_are():
+    code = "import sys, task2vec as t; t.plot_map; print('task2vec.plots' in sys.modules, hasattr(t, 'plot_x'))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["True", "False"]
 
 
 @pytest.mark.parametrize("package", ["task2vec", "adapters", "selection"])

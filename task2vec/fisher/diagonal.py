@@ -79,9 +79,8 @@ class DiagonalFisher:
         """
         batch_size = min(self.batch_size, largest_batch or self.batch_size)
         images = np.arange(self.num_images) if images is None else images
-        totals = {
-            n: torch.zeros(len(m.weight), dtype=torch.float64, device=self._device) for n, m in self.layers.items()
-        }
+        precise = torch.float32 if self._device.type == "mps" else torch.float64  # all that Apple's GPUs have
+        totals = {n: torch.zeros(len(m.weight), dtype=precise, device=self._device) for n, m in self.layers.items()}
         done = 0
         with self.inputs.feature_tap() as features:
             for numbers, inputs in self.inputs.batches(images, batch_size):
@@ -94,10 +93,10 @@ class DiagonalFisher:
                     for score, is_last in _with_last(scores(probabilities, numbers)):
                         squares = recorder.of(logits, score.to(logits), keep_graph=not is_last)
                         for name, values in squares.items():
-                            totals[name] += values.sum(dim=0, dtype=torch.float64)
+                            totals[name] += values.sum(dim=0, dtype=precise)
                 done += len(inputs)
                 self.report("Measuring the Fisher", done, len(images))
-        return torch.cat(list(totals.values())).cpu().numpy() / len(images)
+        return torch.cat(list(totals.values())).cpu().double().numpy() / len(images)
 
     def _precision(self) -> AbstractContextManager[object]:
         reduced = self._dtype in (torch.bfloat16, torch.float16)

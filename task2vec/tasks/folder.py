@@ -80,6 +80,12 @@ def layout_of(listing: Listing) -> Layout:
 
 def _unique_splits(splits: list[str], tops: list[str], prefix: str, listing: Listing) -> dict[str, str]:
     others = [top for top in tops if top not in splits]
+    flat = next((top for top in others if split_of(top)), None)
+    if flat is not None:
+        raise TaskError(
+            f"folder {flat}/ of {listing.files.path / prefix} has no class folders; put its images into {flat}/CLASS, "
+            "or move it elsewhere if they have no labels"
+        )
     if others:
         raise TaskError(
             f"folder {others[0]}/ of {listing.files.path / prefix} stands beside the split {splits[0]}/, but is none "
@@ -117,6 +123,11 @@ def _read(listing: Listing, layout: Layout, role: str | None) -> LabelledImages:
             "the splits instead, as train/CLASS and test/CLASS"
         )
     class_names = tuple(sorted({part[0] for part in parts}))
+    if role is None and len(class_names) > 1 and all(map(split_of, class_names)):
+        raise TaskError(
+            f"the splits {', '.join(class_names)} of {path} hold images without class folders; put each into "
+            f"{class_names[0]}/CLASS, or give labels by Task.from_names or Task.from_table"
+        )
     number = {name: c for c, name in enumerate(class_names)}
     others = [other for other in layout.splits.values() if other != prefix]
     taken = set(inside)

@@ -16,6 +16,7 @@ from task2vec.fisher import Settings
 from task2vec.fisher.likelihood import Bernoulli, Categorical
 from task2vec.fisher.montecarlo import drawn_scores
 from task2vec.fisher.per_sample import patch_gram_sums, pixel_gram_sums
+from task2vec.tasks.room import Room
 from tests.conftest import plain_probe, random_task
 from tests.task2vec.brute_force import all_label_sets, all_labels, brute_force, relative_error
 from tests.task2vec.networks import LARGER, NETWORKS
@@ -197,9 +198,9 @@ def test_bfloat16_comes_near_to_float32():
 
 
 @pytest.mark.parametrize(("name", "entry"), [("resnet basic", "layer3"), ("vit", "blocks.1"), ("swin", "layers.1")])
-@pytest.mark.parametrize("keep_bytes", [2**30, 0])
-def test_from_a_later_layer_the_rest_is_as_from_the_first(name, entry, keep_bytes, monkeypatch):
-    monkeypatch.setattr("task2vec.inputs.KEEP_BYTES", keep_bytes)
+@pytest.mark.parametrize("room", [Room(2**30, 0), Room(0, 2**30)])
+def test_from_a_later_layer_the_rest_is_as_from_the_first(name, entry, room, monkeypatch):
+    monkeypatch.setattr("task2vec.inputs.room_for", lambda share: room)
     task = random_task(6, size=LARGER.get(name, 32))
     probe = probe_for(NETWORKS[name], task)
     whole, part = embed(task, probe), embed(task, probe, from_layer=entry)

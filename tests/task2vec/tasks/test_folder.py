@@ -56,6 +56,8 @@ def test_a_folder_without_splits_is_all_for_training(tmp_path):
     [
         (("train/cat", "holdout/cat"), "folder holdout/ of .* stands beside the split train/, but is none itself"),
         (("val/cat", "validation/cat", "train/cat"), "val/ and validation/ of .* are both the val split"),
+        (("train/cat", "test"), "folder test/ of .* has no class folders; put its images into test/CLASS"),
+        (("train", "test"), "the splits test, train of .* hold images without class folders"),
         (("cat/train", "cat/test", "dog/train"), "splits of .* lie inside its class folders"),
         (("val/cat", "test/cat"), "has no training split; it has test, val, name one with split="),
     ],
@@ -152,3 +154,12 @@ def test_a_picture_in_a_zip_that_is_a_folder_of_splits_is_the_one_of_the_folder(
     assert one.source.split("/")[-1] == other.source.split("/")[-1] == "Training"
     assert [np.asarray(one[i][0]).tolist() for i in range(6)] == [np.asarray(other[i][0]).tolist() for i in range(6)]
     assert isinstance(one[0][0], Image.Image)
+
+
+def test_real_datasets_are_read_with_all_their_splits(datasets):
+    for path in sorted(datasets.glob("*.zip")):
+        splits = read_splits(path)
+        assert splits.test is not None, path
+        assert splits.test.class_names == splits.train.class_names
+        assert not splits.train.skipped
+        assert splits.train[0][0].mode == "RGB"

@@ -382,6 +382,7 @@ def test_a_task_of_one_class_is_no_task_to_embed_however_it_came_about():
     task = random_task(6, num_classes=3)
     alone = task.select(np.flatnonzero(task.labels == 1))
     assert len(alone) == 2  # it may be a test split
+    assert len(task.select(np.flatnonzero(task.labels == 0).repeat(10)).without({3: "broken.png"})) == 19
     with pytest.raises(TaskError, match="only one class"):
         alone.learnable()
     with pytest.raises(TaskError, match="only one class"):
