@@ -32,6 +32,7 @@ from task2vec.errors import (
 from task2vec.fisher import ESTIMATORS, Convergence, VariationalConfig
 from task2vec.plots import plot_distances, plot_map
 from task2vec.probe import Probe, load_probe
+from task2vec.sensitivity import Sensitivity, sensitivity
 from task2vec.task import Task
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "Probe",
     "ProbeError",
     "ProbeMismatchError",
+    "Sensitivity",
     "Task",
     "Task2VecError",
     "TaskEmbedding",
@@ -60,4 +62,5 @@ __all__ = [
     "mean_log_embedding",
     "plot_distances",
     "plot_map",
+    "sensitivity",
 ]
