@@ -36,12 +36,13 @@ def gradient_scores(model: nn.Module, batches: Batches) -> dict[str, Tensor]:
         For each linear layer and convolution outside the classifier, by its name, a tensor of its weight's shape.
 
     Raises:
-        ConfigError: no two images of a batch are of one class.
+        ConfigError: no two images of a batch are of one class, or an image has several.
     """
     with evaluating(model), _weights(model) as weights:
         totals = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         paired = False
         for images, labels in batches:
+            _check_classes(labels)
             loss = supervised_contrastive_loss(_features(model, _as_input(images, model)), labels)
             if loss is None:
                 continue
@@ -67,12 +68,13 @@ def fisher_scores(model: nn.Module, batches: Batches) -> dict[str, Tensor]:
         For each linear layer and convolution outside the classifier, by its name, a tensor of its weight's shape.
 
     Raises:
-        ConfigError: there are no images.
+        ConfigError: there are no images, or an image has several classes.
     """
     count = 0
     with evaluating(model), _weights(model) as weights:
         totals = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         for images, labels in batches:
+            _check_classes(labels)
             for image, label in zip(_as_input(images, model).split(1), labels.split(1), strict=True):
                 loss = F.cross_entropy(model(image), label.to(image.device))
                 for name, gradient in _gradients(loss, weights).items():
@@ -137,6 +139,14 @@ def _features(model: nn.Module, images: Tensor) -> Tensor:
     finally:
         handle.remove()
     return taken[-1].flatten(1)
+
+
+def _check_classes(labels: Tensor) -> None:
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise ConfigError(
+            f"labels of shape {tuple(labels.shape)} are not one class number for each image, which these scores need; "
+            "use adapters.allocate with a sensitivity instead"
+        )
 
 
 def _as_input(images: Tensor, model: nn.Module) -> Tensor:

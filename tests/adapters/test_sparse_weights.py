@@ -171,6 +171,10 @@ def test_images_without_another_of_their_class_have_no_contrastive_loss():
     assert supervised_contrastive_loss(torch.rand(3, 4), torch.tensor([0, 1, 2])) is None
     with pytest.raises(ConfigError, match="no two images of a batch are of one class"):
         adapters.gradient_scores(small_network(), [(BATCHES[0][0][:2], torch.tensor([0, 1]))])
+    several = [(BATCHES[0][0], torch.ones(5, 3))]
+    for scores in (adapters.gradient_scores, adapters.fisher_scores):
+        with pytest.raises(ConfigError, match=r"labels of shape \(5, 3\) are not one class number for each image"):
+            scores(small_network(), several)
     with pytest.raises(ConfigError, match="there are no images to score"):
         adapters.fisher_scores(small_network(), [])
 
