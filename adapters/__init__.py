@@ -36,11 +36,13 @@ from adapters.merge import merge
 from adapters.methods import METHODS
 from adapters.metrics import Metrics
 from adapters.peft_format import from_peft, to_peft
+from adapters.placement import RULES, allocate, fisher_scores, gradient_scores
 from adapters.training import FitResult, fit
 
 __all__ = [
     "DEFAULT_BACKBONE",
     "METHODS",
+    "RULES",
     "Metrics",
     "AdapterConfig",
     "AdapterError",
@@ -54,12 +56,15 @@ __all__ = [
     "TrainingError",
     "adapter_of",
     "all_settings",
+    "allocate",
     "attach",
     "backbone_fingerprint",
     "detach",
     "evaluate",
+    "fisher_scores",
     "fit",
     "from_peft",
+    "gradient_scores",
     "load",
     "merge",
     "num_adapter_parameters",

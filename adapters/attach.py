@@ -158,7 +158,7 @@ def _choice(backbone: nn.Module, config: AdapterConfig, scores: Scores | None) -
 
 
 def _build(backbone: nn.Module, config: AdapterConfig, chosen: Chosen | None = None) -> list[tuple[Site, SiteAdapter]]:
-    sites = _chosen(backbone, config)
+    sites = sites_of(backbone, config)
     method = METHODS[config.method]
     parts = list(method.build(sites, config.settings))
     if not parts and method.needs:
@@ -186,7 +186,7 @@ def _narrowed(parts: list[tuple[Site, SiteAdapter]], chosen: Chosen) -> list[tup
     return kept
 
 
-def _chosen(backbone: nn.Module, config: AdapterConfig) -> list[Site]:
+def sites_of(backbone: nn.Module, config: AdapterConfig) -> list[Site]:
     """The sites that the config leaves to the method."""
     sites = walk(backbone)
     if config.targets is not None and config.method != "lora":

@@ -21,7 +21,7 @@ class AdapterConfig:
     Args:
         method: One of `adapters.METHODS`.
         settings: Settings to start from; the method's defaults if not given.
-        changes: Settings by name, as in `rank=8`; None leaves a setting as it is.
+        changes: Settings by name, as in `rank=8`; None stands for the method's default.
 
     Attributes:
         method: One of `adapters.METHODS`.
@@ -40,11 +40,13 @@ class AdapterConfig:
         kind = METHODS[method].settings
         if settings is not None and type(settings) is not kind:
             raise ConfigError(f"{method} takes {kind.__name__}, not {type(settings).__name__}")
-        given = {name: value for name, value in changes.items() if value is not None}
-        for name, value in given.items():
-            if name not in kind.declared():
-                taken = ", ".join(kind.declared())
-                raise ConfigError(f"{method} takes no {name}; leave {name}={value!r} out (it takes {taken})")
+        declared = kind.declared()
+        for name, value in changes.items():
+            if name not in declared and value is not None:
+                raise ConfigError(
+                    f"{method} takes no {name}; leave {name}={value!r} out (it takes {', '.join(declared)})"
+                )
+        given = {name: value for name, value in changes.items() if name in declared}
         own = kind(**given) if settings is None else dataclasses.replace(settings, **given)
         object.__setattr__(self, "method", method)
         object.__setattr__(self, "settings", own)
@@ -89,6 +91,10 @@ class AdapterConfig:
         """The method's size (a rank, a width, a number of prompts), None if it has none."""
         name = METHODS[self.method].size
         return None if name is None else getattr(self.settings, name)
+
+    def replace(self, **changes: Any) -> AdapterConfig:
+        """The same with some settings changed; None stands for the method's default."""
+        return AdapterConfig(self.method, self.settings, **changes)
 
     @property
     def label(self) -> str:

@@ -80,7 +80,7 @@ def _trace(model: nn.Module, adapter: Adapter, images: Tensor) -> tuple[set[str]
     handles = [part.output.register_forward_hook(lambda *_, part=part: called.add(part.site)) for part in adapter.parts]
     parameters = [tensor for tensor in adapter.tensors(model).values() if isinstance(tensor, nn.Parameter)]
     try:
-        with _evaluating(model), torch.enable_grad():
+        with evaluating(model), torch.enable_grad():
             total = model(images).float().sum()
     finally:
         for handle in handles:
@@ -91,7 +91,7 @@ def _trace(model: nn.Module, adapter: Adapter, images: Tensor) -> tuple[set[str]
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Within it every module is in evaluation mode: nothing is dropped, and no statistics change."""
     modes = {module: module.training for module in model.modules()}
     model.eval()

@@ -62,7 +62,7 @@ class Setting:
         return value
 
     def shown(self, value: Any) -> str:
-        """A kept value, short, for tables; `parse` reads it where the kind allows."""
+        """A kept value, short, for tables."""
         return str(value)
 
 
@@ -231,7 +231,8 @@ class _Sizes(Setting):
         return dict(value)
 
     def shown(self, value: Any) -> str:
-        return ",".join(f"{name}:{number}" for name, number in value)
+        numbers = [number for _, number in value]
+        return f"{min(numbers)}..{max(numbers)} at {len(numbers)} sites"
 
 
 def _several(value: Any) -> tuple[Any, ...]:

@@ -57,6 +57,14 @@ def step_of(model: nn.Module) -> Callable[[], None]:
     return step
 
 
+def _scores(model: nn.Module, method: str) -> dict[str, torch.Tensor] | None:
+    """The weights' own sizes, for methods that choose by scores: which entries they choose costs them nothing."""
+    if METHODS[method].choose is None:
+        return None
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
+    return {name: layer.weight.detach().abs() for name, layer in layers.items()}
+
+
 @app.command()
 def step() -> str:
     """A training step of every method against full fine-tuning."""
@@ -65,7 +73,8 @@ def step() -> str:
         full = step_of(backbone(network))
         for method, row in ratios.items():
             try:
-                way = step_of(adapters.attach(backbone(network), AdapterConfig(method), seed=0))
+                model = backbone(network)
+                way = step_of(adapters.attach(model, AdapterConfig(method), seed=0, scores=_scores(model, method)))
             except IncompatibleError:
                 row.append("-")
                 continue

@@ -17,7 +17,7 @@ from library import is_whole
 from page import DOCS, table
 
 import selection
-from adapters import METHODS, AdapterConfig, AdapterError, all_settings, attach, num_adapter_parameters
+from adapters import METHODS, RULES, AdapterConfig, AdapterError, all_settings, attach, num_adapter_parameters
 from adapters.settings import SHARED, Setting
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -100,6 +100,16 @@ def settings_table() -> str:
     return table(["method", "setting", "default", "must be", "what it does"], rows)
 
 
+def rules_table() -> str:
+    """The rules of placement, each with its formula."""
+    rows = [[f"`{name}`", " ".join((rule.__doc__ or "").split("\n\n")[0].split())] for name, rule in RULES.items()]
+    symbols = (
+        "m: the scores summed over all weights of the place's layers, n: these weights, c: trainable parameters of an "
+        "adapter of size 1 there."
+    )
+    return f"{table(['rule', 'weight w of a place'], rows)}\n\n{symbols}"
+
+
 def _shown(setting: Setting, value: object) -> str:
     return "-" if value is None else setting.shown(value)
 
@@ -142,6 +152,7 @@ def main() -> None:
             official=official_table(),
             sizes=table(["method", "on ViT-B/16, millions", "published"], _sizes()),
             settings=settings_table(),
+            rules=rules_table(),
             tasks=len(complete),
             scores=table(["task", *(f"`{c.method}`" for c in order)], rows),
             above=len(above),
@@ -192,6 +203,31 @@ What each method takes, as declared in its file. `AdapterConfig(method)` stands 
 range is refused with one sentence.
 
 {settings}
+
+## Where the parameters go
+
+Sizes may differ from place to place. `adapters.allocate` fills a budget of trainable parameters by a rule, from how
+much each layer matters on the task (`task2vec.sensitivity`: the Fisher of the backbone that will be tuned, from one
+pass):
+
+```python
+found = task2vec.sensitivity(task, model)
+config = adapters.allocate(adapters.AdapterConfig("lora"), found.mass, model, parameters=50_000, rule="root_mass")
+adapters.attach(model, config, num_classes=5)
+```
+
+The budget is never exceeded, and filled until no place can be one size larger. Methods with `sizes` get a size for each
+site, the others the `blocks` that carry them. A place gets parameters in proportion to
+
+{rules}
+
+`gps` and `fish` tune single weights. Which ones, their scores on the task say, and these travel with the saved adapter:
+
+```python
+batches = torch.utils.data.DataLoader(train, batch_size=64, shuffle=True)
+scores = adapters.gradient_scores(model, batches)  # for fish: adapters.fisher_scores, with a fitted classifier
+adapters.attach(model, adapters.AdapterConfig("gps", connections=2), num_classes=5, scores=scores)
+```
 
 ## Parameters
 

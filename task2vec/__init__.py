@@ -35,6 +35,7 @@ from task2vec.errors import (
 )
 from task2vec.fisher import ESTIMATORS, Convergence, VariationalConfig
 from task2vec.probe import Probe, load_probe
+from task2vec.sensitivity import Sensitivity, sensitivity
 from task2vec.tasks import Splits, Task, read_splits
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ __all__ = [
     "Probe",
     "ProbeError",
     "ProbeMismatchError",
+    "Sensitivity",
     "Splits",
     "Task",
     "Task2VecError",
@@ -70,6 +72,7 @@ __all__ = [
     "plot_distances",
     "plot_map",
     "read_splits",
+    "sensitivity",
 ]
 
 

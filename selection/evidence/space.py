@@ -16,26 +16,10 @@ from torch import nn
 import adapters
 from adapters import METHODS, AdapterConfig
 
-SPACE: dict[str, dict[str, tuple[Any, ...]]] = {
-    "linear": {"learning_rate": (0.01, 0.1)},
-    "full": {"learning_rate": (0.0003, 0.001)},
-    "bitfit": {"learning_rate": (0.003, 0.01)},
-    "norm": {"learning_rate": (0.003, 0.01)},
-    "ssf": {"learning_rate": (0.003, 0.01, 0.03)},
-    "lora": {"rank": (4, 16), "learning_rate": (0.005, 0.015)},
-    "fact": {"rank": (8, 16)},
-    "houlsby": {"bottleneck": (8, 32)},
-    "pfeiffer": {"bottleneck": (8, 64)},
-    "adaptformer": {"bottleneck": (8, 64)},
-    "repadapter": {"bottleneck": (8, 32)},
-    "vpt_shallow": {"prompts": (10, 50)},
-    "vpt_deep": {"prompts": (5, 20)},
-    "pixel_prompt": {"learning_rate": (0.01, 0.1)},
-    "residual_serial": {"learning_rate": (0.005,)},
-    "residual_parallel": {"learning_rate": (0.005,)},
-    "conv_adapter": {"reduction": (4, 8)},
-}
-"""The settings of each method that are worth varying; the others keep their defaults."""
+
+def choices_of(method: str) -> dict[str, tuple[Any, ...]]:
+    """The settings of a method that are worth varying, as its file declares them; the others keep their defaults."""
+    return {name: setting.tried for name, setting in METHODS[method].settings.declared().items() if setting.tried}
 
 
 def search_space(
@@ -45,11 +29,12 @@ def search_space(
 
     Args:
         backbone: What will be tuned; only its structure matters.
-        methods: Which methods; all of `adapters.METHODS` if not given.
+        methods: Which methods; all of `adapters.METHODS` that need no scores of the weights if not given.
     """
     found = []
-    for method in METHODS if methods is None else methods:
-        choices = SPACE.get(method, {})
+    everywhere = tuple(name for name, method in METHODS.items() if method.choose is None)
+    for method in everywhere if methods is None else methods:
+        choices = choices_of(method)
         candidates = [
             AdapterConfig(method, **dict(zip(choices, values, strict=True))) for values in product(*choices.values())
         ]

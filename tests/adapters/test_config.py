@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import adapters
 from adapters import METHODS, AdapterConfig, ConfigError
 
+SIZES_OF_TWO = {"blocks.0.attn.qkv": 4, "blocks.1.attn.qkv": 0}
 SIZES = st.one_of(st.none(), st.integers(1, 512))
 
 
@@ -48,7 +49,7 @@ def test_what_is_left_out_takes_the_methods_default(method):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "magic"}, "no method 'magic'; choose from adaptformer, bitfit, conv_adapter, fact, full"),
+        ({"method": "magic"}, "no method 'magic'; choose from adaptformer, bitfit, conv_adapter, fact, fish, full"),
         ({"method": "ssf", "rank": 4}, "ssf takes no rank; leave rank=4 out"),
         ({"method": "lora", "rank": 0}, "rank=0 must be a whole number"),
         ({"method": "vpt_deep", "prompts": 0}, "prompts=0 must be a whole number"),
@@ -102,6 +103,7 @@ def test_a_config_is_frozen_copied_pickled_and_changed_like_a_value():
     [
         ("lora", {"rank": "16", "targets": "q, fc1"}, AdapterConfig("lora", rank=16, targets=("q", "fc1"))),
         ("ssf", {"blocks": "2,1", "learning_rate": "3e-3"}, AdapterConfig("ssf", blocks=(1, 2), learning_rate=0.003)),
+        ("lora", {"sizes": "blocks.0.attn.qkv:4, blocks.1.attn.qkv:0"}, AdapterConfig("lora", sizes=SIZES_OF_TWO)),
         ("pixel_prompt", {"resized": "yes"}, AdapterConfig("pixel_prompt", resized=True)),
         ("lora", {"rank": "many"}, "rank='many' must be a whole number of at least 1"),
         ("lora", {"rank": "0"}, "rank=0 must be a whole number of at least 1"),

@@ -27,6 +27,7 @@ def test_the_documented_pairs_are_those_that_are_tested():
 def test_readme_and_page_show_the_register_of_methods(page_maker):
     assert page_maker.readme_table() in (ROOT / "README.md").read_text()
     assert page_maker.official_table() in (ROOT / "docs" / "adapters.md").read_text()
+    assert page_maker.rules_table() in (ROOT / "docs" / "adapters.md").read_text()
     assert page_maker.settings_table() in (ROOT / "docs" / "adapters.md").read_text()
 
 

@@ -17,7 +17,7 @@ from adapters import METHODS, AdapterConfig, CheckpointError, ConfigError, Train
 from adapters.adapter import tuned_tensors
 from adapters.data import Batches, transform_of
 from adapters.metrics import metrics_of
-from tests.adapters.families import backbone, fits
+from tests.adapters.families import attach, backbone, fits
 
 BACKBONE = "task2vec_vit_patch4_32"
 
@@ -45,7 +45,7 @@ CONFIG = AdapterConfig("lora", rank=4, epochs=4)
 @pytest.mark.parametrize("method", [m for m in METHODS if fits("ViT, average pooling", m)])
 def test_every_method_learns_and_its_best_epoch_is_kept(method):
     train, val = stripes(96), stripes(48, seed=1)
-    model = adapters.attach(timm.create_model(BACKBONE, pretrained=True), AdapterConfig(method, epochs=6), 3, seed=0)
+    model = attach(timm.create_model(BACKBONE, pretrained=True), AdapterConfig(method, epochs=6), 3, seed=0)
     result = adapters.fit(model, train, val, batch_size=16, progress=False)
     accuracies = [record["accuracy"] for record in result.history]
     assert len(accuracies) == 6
