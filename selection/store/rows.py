@@ -106,7 +106,7 @@ def put_facts(row: TaskRow, facts: BackboneFacts) -> None:
     if found is None:
         found = FactsRow(backbone_fingerprint=facts.backbone.fingerprint)
         row.facts.append(found)
-    found.values = json.dumps(facts.to_dict())
+    found.content = json.dumps(facts.to_dict())
 
 
 def to_trial(row: TrialRow) -> Trial:

@@ -26,6 +26,7 @@ from selection.errors import StoreError
 from selection.store.engine import ALONE, WRITES, is_lost, lock_for_opening, open_engine
 from selection.store.facts import BackboneFacts
 from selection.store.files import AdapterFiles
+from selection.store.migrations import upgrade
 from selection.store.rows import (
     REVISION,
     get_task,
@@ -37,7 +38,6 @@ from selection.store.rows import (
     to_trial,
 )
 from selection.store.schema import (
-    MIGRATIONS,
     NAME_LENGTH,
     SCHEMA_VERSION,
     Base,
@@ -428,9 +428,8 @@ class TaskStore:
                 raise StoreError(
                     f"{self.location} has schema version {version}, this package knows {SCHEMA_VERSION}; upgrade it"
                 )
-            for old in range(version, SCHEMA_VERSION):
-                MIGRATIONS[old](connection)
-                connection.execute(sql.update(SchemaRow).values(version=old + 1))
+            if version < SCHEMA_VERSION:
+                upgrade(connection, version)
 
     def close(self) -> None:
         """Let go of all connections; the store opens new ones when it is used again."""
@@ -473,7 +472,7 @@ class TaskStore:
         adapter = None if row.adapter is None or self._files is None else self._files.path(row.adapter)
         trials = tuple(to_trial(trial) for trial in row.trials)
         classes, tags = tuple(json.loads(row.classes)), tuple(json.loads(row.tags))
-        facts = tuple(BackboneFacts.from_dict(json.loads(found.values)) for found in row.facts)
+        facts = tuple(BackboneFacts.from_dict(json.loads(found.content)) for found in row.facts)
         return StoredTask(row.name, row.num_images, classes, trials, adapter, tags, row.source, facts)
 
     def _keep(self, adapter: str | Path | None) -> str | None:

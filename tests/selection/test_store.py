@@ -2,6 +2,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -212,18 +213,56 @@ def test_a_store_of_the_first_schema_is_migrated_and_keeps_everything(tmp_path):
 
 
 def test_a_migration_that_fails_leaves_the_old_schema(tmp_path, monkeypatch):
-    from selection.store import schema
+    """The last step fails, and all before it are taken back."""
+    from selection.store import trial as trials
 
-    def broken(connection):
-        schema._from_1_to_2(connection)
+    def broken(values):
         raise OSError("the power failed")
 
     write_schema_1(tmp_path / "old.db")
-    monkeypatch.setitem(schema.MIGRATIONS, 1, broken)
+    monkeypatch.setattr("selection.store.migrations.configs.config_of_version_0_1", broken)
     with pytest.raises(StoreError, match="the power failed"):
         TaskStore(tmp_path / "old.db")
-    monkeypatch.undo()
+    monkeypatch.setattr("selection.store.migrations.configs.config_of_version_0_1", trials.config_of_version_0_1)
+    with contextlib.closing(sqlite3.connect(tmp_path / "old.db")) as old:
+        assert old.execute("SELECT version FROM schema").fetchall() == [(1,)]
     assert TaskStore(tmp_path / "old.db").verify() == []
+
+
+def test_a_file_that_version_0_1_wrote_opens_and_means_what_it_meant(tmp_path):
+    shutil.copy(Path(__file__).parent / "data" / "store_of_version_0_1.db", tmp_path / "old.db")
+    store = TaskStore(tmp_path / "old.db")
+    assert store.names() == ["birds", "fish"]
+    assert store.verify() == []
+    birds = store.task("birds")
+    assert (birds.tags, birds.source) == (("wild",), "garden")
+    prompt, lora = birds.trials
+    assert (prompt.config.resized, prompt.config.batch_size, prompt.score, prompt.curve) == (True, 64, 0.5, ())
+    assert (lora.config.rank, lora.config.batch_size, lora.seed, lora.score) == (4, 64, 1, 0.75)
+    assert store.nearest(embedding("copy", seed=1), 1)[0].name == "fish"
+    store.add_trials("fish", [trial(None, seed=2, curve=((0.5, 1.0),))])
+    assert len(TaskStore(tmp_path / "old.db").task("fish").trials) == 2
+
+
+def test_a_migrated_store_has_the_tables_of_a_new_one(tmp_path):
+    write_schema_1(tmp_path / "old.db")
+    shutil.copy(Path(__file__).parent / "data" / "store_of_version_0_1.db", tmp_path / "three.db")
+
+    def tables(path):
+        store = TaskStore(path)
+        found = sql.inspect(store._engine)
+        return {
+            name: {(c["name"], str(c["type"]), c["nullable"]) for c in found.get_columns(name)}
+            for name in found.get_table_names()
+            if name != "alembic_version"
+        }
+
+    new = tables(tmp_path / "new.db")
+    for old in (tables(tmp_path / "old.db"), tables(tmp_path / "three.db")):
+        assert {t: {c[0] for c in columns} for t, columns in old.items()} == {
+            t: {c[0] for c in columns} for t, columns in new.items()
+        }
+        assert {name: nullable for name, _, nullable in old["trials"]}["score"]
 
 
 def test_many_tasks_are_stored_as_one_by_one(store):
@@ -522,6 +561,7 @@ def test_a_store_of_version_0_1_opens_and_means_what_it_meant(store):
     old_config = {"method": "pixel_prompt", "frame": 0.04, "learning_rate": 0.01, "weight_decay": 1e-4, "epochs": 20}
     with engine.begin() as connection:
         connection.execute(sql.text("ALTER TABLE trials DROP COLUMN curve"))
+        connection.execute(sql.text("DROP TABLE facts"))
         if engine.dialect.name == "postgresql":
             connection.execute(sql.text("ALTER TABLE trials ALTER COLUMN score SET NOT NULL"))
         connection.execute(sql.text("UPDATE schema SET version = 3"))
@@ -532,7 +572,8 @@ def test_a_store_of_version_0_1_opens_and_means_what_it_meant(store):
     engine.dispose()
     again = TaskStore(store.location, files=None if "://" in store.location else f"{store.location}.files")
     prompt, other = sorted(again.task("birds").trials, key=lambda t: t.seed)
-    assert prompt.config == AdapterConfig("pixel_prompt", frame=0.04, resized=True)
+    expected = {"frame": 0.04, "resized": True, "learning_rate": 0.01, "epochs": 20, "batch_size": 64}
+    assert prompt.config == AdapterConfig("pixel_prompt", **expected)
     bundled = BackboneId.of_model(timm.create_model("task2vec_vit_patch4_32", pretrained=True))
     assert prompt.backbone.fingerprint == bundled.fingerprint
     assert other == trial(0.25, seed=1)
