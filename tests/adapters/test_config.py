@@ -133,7 +133,7 @@ def test_every_setting_is_documented_and_its_default_and_the_values_worth_trying
 
 
 def test_stored_configs_are_read_and_written_as_they_were():
-    lines = (Path(__file__).parents[2] / "selection" / "library" / "trials.jsonl").read_text().splitlines()
+    lines = (Path(__file__).parents[2] / "selection" / "evidence" / "library" / "trials.jsonl").read_text().splitlines()
     stored = [values for values in (json.loads(line)["config"] for line in lines) if values["method"] != "pixel_prompt"]
     assert stored
     for values in stored:
