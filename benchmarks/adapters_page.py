@@ -207,7 +207,7 @@ range is refused with one sentence.
 ## Where the parameters go
 
 Sizes may differ from place to place. `adapters.allocate` fills a budget of trainable parameters by a rule, from how
-much each layer matters on the task (`task2vec.sensitivity`: the Fisher of the backbone that will be tuned, from one
+much each layer matters on the task (`task2vec.sensitivity`, the Fisher of the backbone that will be tuned, from one
 pass):
 
 ```python
