@@ -16,6 +16,7 @@ from selection.evidence.runner import VALIDATION_SHARE
 from selection.recommendation.result import Recommendation
 from selection.results.description import Description, Measured
 from selection.results.folder import describe_recommendation, preprocessing_of, versions, write_result
+from selection.tuning.scores import scores_of
 from task2vec import Compute, Splits, Task, read_splits
 
 
@@ -65,7 +66,8 @@ def tune(
     train, validation = splits.train, splits.validation
     if validation is None:
         train, validation = train.split(VALIDATION_SHARE, seed=seed)
-    adapters.attach(model, config, train.num_classes, seed=seed)
+    scores = scores_of(train, model, config, compute=compute, seed=seed)
+    adapters.attach(model, config, train.num_classes, seed=seed, scores=scores)
     result = adapters.fit(
         model,
         train,

@@ -46,6 +46,22 @@ def tuned(folder, request, tmp_path_factory):
     return tune(folder, NAME, config, compute=COMPUTE, out=out, progress=False)
 
 
+@pytest.mark.parametrize("method", ["gps", "fish"])
+def test_methods_that_choose_weights_get_their_scores_from_the_task(method, folder, tmp_path):
+    config = AdapterConfig(method, epochs=1)
+    tuned = tune(folder, NAME, config, compute=COMPUTE, out=tmp_path, progress=False)
+    result = load_result(tmp_path, compute=COMPUTE)
+    images = read_splits(folder).test
+    np.testing.assert_allclose(
+        result.predict(images).probabilities,
+        load_result(tmp_path, backbone=timm.create_model(NAME, pretrained=True), compute=COMPUTE)
+        .predict(images)
+        .probabilities,
+        atol=1e-5,
+    )
+    assert tuned.merged is not None
+
+
 def test_a_result_says_what_it_is(tuned, folder):
     own = Description.read(tuned.out)
     assert own.class_names == ("dark", "light")

@@ -1,0 +1,48 @@
+"""How much each weight matters on the task that is tuned, for the methods that choose weights one by one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+import adapters
+from adapters import METHODS, AdapterConfig
+from adapters.data import Batches, transform_of
+from task2vec import Compute, Task
+
+BATCH_SIZE = 64  # several images of each class
+MOST_IMAGES = 1024  # drawn at random from larger tasks: scores are means over images
+
+
+def scores_of(
+    task: Task, model: nn.Module, config: AdapterConfig, *, compute: Compute, seed: int
+) -> dict[str, Tensor] | None:
+    """The scores that a method needs; None for one that needs none.
+
+    `gps` takes the gradients of the features' contrastive loss. `fish` takes the Fisher under a classifier that was
+    fitted on the task first, since under a new one gradients tell of its random weights.
+
+    Args:
+        task: Training images.
+        model: The backbone, on the device to compute on; it stays as it is.
+        config: What will be tuned.
+        compute: Where and how to compute.
+        seed: Fixes the images and their order.
+    """
+    if METHODS[config.method].choose is None:
+        return None
+    batches = Batches(task, transform_of(model), workers=compute.workers)
+    if config.method != "fish":
+        return adapters.gradient_scores(model, _in_random_order(batches, seed))
+    fitted = adapters.attach(copy.deepcopy(model), AdapterConfig("linear"), task.num_classes, seed=seed)
+    adapters.fit(fitted, batches, workers=compute.workers, seed=seed, progress=False)
+    return adapters.fisher_scores(fitted, _in_random_order(batches, seed))
+
+
+def _in_random_order(batches: Batches, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    for numbers in torch.randperm(len(batches), generator=generator)[:MOST_IMAGES].split(BATCH_SIZE):
+        yield batches.take(numbers)
