@@ -40,6 +40,8 @@ def _expected(found: Recommendation) -> list[str]:
         low, high = chosen.interval
         gain = 100 * (chosen.predicted - found.level)
         adds = f"add {gain:.0f} points" if gain >= 0.5 else "add less than a point"
+        if gain <= -0.5:
+            adds = f"lose {-gain:.0f} points"
         said.append(
             f"Tuning is expected to {adds}, to {chosen.predicted:.0%}, and with a chance of 80% to end between "
             f"{low:.0%} and {high:.0%}."
@@ -65,7 +67,9 @@ def _instead(found: Recommendation) -> list[str]:
 def _evidence(found: Recommendation) -> str:
     text = f"This rests on the trials of {found.num_tasks} stored tasks"
     near = [_named(evidence) for evidence in found.evidence[:NAMED]]
-    return text + (f"; the nearest are {'; '.join(near)}." if near else ", none of them close to yours.")
+    if not near:
+        return text + "; on none of the nearest did it gain as much or as little."
+    return text + f"; the nearest of those that agree are {'; '.join(near)}."
 
 
 def _named(evidence: Evidence) -> str:

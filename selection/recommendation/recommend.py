@@ -32,6 +32,7 @@ from task2vec import TaskEmbedding
 DEFAULT_RECOMMENDER = "gaussian_process"
 CONSIDERED = 150  # tasks with trials, the nearest ones; a learned model takes the cube of their trials
 SHOWN = 5  # stored tasks that are named as evidence
+AGREES = 2.0  # standard deviations of what is expected, within which a stored task's gain agrees with it
 
 
 def recommend(
@@ -107,12 +108,16 @@ def recommend(
         costs = seconds[kept] if cost == "seconds" else table.parameters[kept].astype(np.float64)
         chosen = after.cheapest_within(costs, within)
     config = candidates[chosen]
+    level = target.level if facts is None else facts.linear_probe
+    near = _nearest(table, found.distances, config)
+    if not note:
+        near = tuple(e for e in near if _agrees(e, float(after.mean[chosen]) - level, float(after.std[chosen])))
     return Recommendation(
         config=config,
         ranking=_ranking(after, table, kept, seconds),
-        evidence=_nearest(table, found.distances, config)[:SHOWN],
+        evidence=near[:SHOWN],
         recommender=recommender,
-        level=target.level if facts is None else facts.linear_probe,
+        level=level,
         num_tasks=len(table.tasks),
         warm_start=warm_start(embedding, store, found.tasks, config, asked),
         note=note,
@@ -215,6 +220,17 @@ def _ranking(
         for i, c in enumerate(kept)
     ]
     return tuple(sorted(found, key=lambda c: (-c.predicted, c.parameters, c.config.label)))
+
+
+def _agrees(evidence: Evidence, gain: float, std: float) -> bool:
+    """Whether what a configuration gained on a stored task is what it is expected to gain on the target.
+
+    A task may be near because its images are alike while its labels ask something else. Then the same configuration
+    gains there what it does not gain here, and to show the task as a reason would mislead.
+    """
+    if evidence.score is None or not np.isfinite(std):
+        return True
+    return abs(evidence.score - evidence.level - gain) <= AGREES * std
 
 
 def _nearest(table: TrialTable, distances: dict[str, float], chosen: AdapterConfig) -> tuple[Evidence, ...]:

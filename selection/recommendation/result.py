@@ -69,7 +69,8 @@ class Recommendation:
     Attributes:
         config: What to tune; after trials on the target, what to try next.
         ranking: All candidates, best first.
-        evidence: The nearest stored tasks with trials, nearest first.
+        evidence: The nearest stored tasks with trials, nearest first; only those where the configuration gained what
+            it is expected to gain here.
         recommender: Which one of `selection.RECOMMENDERS` it comes from.
         level: What a linear probe reaches on the target, in [0, 1].
         num_tasks: How many stored tasks the expectations rest on.

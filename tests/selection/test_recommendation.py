@@ -52,6 +52,15 @@ def test_a_stored_copy_of_the_target_decides(recommender):
     assert recommend(embedding("copy", seed=0), store, "vit", exclude=["task 0"]).config == LORA
 
 
+def test_only_stored_tasks_that_agree_with_what_is_expected_are_given_as_reasons():
+    """The target's twin loses forty points, nine others nothing: what is expected follows the twin alone."""
+    store = stored([{SSF: 0.50, LORA: 0.4}] + [{SSF: 0.90 + 0.001 * i, LORA: 0.8} for i in range(9)])
+    found = recommend(embedding("copy", seed=0), store, "vit")
+    assert [e.task for e in found.evidence] == ["task 0"]
+    assert "expected to lose" in found.explain()
+    assert "rests on the trials of 10 stored tasks; the nearest of those that agree are task 0" in found.explain()
+
+
 def test_limits_leave_configurations_out_and_say_what_would_fit():
     store = stored([{SSF: 0.5, LORA: 0.7, WIDE: 0.9}])
     target = embedding("new", seed=50)
