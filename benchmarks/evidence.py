@@ -1,7 +1,7 @@
-"""The evidence on the pretrained backbone: every configuration on every task of the ground, one line a trial.
+r"""The evidence on the pretrained backbone: every configuration on every task of the ground, one line a trial.
 
 python benchmarks/evidence.py run datasets/ weights.safetensors -o benchmarks/results/trials.jsonl    resumes
-python benchmarks/evidence.py facts datasets/ weights.safetensors -o benchmarks/results/facts.jsonl \\
+python benchmarks/evidence.py facts datasets/ weights.safetensors -o benchmarks/results/facts.jsonl \
     --embeddings benchmarks/results/embeddings
 
 Finished trials are appended at once. The waves come in an order in which every beginning is useful: all tasks with a

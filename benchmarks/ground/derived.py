@@ -11,9 +11,11 @@ import zlib
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from task2vec import Task
+from task2vec.tasks.sources import ImageSource
 
 Change = Callable[[Image.Image, int, np.random.Generator], Image.Image]
 """From a photograph and the number of a class to what is shown."""
@@ -63,13 +65,33 @@ CHANGES: dict[str, tuple[Change, tuple[str, ...]]] = {
 
 def derive(task: Task, label_set: str, *, seed: int = 0) -> Task:
     """The task of telling which change each of a task's photographs has undergone; the classes are equally frequent."""
-    change, classes = CHANGES[label_set]
+    _, classes = CHANGES[label_set]
     key = (zlib.crc32(label_set.encode()), seed)
-    labels = np.random.default_rng(key).permutation(np.arange(len(task)) % len(classes))
-
-    def show(index: int) -> Image.Image:
-        return change(task.images(index), int(labels[index]), np.random.default_rng((*key, index)))
-
+    labels = np.random.default_rng(key).permutation(np.arange(len(task)) % len(classes)).astype(np.int64)
+    images = ChangedImages(task.images, label_set, labels, key)
     return dataclasses.replace(
-        task, name=f"{task.name}: {label_set}", labels=labels.astype(np.int64), class_names=classes, images=show
+        task, name=f"{task.name}: {label_set}", labels=labels, class_names=classes, images=images
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class ChangedImages(ImageSource):
+    """Photographs, each with the change that its label stands for.
+
+    Attributes:
+        photographs: As they were taken.
+        label_set: Which kind of change.
+        labels: int64 `(N,)`.
+        key: What fixes the draw of each change, together with the photograph's number.
+    """
+
+    photographs: ImageSource
+    label_set: str
+    labels: npt.NDArray[np.int64]
+    key: tuple[int, int]
+
+    def __call__(self, index: int) -> Image.Image:
+        """Photograph `index`, changed."""
+        change, _ = CHANGES[self.label_set]
+        generator = np.random.default_rng((*self.key, index))
+        return change(self.photographs(index), int(self.labels[index]), generator)

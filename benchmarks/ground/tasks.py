@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from task2vec import Task
+from task2vec.tasks.sources import ImageSource
 
 from .derived import CHANGES, derive
 from .structured import IMAGE_SETS, draw
@@ -160,13 +162,32 @@ def balanced(task: Task, count: int, seed: int) -> npt.NDArray[np.int64]:
     return np.sort(order[:count])
 
 
+@dataclasses.dataclass(frozen=True)
+class Joined(ImageSource):
+    """The images of one source after those of another.
+
+    Attributes:
+        first: The first images.
+        count: How many they are.
+        second: The others.
+    """
+
+    first: ImageSource
+    count: int
+    second: ImageSource
+
+    def __call__(self, index: int) -> Image.Image:
+        """Image `index` of both."""
+        return self.first(index) if index < self.count else self.second(index - self.count)
+
+
 def _joined(first: Task, second: Task) -> Task:
     """The images of two tasks of the same classes."""
     assert first.class_names == second.class_names
     return dataclasses.replace(
         first,
         labels=np.concatenate([first.labels, second.labels]),
-        images=lambda i: first.images(i) if i < len(first) else second.images(i - len(first)),
+        images=Joined(first.images, len(first), second.images),
     )
 
 
