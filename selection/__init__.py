@@ -5,6 +5,7 @@ recommendation = selection.recommend(embedding, store, backbone="task2vec_vit_pa
 result = selection.auto_tune(task, "task2vec_vit_patch4_32", store)
 """
 
+import adapters as _adapters  # noqa: F401  says first of all whether torch and torchvision fit together
 from selection.errors import RecommendationError, SelectionError, StoreError
 from selection.evidence.backbone import load_backbone
 from selection.evidence.grid import Grid

@@ -25,6 +25,12 @@ def golden() -> Path:
     return _shared("golden")
 
 
+@pytest.fixture(scope="session")
+def pretrained_vit() -> Path:
+    """ImageNet weights of ViT-tiny, which users have from timm."""
+    return _shared("weights") / "vit_tiny_patch16_224.safetensors"
+
+
 def _shared(name: str) -> Path:
     folder = SHARED / name
     if not folder.exists():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import task2vec
-from adapters import DEFAULT_BACKBONE
-from selection import TaskFilter, load_library, recommend
+from adapters import DEFAULT_BACKBONE, BackboneId
+from selection import TaskFilter, load_backbone, load_library, recommend
 from selection.cli.demo import digits
 from selection.evidence.library import FEW_IMAGES, HERE
 from task2vec import Task
@@ -29,7 +29,19 @@ def test_the_library_was_made_with_the_bundled_probe_and_backbone(library, probe
     assert len(library.embeddings(probe.fingerprint, "montecarlo")) == len(library) >= 60
     fingerprint = backbone_fingerprint(timm.create_model(DEFAULT_BACKBONE, pretrained=True))
     trials = [t for name in library.names() for t in library.task(name).trials]
-    assert {(t.backbone.architecture, t.backbone.fingerprint) for t in trials} == {(DEFAULT_BACKBONE, fingerprint)}
+    bundled = {t.backbone.fingerprint for t in trials if t.backbone.architecture == DEFAULT_BACKBONE}
+    assert bundled == {fingerprint}
+
+
+def test_trials_on_the_pretrained_backbone_are_those_of_its_checkpoint_and_come_with_facts(library, pretrained_vit):
+    tasks = list(library.tasks(TaskFilter(trials_on="vit_tiny_patch16_224")))
+    model = load_backbone("vit_tiny_patch16_224", pretrained_vit)
+    assert tasks
+    for task in tasks:
+        (facts,) = task.facts
+        assert facts.backbone == BackboneId.of_model(model)
+        assert all(t.backbone == facts.backbone for t in task.trials)
+        assert {"natural", "specialised", "structured"} & set(task.tags)
 
 
 def test_sixty_tasks_have_twenty_configurations_and_a_source(library):
