@@ -15,7 +15,7 @@ from selection.evidence.library import load_library
 from selection.store import ImportReport, TaskStore, export_store, import_archive, merge_stores
 from selection.store.trial import Trial
 
-app = typer.Typer(help="Make, fill and look into task stores.", no_args_is_help=True)
+app = typer.Typer(help="Make, fill and look into task stores.", no_args_is_help=True, add_completion=False)
 Location = Annotated[str, typer.Argument(help="The store's file, or the URL of a database.")]
 Archive = Annotated[Path, typer.Argument(help="The exported file.")]
 

@@ -12,7 +12,7 @@ from selection.cli import options as o
 from selection.cli.output import print_json, print_table
 from selection.store import TaskStore
 
-app = typer.Typer(help="Run trials of many configurations on many tasks.", no_args_is_help=True)
+app = typer.Typer(help="Run trials of many configurations on many tasks.", no_args_is_help=True, add_completion=False)
 
 
 @app.callback()
