@@ -20,6 +20,10 @@ from selection.evidence.published import (
 from selection.evidence.runner import (
     run_grid as run_grid,
 )
+from selection.recommendation.default_backbone import (
+    BackboneChoice as BackboneChoice,
+    default_backbone as default_backbone,
+)
 from selection.recommendation.facts import (
     facts_of as facts_of,
 )

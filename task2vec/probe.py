@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -167,7 +168,8 @@ def load_probe(
         model = timm_model(name, checkpoint)
     except WeightsError as error:
         raise ProbeError(str(error)) from error
-    classifier = model.pretrained_cfg["classifier"]
+    config: Any = model.pretrained_cfg
+    classifier: str | tuple[str, ...] = config["classifier"]
     data = resolve_data_config({}, model=model)
     return Probe(
         model.to(device),

@@ -16,17 +16,29 @@ from selection.cli.lazy import LazyCommand
 TRACEBACK = "TASK2VEC_TRACEBACK"  # set it to see where an error came from
 
 COMMANDS = {
-    "demo": ("demo:demo", "Embed the digits, find their relatives, tune what worked there, and compare."),
+    "demo": (
+        "demo:demo",
+        "Embed the digits, find their relatives, tune what worked there, and compare with a linear probe.",
+    ),
     "embed": ("embed:embed", "Embed a labelled image folder and save the embedding."),
     "distance": ("compare:distance", "Print the distances between saved embeddings."),
     "nearest": ("compare:nearest", "List the stored tasks that are nearest to a task."),
     "recommend": ("recommend:recommend", "Recommend an adapter configuration for a task, with the evidence."),
-    "tune": ("tune:tune", "Tune the recommended configuration, or the one given, on a task."),
+    "tune": (
+        "tune:tune",
+        "Tune the recommended configuration (or the one given) on a task; a killed run resumes where it stopped.",
+    ),
     "predict": ("results:predict", "Tell the classes of images."),
-    "validate": ("results:validate", "Measure a tuned model on labelled images."),
+    "validate": (
+        "results:validate",
+        "Measure a tuned model on labelled images: accuracy, class by class, and calibration.",
+    ),
     "export": ("results:export", "Write a tuned model for other programs, checked against the model itself."),
     "merge": ("tune:merge", "Fold a tuned adapter into its backbone and write the plain timm model's weights."),
-    "evaluate": ("evaluate:evaluate", "Leave out each source in turn, and compare what recommenders would choose."),
+    "evaluate": (
+        "evaluate:evaluate",
+        "Leave out each source in turn, and compare what every recommender would have chosen.",
+    ),
     "doctor": ("doctor:doctor", "Say what this machine has: versions, devices, weights."),
     "store": ("stores:app", "Make, fill and look into task stores."),
     "trials": ("trials:app", "Run trials of many configurations on many tasks."),
