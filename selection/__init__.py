@@ -5,78 +5,32 @@ recommendation = selection.recommend(embedding, store, backbone="task2vec_vit_pa
 result = selection.auto_tune(task, "task2vec_vit_patch4_32", store)
 """
 
-import adapters as _adapters  # noqa: F401  says first of all whether torch and torchvision fit together
-from selection.errors import RecommendationError, SelectionError, StoreError
-from selection.evidence.backbone import load_backbone
-from selection.evidence.grid import Grid
-from selection.evidence.library import load_library
-from selection.evidence.published import published_gains, published_recipes, published_results
-from selection.evidence.runner import run_grid
-from selection.recommendation.facts import facts_of
-from selection.recommendation.model2vec import Model2Vec
-from selection.recommendation.recommend import DEFAULT_RECOMMENDER, recommend
-from selection.recommendation.recommenders import RECOMMENDERS
-from selection.recommendation.result import Candidate, Evidence, Recommendation
-from selection.results.description import Description, Measured
-from selection.results.predictions import Predictions
-from selection.results.result import Result, load_result
-from selection.results.validation import Validation
-from selection.store import (
-    BackboneFacts,
-    ImportReport,
-    Neighbour,
-    StoredTask,
-    TaskFilter,
-    TaskStore,
-    Trial,
-    export_store,
-    import_archive,
-    merge_stores,
-)
-from selection.tuning.auto import AutoTuned, auto_tune
-from selection.tuning.one import Tuned, tune
-from selection.tuning.optuna_prior import config_of, enqueue, parameters_of
+from __future__ import annotations
 
-__all__ = [
-    "DEFAULT_RECOMMENDER",
-    "RECOMMENDERS",
-    "AutoTuned",
-    "Description",
-    "Measured",
-    "Predictions",
-    "Result",
-    "Validation",
-    "load_result",
-    "BackboneFacts",
-    "Candidate",
-    "Evidence",
-    "Grid",
-    "ImportReport",
-    "Model2Vec",
-    "Neighbour",
-    "Recommendation",
-    "RecommendationError",
-    "SelectionError",
-    "StoreError",
-    "StoredTask",
-    "TaskFilter",
-    "TaskStore",
-    "Trial",
-    "Tuned",
-    "auto_tune",
-    "config_of",
-    "enqueue",
-    "export_store",
-    "facts_of",
-    "import_archive",
-    "load_backbone",
-    "load_library",
-    "merge_stores",
-    "parameters_of",
-    "published_gains",
-    "published_recipes",
-    "published_results",
-    "recommend",
-    "run_grid",
-    "tune",
-]
+import ast
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+
+def _homes() -> dict[str, str]:
+    """The module of each public name, as `__init__.pyi` lists them for readers and type checkers."""
+    stub = ast.parse(Path(__file__).with_suffix(".pyi").read_text())
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    return {alias.name: str(node.module) for node in imports for alias in node.names}
+
+
+_HOMES = _homes()
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """A name's module is loaded when the name is first used: the command line's help needs no torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

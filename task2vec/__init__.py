@@ -32,6 +32,7 @@ from task2vec.errors import (
     Task2VecError,
     TaskError,
     UnreadableImageError,
+    WeightsError,
 )
 from task2vec.fisher import ESTIMATORS, Convergence, VariationalConfig
 from task2vec.probe import Probe, load_probe
@@ -64,6 +65,7 @@ __all__ = [
     "TaskError",
     "UnreadableImageError",
     "VariationalConfig",
+    "WeightsError",
     "distance",
     "distance_matrix",
     "embed",

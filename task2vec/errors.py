@@ -17,6 +17,10 @@ class ComputeError(Task2VecError):
     """The device or the way to compute is unknown or not there."""
 
 
+class WeightsError(Task2VecError):
+    """The weights of a model cannot be had or do not fit."""
+
+
 class ProbeError(Task2VecError):
     """The network cannot serve as a probe."""
 

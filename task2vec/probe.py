@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import timm
 import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
@@ -18,7 +18,8 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from task2vec.backbones import DEFAULT_PROBE
 from task2vec.compute import same_device
-from task2vec.errors import ProbeError
+from task2vec.errors import ProbeError, WeightsError
+from task2vec.weights import timm_model
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -163,16 +164,12 @@ def load_probe(
     Raises:
         ProbeError: timm does not know the name, or the weights cannot be had or do not fit.
     """
-    if not timm.is_model(name):
-        raise ProbeError(f"timm knows no model {name!r}; timm.list_models() names those it has")
     try:
-        model = timm.create_model(name, pretrained=checkpoint is None)
-        if checkpoint is not None:
-            timm.models.load_checkpoint(model, str(checkpoint), weights_only=True)
-    except Exception as error:  # downloads and checkpoints fail in many ways, all with the same remedy
-        source = f"weights from {checkpoint}" if checkpoint is not None else f"pretrained weights of {name}"
-        raise ProbeError(f"cannot load {source} ({error}); give local weights with checkpoint=") from error
-    classifier = model.pretrained_cfg["classifier"]
+        model = timm_model(name, checkpoint)
+    except WeightsError as error:
+        raise ProbeError(str(error)) from error
+    config: Any = model.pretrained_cfg
+    classifier: str | tuple[str, ...] = config["classifier"]
     data = resolve_data_config({}, model=model)
     return Probe(
         model.to(device),

@@ -16,7 +16,7 @@ from task2vec import TaskEmbedding
 def distance(
     embeddings: Annotated[list[Path], typer.Argument(help="Two or more saved embeddings.")],
     name: o.DistanceName = o.DISTANCE,
-    plot: Annotated[Path | None, typer.Option(help="Also draw the matrix into this PNG or PDF.")] = None,
+    plot: o.Picture = None,
     as_json: o.Json = False,
 ) -> None:
     """Print the distances between saved embeddings."""

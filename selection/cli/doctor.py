@@ -12,7 +12,7 @@ import torch
 import adapters
 import task2vec
 from selection.cli import options as o
-from selection.cli.output import print_json, print_table
+from selection.cli.output import print_facts, print_json
 from task2vec import Compute
 
 PACKAGES = ("task2vec-select", "torch", "torchvision", "timm", "numpy", "SQLAlchemy", "safetensors", "huggingface_hub")
@@ -39,7 +39,7 @@ def doctor(as_json: o.Json = False) -> None:
     if as_json:
         print_json(facts)
     else:
-        print_table("This machine", ("", ""), facts.items())
+        print_facts("This machine", facts)
 
 
 def _version(package: str) -> str | None:

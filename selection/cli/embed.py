@@ -9,7 +9,7 @@ import typer
 
 import task2vec
 from selection.cli import options as o
-from selection.cli.output import describe_embedding, print_json, print_table, print_unreadable
+from selection.cli.output import describe_embedding, print_facts, print_json, print_unreadable
 from task2vec import DEFAULT_METHOD, Task
 
 
@@ -53,5 +53,4 @@ def embed(
     if as_json:
         print_json(facts)
         return
-    shown = {k: v for k, v in facts.items() if not isinstance(v, list)} | {"unreadable": len(embedding.unreadable)}
-    print_table("Task embedding", ("", ""), ((k.replace("_", " "), str(v)) for k, v in shown.items()))
+    print_facts("Task embedding", facts | {"unreadable images": len(embedding.unreadable)})

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from torch import nn
 
 import task2vec
 from adapters import DEFAULT_BACKBONE
 from selection.cli.output import print_unreadable
-from selection.errors import StoreError
+from selection.errors import SelectionError, StoreError
+from selection.evidence.backbone import load_backbone
 from selection.evidence.library import load_library
+from selection.recommendation.default_backbone import default_backbone, shrinking
 from selection.store import TaskStore
+from selection.store.engine import sqlite_file
 from task2vec import DEFAULT_PROBE, Compute, ComputeError, Task, TaskEmbedding
 
 Source = Annotated[Path, typer.Argument(help="Folder or zip of images in class folders, or a saved embedding.")]
@@ -24,6 +30,10 @@ Store = Annotated[
 ProbeName = Annotated[str, typer.Option("--probe", help="timm model to embed with.")]
 ProbeWeights = Annotated[Path | None, typer.Option("--probe-weights", help="Local weights of the probe.")]
 Backbone = Annotated[str, typer.Option("--backbone", help="timm model to tune.")]
+ChosenBackbone = Annotated[
+    str | None,
+    typer.Option("--backbone", help="timm model to tune, or hf-hub: and a repository; chosen by the images' size."),
+]
 Checkpoint = Annotated[Path | None, typer.Option("--checkpoint", help="Local weights of the backbone.")]
 Split = Annotated[str | None, typer.Option(help="Which split of the folder to take, if it has several.")]
 DistanceName = Annotated[str, typer.Option("--distance", help=f"One of {', '.join(sorted(task2vec.DISTANCES))}.")]
@@ -32,6 +42,18 @@ Precision = Annotated[str, typer.Option(help="auto, none, bfloat16 or float16; a
 Workers = Annotated[str, typer.Option(help="Processes that read images: auto or a number.")]
 Seed = Annotated[int, typer.Option(help="Fixes everything that is drawn at random.")]
 
+
+def _check_picture(path: Path | None) -> Path | None:
+    """Refuse a picture that cannot be drawn before anything long is done."""
+    if path is not None and path.suffix.lower() not in PICTURES:
+        raise SelectionError(f"{path} is no picture that can be drawn; give a {', '.join(PICTURES)} file")
+    return path
+
+
+PICTURES = (".png", ".pdf", ".svg", ".jpg")
+Picture = Annotated[
+    Path | None, typer.Option("--plot", callback=_check_picture, help="Draw it too, into this PNG, PDF, SVG or JPEG.")
+]
 PROBE, BACKBONE, DISTANCE = DEFAULT_PROBE, DEFAULT_BACKBONE, "log_cosine"
 
 
@@ -48,6 +70,35 @@ def compute_of(device: str, precision: str, workers: str) -> Compute:
     return compute
 
 
+def backbone_name(named: str | None, checkpoint: Path | None, task: Task | None) -> str:
+    """The backbone that was named, or the one for a task's images, of which standard error then says why.
+
+    Raises:
+        SelectionError: there are weights without a name of what they are for.
+    """
+    if named is not None:
+        return named
+    if checkpoint is not None:
+        raise SelectionError(f"--checkpoint {checkpoint} has the weights of one model; name it with --backbone")
+    if task is None:
+        return DEFAULT_BACKBONE
+    choice = default_backbone(task)
+    typer.echo(f"Backbone {choice.name}: {choice.reason}.", err=True)
+    return choice.name
+
+
+def load_looked_at(name: str, checkpoint: Path | None, task: Task) -> nn.Module:
+    """The backbone; standard error says if it takes much smaller images than the task's.
+
+    Raises:
+        SelectionError: the weights cannot be had or do not fit.
+    """
+    model = load_backbone(name, checkpoint)
+    if note := shrinking(task, model):
+        typer.echo(f"{note[0].upper()}{note[1:]}.", err=True)
+    return model
+
+
 def open_store(location: str | None) -> TaskStore:
     """The store at a file, which must be there, or behind a URL, or the shipped library.
 
@@ -56,16 +107,42 @@ def open_store(location: str | None) -> TaskStore:
     """
     if location is None:
         return load_library()
-    if "://" not in location and not Path(location).exists():
+    file = sqlite_file(location)
+    if file is not None and not file.exists():
         raise StoreError(f"there is no task store at {location}; make one with task2vec store create {location}")
     return TaskStore(location)
+
+
+@contextmanager
+def store_to_fill(location: str) -> Iterator[TaskStore]:
+    """The store at a file or behind a URL, made if it is not there; a file that stays empty is removed again.
+
+    Raises:
+        StoreError: the place cannot be used, or holds something else than a store.
+    """
+    file = sqlite_file(location)
+    is_new = file is not None and not file.exists()
+    store = TaskStore(location)
+    try:
+        yield store
+    except BaseException:
+        if is_new and file is not None and not len(store):
+            store.close()
+            for suffix in ("", "-wal", "-shm"):
+                file.with_name(file.name + suffix).unlink(missing_ok=True)
+        raise
+
+
+def is_embedding(source: Path) -> bool:
+    """Whether a source is a saved embedding, and no images."""
+    return source.is_file() and source.suffix == ".safetensors"
 
 
 def embedding_of(
     source: Path, probe: str, weights: Path | None, split: str | None, seed: int, compute: Compute
 ) -> TaskEmbedding:
     """The embedding saved at `source`, or that of the images there; says which images could not be read."""
-    if source.is_file() and source.suffix == ".safetensors":
+    if is_embedding(source):
         embedding = TaskEmbedding.load(source)
     else:
         task = Task.from_folder(source, split=split)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import timm
 import typer
 from torch import nn
 
@@ -13,11 +12,10 @@ import selection
 from selection.cli import options as o
 from selection.cli.output import print_json, print_recommendation
 from selection.errors import SelectionError
-from selection.evidence.backbone import load_backbone
 from selection.recommendation.facts import facts_of
 from selection.results.folder import describe_recommendation
-from selection.store import BackboneFacts
-from task2vec import Compute, Task
+from task2vec import Task
+from task2vec.weights import is_known
 
 MaxParams = Annotated[int | None, typer.Option(help="At most so many trainable parameters beside the classifier.")]
 MaxSeconds = Annotated[float | None, typer.Option(help="At most so long an expected training.")]
@@ -35,7 +33,7 @@ Recommender = Annotated[str, typer.Option(help=f"One of {', '.join(sorted(select
 
 def recommend(
     source: o.Source,
-    backbone: o.Backbone = o.BACKBONE,
+    backbone: o.ChosenBackbone = None,
     checkpoint: o.Checkpoint = None,
     store: o.Store = None,
     recommender: Recommender = selection.DEFAULT_RECOMMENDER,
@@ -61,12 +59,17 @@ def recommend(
     """
     opened = o.open_store(store)
     compute = o.compute_of(device, precision, workers)
+    task = None if o.is_embedding(source) else Task.from_folder(source, split=split)
+    name = o.backbone_name(backbone, checkpoint, task)
+    model = None if task is None else _backbone(name, checkpoint, task)
     embedding = o.embedding_of(source, probe, probe_weights, split, seed, compute)
-    model, facts = _look(source, split, backbone, checkpoint, compute)
+    facts = None
+    if model is not None and task is not None and not task.multi_label:
+        facts = facts_of(task, model, compute=compute)
     found = selection.recommend(
         embedding,
         opened,
-        backbone if model is None else model,
+        name if model is None else model,
         facts=facts,
         recommender=recommender,
         max_params=max_params,
@@ -83,18 +86,12 @@ def recommend(
         print_recommendation(found)
 
 
-def _look(
-    source: Path, split: str | None, backbone: str, checkpoint: Path | None, compute: Compute
-) -> tuple[nn.Module | None, BackboneFacts | None]:
-    """The backbone, and what the images look like to it; nothing for a saved embedding, or without the weights."""
-    if source.is_file() and source.suffix == ".safetensors":
-        return None, None
+def _backbone(name: str, checkpoint: Path | None, task: Task) -> nn.Module | None:
+    """The backbone, to look at the images through; none without the weights."""
     try:
-        model = load_backbone(backbone, checkpoint)
+        return o.load_looked_at(name, checkpoint, task)
     except SelectionError as error:
-        if checkpoint is not None or not timm.is_model(backbone):
+        if checkpoint is not None or not is_known(name):
             raise
-        typer.echo(f"without a look through the backbone: {error}", err=True)
-        return None, None
-    task = Task.from_folder(source, split=split)
-    return model, None if task.multi_label else facts_of(task, model, compute=compute)
+        typer.echo(f"Without a look through the backbone: {error}.", err=True)
+        return None

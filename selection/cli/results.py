@@ -58,7 +58,7 @@ def _write(found: Predictions, out: Path) -> None:
 def validate(
     result: ResultFolder,
     folder: Annotated[Path, typer.Argument(help="Folder, zip or table of labelled images; its test split if any.")],
-    plot: Annotated[Path | None, typer.Option(help="Draw the confusion matrix into this PNG or PDF.")] = None,
+    plot: o.Picture = None,
     checkpoint: o.Checkpoint = None,
     device: o.Device = "auto",
     precision: o.Precision = "auto",
@@ -66,8 +66,6 @@ def validate(
     as_json: o.Json = False,
 ) -> None:
     """Measure a tuned model on labelled images: accuracy, class by class, and calibration."""
-    if plot is not None and plot.suffix not in (".png", ".pdf", ".svg"):
-        raise SelectionError(f"{plot} is no picture that can be drawn; give a .png, .pdf or .svg file")
     loaded = load_result(result, checkpoint=checkpoint, compute=o.compute_of(device, precision, workers))
     found = loaded.validate(folder)
     for message in found.unreadable:

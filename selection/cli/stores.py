@@ -9,13 +9,14 @@ from typing import Annotated
 import typer
 
 from selection.cli import options as o
-from selection.cli.output import describe_embedding, print_json, print_table, share
+from selection.cli.output import brief, describe_embedding, print_facts, print_json, print_table, share
 from selection.errors import StoreError
 from selection.evidence.library import load_library
 from selection.store import ImportReport, TaskStore, export_store, import_archive, merge_stores
+from selection.store.engine import sqlite_file
 from selection.store.trial import Trial
 
-app = typer.Typer(help="Make, fill and look into task stores.", no_args_is_help=True)
+app = typer.Typer(help="Make, fill and look into task stores.", no_args_is_help=True, add_completion=False)
 Location = Annotated[str, typer.Argument(help="The store's file, or the URL of a database.")]
 Archive = Annotated[Path, typer.Argument(help="The exported file.")]
 
@@ -27,7 +28,8 @@ def create(
     as_json: o.Json = False,
 ) -> None:
     """Make a new store that starts with the shipped library."""
-    if "://" not in location and Path(location).exists():
+    file = sqlite_file(location)
+    if file is not None and file.exists():
         raise StoreError(f"{location} is there already; give a new name")
     store = TaskStore(location) if empty else load_library(location)
     _say({"store": location, "tasks": len(store)}, as_json)
@@ -49,7 +51,7 @@ def list_tasks(store: o.Store = None, as_json: o.Json = False) -> None:
     rows = []
     for task in tasks:
         best = max((t for t in task.trials if t.score is not None), key=lambda t: t.score or 0.0, default=None)
-        found = ("-", "-") if best is None else (best.config.label, share(best.score))
+        found = ("-", "-") if best is None else (brief(best.config), share(best.score))
         rows.append((task.name, str(task.num_images), str(len(task.classes)), str(len(task.trials)), *found))
     print_table(f"Tasks in {opened.location}", ("task", "images", "classes", "trials", "best trial", "scored"), rows)
 
@@ -76,7 +78,7 @@ def show(name: str, store: o.Store = None, as_json: o.Json = False) -> None:
         ("trial", "backbone", "scored", "validation", "parameters", "seconds"),
         (
             (
-                t.config.label,
+                brief(t.config),
                 str(t.backbone),
                 share(t.score),
                 f"{t.validation:.1%}",
@@ -134,7 +136,9 @@ def export(location: Location, archive: Archive, as_json: o.Json = False) -> Non
 @app.command(name="import")
 def import_(location: Location, archive: Archive, as_json: o.Json = False) -> None:
     """Add everything in an exported file to a store, which is made if it is not there."""
-    _report(import_archive(TaskStore(location), archive), as_json)
+    with o.store_to_fill(location) as store:
+        report = import_archive(store, archive)
+    _report(report, as_json)
 
 
 @app.command()
@@ -186,5 +190,4 @@ def _say(facts: dict[str, object], as_json: bool) -> None:
     if as_json:
         print_json(facts)
     else:
-        rows = ((k.replace("_", " "), str(v)) for k, v in facts.items() if not isinstance(v, list))
-        print_table("Store", ("", ""), rows)
+        print_facts("Store", facts)

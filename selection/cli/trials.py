@@ -9,10 +9,9 @@ import typer
 
 import selection
 from selection.cli import options as o
-from selection.cli.output import print_json, print_table
-from selection.store import TaskStore
+from selection.cli.output import print_facts, print_json
 
-app = typer.Typer(help="Run trials of many configurations on many tasks.", no_args_is_help=True)
+app = typer.Typer(help="Run trials of many configurations on many tasks.", no_args_is_help=True, add_completion=False)
 
 
 @app.callback()
@@ -32,15 +31,15 @@ def run(
     as_json: o.Json = False,
 ) -> None:
     """Tune every configuration of a grid on every task; a run that was stopped goes on where it was."""
-    opened = TaskStore(store)
     found = selection.Grid.from_file(grid)
     own = {"device": device, "autocast": precision, "workers": workers}
     given = {name: value for name, value in own.items() if value is not None}
     told = {field: str(getattr(found.compute, field)) for field in own} | given
     compute = o.compute_of(told["device"], told["autocast"], told["workers"])
-    selection.run_grid(found, opened, compute=compute, part=part, parts=parts)
-    facts = {"store": store, "tasks": len(opened), "trials": sum(len(t.trials) for t in opened.tasks())}
+    with o.store_to_fill(store) as opened:
+        selection.run_grid(found, opened, compute=compute, part=part, parts=parts)
+        facts = {"store": store, "tasks": len(opened), "trials": sum(len(t.trials) for t in opened.tasks())}
     if as_json:
         print_json(facts)
     else:
-        print_table("Trials", ("", ""), ((name, str(value)) for name, value in facts.items()))
+        print_facts("Trials", facts)

@@ -11,7 +11,7 @@ import adapters
 import selection
 from adapters import AdapterConfig, ConfigError
 from selection.cli import options as o
-from selection.cli.output import print_json, print_recommendation, print_table
+from selection.cli.output import brief, print_facts, print_json, print_recommendation
 from selection.cli.recommend import MaxParams, MaxSeconds, MergeableOnly, Within
 from selection.evidence.backbone import load_backbone
 from selection.results.folder import describe_recommendation, save_merged
@@ -28,7 +28,7 @@ Settings = Annotated[
 def tune(
     images: o.Images,
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory for adapter, metrics and merged weights.")],
-    backbone: o.Backbone = o.BACKBONE,
+    backbone: o.ChosenBackbone = None,
     checkpoint: o.Checkpoint = None,
     method: Annotated[
         str | None, typer.Option(help=f"Instead of the recommendation: {', '.join(sorted(adapters.METHODS))}.")
@@ -71,7 +71,8 @@ def tune(
     splits = read_splits(images) if split is None else Splits(Task.from_folder(images, split=split))
     if not as_json:
         typer.echo(f"Read {splits}")
-    model = load_backbone(backbone, checkpoint)
+    name = o.backbone_name(backbone, checkpoint, splits.train)
+    model = o.load_looked_at(name, checkpoint, splits.train)
     recommendation = None
     if config is None:
         del limits["store"]
@@ -85,6 +86,7 @@ def tune(
         tuned = selection.tune(splits, model, config, compute=compute, out=out, seed=seed)
     facts = {
         "config": adapters.adapter_of(tuned.model).config.to_dict(),
+        "backbone": name,
         "validation_accuracy": tuned.fit.best.accuracy,
         "test_accuracy": None if tuned.test is None else tuned.test.accuracy,
         "best_epoch": tuned.fit.best_epoch,
@@ -99,8 +101,8 @@ def tune(
         return
     if recommendation is not None:
         print_recommendation(recommendation)
-    facts["config"] = adapters.adapter_of(tuned.model).config.label
-    print_table("Tuned", ("", ""), ((k.replace("_", " "), str(v)) for k, v in facts.items() if v is not None))
+    facts["config"] = brief(adapters.adapter_of(tuned.model).config)
+    print_facts("Tuned", facts)
 
 
 def _settings(given: list[str] | tuple[str, ...]) -> dict[str, str]:
@@ -148,4 +150,4 @@ def merge(
     if as_json:
         print_json(facts)
     else:
-        print_table("Merged", ("", ""), ((k.replace("_", " "), str(v)) for k, v in facts.items()))
+        print_facts("Merged", facts)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import timm
 from torch import nn
 
 from selection.errors import SelectionError
+from task2vec.errors import WeightsError
+from task2vec.weights import timm_model
 
 
 def load_backbone(
@@ -16,7 +17,7 @@ def load_backbone(
     """A model as it is, or timm's model of that name with its pretrained weights or those of a local file.
 
     Args:
-        backbone: A model, or a name of timm, with or without a tag.
+        backbone: A model; a name of timm, with or without a tag; or `hf-hub:` and a repository on the hub.
         checkpoint: Local weights; the pretrained ones, from timm's cache or the hub, if not given.
         img_size: Side of the images that it is to take, where its architecture has a fixed one.
 
@@ -25,18 +26,7 @@ def load_backbone(
     """
     if isinstance(backbone, nn.Module):
         return backbone
-    if not timm.is_model(backbone):
-        raise SelectionError(f"timm knows no model {backbone!r}; timm.list_models() names those it has")
     try:
-        size = {} if img_size is None else {"img_size": img_size}
-        if checkpoint is None:
-            model: nn.Module = timm.create_model(backbone, pretrained=True, **size)
-        else:  # as if they were pretrained ones, so that timm resamples what depends on the images' size
-            weights = timm.models.load_state_dict(str(checkpoint), weights_only=True)
-            overlay = {"state_dict": weights}
-            model = timm.create_model(backbone, pretrained=True, pretrained_cfg_overlay=overlay, **size)
-            del model.pretrained_cfg["state_dict"]  # type: ignore[operator, union-attr]
-    except Exception as error:  # downloads and files fail in many ways, all with the same remedy
-        source = f"weights from {checkpoint}" if checkpoint is not None else f"pretrained weights of {backbone}"
-        raise SelectionError(f"cannot load {source} ({error}); give local weights of this model") from error
-    return model
+        return timm_model(backbone, checkpoint, **({} if img_size is None else {"img_size": img_size}))
+    except WeightsError as error:
+        raise SelectionError(str(error)) from error

@@ -50,6 +50,7 @@ def run_grid(
     tasks = list(grid.tasks())[part::parts]
     total, finished = len(tasks) * len(grid.configs) * len(grid.seeds), 0
     probe, compute = probe or load_probe(), compute or grid.compute
+    load_backbone(grid.backbone)  # weights that cannot be had are said before anything is embedded
     with reporting(progress) as report:
         for seed, task in product(grid.seeds, tasks):  # every task once before any of them again
             missing = _missing(grid, store, task, probe, compute, seed)

@@ -44,6 +44,18 @@ def open_engine(location: str | Path | None) -> sql.Engine:
     return engine
 
 
+def sqlite_file(location: str | Path) -> Path | None:
+    """The file that a location stands for; None for a database that is served, or is in memory.
+
+    Raises:
+        sqlalchemy.exc.ArgumentError: it is no URL.
+    """
+    if "://" not in str(location):
+        return Path(location)
+    url = sql.make_url(str(location))
+    return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+
+
 def lock_for_opening(connection: sql.Connection) -> None:
     """Let nobody else make or migrate tables until the transaction ends; SQLite's writing transactions do anyway."""
     if connection.dialect.name == "postgresql":

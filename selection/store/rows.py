@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -48,6 +49,25 @@ def put_embedding(session: Session, row: TaskRow, embedding: TaskEmbedding) -> N
         setattr(found, column, value)
 
 
+def refuse_other_classes(row: TaskRow, embedding: TaskEmbedding) -> None:
+    """Make sure that a task of that name is the same task: its trials say nothing about other classes.
+
+    Raises:
+        StoreError: its classes are others.
+    """
+    stored = json.loads(row.classes)
+    if sorted(stored) != sorted(embedding.classes):
+        raise StoreError(
+            f"{row.name!r} is stored with {_listed(stored)}, and this task has {_listed(embedding.classes)}; give "
+            "another name (--name), or remove the stored task first (task2vec store remove)"
+        )
+
+
+def _listed(classes: Sequence[str]) -> str:
+    shown = ", ".join(classes[:3]) + (", ..." if len(classes) > 3 else "")
+    return f"{len(classes)} classes ({shown})"
+
+
 def put_many(named: dict[str, TaskEmbedding], session: Session) -> None:
     """Insert the tasks that are new in two statements; the others as `add` would."""
     revision = session.info[REVISION]
@@ -67,6 +87,7 @@ def put_many(named: dict[str, TaskEmbedding], session: Session) -> None:
     for name in present:
         row = get_task(session, name)
         assert row is not None
+        refuse_other_classes(row, named[name])
         row.num_images, row.classes = named[name].num_samples, json.dumps(named[name].classes)
         put_embedding(session, row, named[name])
 

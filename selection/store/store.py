@@ -34,6 +34,7 @@ from selection.store.rows import (
     put_facts,
     put_many,
     put_trial,
+    refuse_other_classes,
     to_embedding,
     to_trial,
 )
@@ -151,6 +152,7 @@ class TaskStore:
         index: Directory for the search index of a large store; beside the file if not given. It can be removed at any
             time. For a database by URL it is kept in memory if not given.
         exact_up_to: With more embeddings of one probe than this, `nearest` searches a sketch of them first.
+        called: What messages call it; its location if not given.
 
     Raises:
         StoreError: the place cannot be used, or holds something else than a store.
@@ -163,8 +165,9 @@ class TaskStore:
         files: str | Path | None = None,
         index: str | Path | None = None,
         exact_up_to: int = EXACT_UP_TO,
+        called: str | None = None,
     ) -> None:
-        self.location = "memory" if location is None else str(location)
+        self.location = called or ("memory" if location is None else str(location))
         if location is not None and "://" not in str(location):
             files = f"{location}.adapters" if files is None else files
             index = f"{location}.index" if index is None else index
@@ -216,7 +219,8 @@ class TaskStore:
             facts: What it looks like to backbones; those under the same backbone are replaced.
 
         Raises:
-            StoreError: the name is empty or too long, the adapter is none, or the store cannot be written.
+            StoreError: the name is empty, too long, or that of a stored task of other classes; the adapter is none; or
+                the store cannot be written.
         """
         name = _checked(name or embedding.task)
         kept, new_trials, new_tags, new_facts = self._keep(adapter), list(trials), list(tags), list(facts)
@@ -226,6 +230,8 @@ class TaskStore:
             if row is None:
                 row = TaskRow(name=name, tags="[]", source="")
                 session.add(row)
+            else:
+                refuse_other_classes(row, embedding)
             row.num_images, row.classes = embedding.num_samples, json.dumps(embedding.classes)
             row.tags = json.dumps(sorted({*json.loads(row.tags), *new_tags}))
             row.source = source or row.source
@@ -242,7 +248,8 @@ class TaskStore:
         """Store many tasks by their embeddings' names, thousands a second; each thousand is one transaction.
 
         Raises:
-            StoreError: a name is empty or too long, or the store cannot be written.
+            StoreError: a name is empty, too long, or that of a stored task of other classes, or the store cannot be
+                written; the thousands before stay.
         """
         rest = iter(embeddings)
         while some := list(islice(rest, BULK)):

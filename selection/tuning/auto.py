@@ -21,9 +21,10 @@ from selection.recommendation.facts import facts_of
 from selection.recommendation.learning_curves import curves_of
 from selection.recommendation.recommend import recommend
 from selection.recommendation.result import Recommendation
+from selection.results.lock import alone_in
 from selection.store import TaskStore, Trial
 from selection.tuning.budget import Clock, Watch
-from selection.tuning.one import Tuned, decoded, splits_of, tune, write
+from selection.tuning.one import Tuned, decoded, splits_of, tune_alone, write
 from task2vec import Compute, Probe, Splits, Task, TaskEmbedding, embed, load_probe
 
 
@@ -99,59 +100,62 @@ def auto_tune(
     compute = compute or Compute()
     probe, model = probe or load_probe(), load_backbone(backbone)
     model.to(compute.device_for(next(model.parameters()).device))
-    splits = decoded(splits_of(task), probe.transform, transform_of(model), compute=compute, progress=progress)
-    embedding = embed(splits.train, probe, compute=compute, seed=seed, progress=progress)
-    facts = None if splits.train.multi_label else facts_of(splits.train, model, compute=compute)
-    curves = curves_of(evidence, BackboneId.of_model(model))
-    clock = Clock(seconds)
-    trials: list[Trial] = []
-    finished: list[tuple[Recommendation, Tuned]] = []
+    splits = splits_of(task)
+    splits.train.learnable()
+    with alone_in(out):
+        splits = decoded(splits, probe.transform, transform_of(model), compute=compute, progress=progress)
+        embedding = embed(splits.train, probe, compute=compute, seed=seed, progress=progress)
+        facts = None if splits.train.multi_label else facts_of(splits.train, model, compute=compute)
+        curves = curves_of(evidence, BackboneId.of_model(model))
+        clock = Clock(seconds)
+        trials: list[Trial] = []
+        finished: list[tuple[Recommendation, Tuned]] = []
 
-    def ask(limit: float | None) -> Recommendation:
-        return recommend(
-            embedding,
-            evidence,
-            model,
-            facts=facts,
-            trials=trials,
-            max_params=max_params,
-            max_seconds=limit,
-            mergeable_only=mergeable_only,
-            methods=methods,
-            within=within,
-            by_time=seconds is not None,
-        )
+        def ask(limit: float | None) -> Recommendation:
+            return recommend(
+                embedding,
+                evidence,
+                model,
+                facts=facts,
+                trials=trials,
+                max_params=max_params,
+                max_seconds=limit,
+                mergeable_only=mergeable_only,
+                methods=methods,
+                within=within,
+                by_time=seconds is not None,
+            )
 
-    while not trials or (len(trials) < most and clock.left > 0):
-        try:
-            recommendation = ask(clock.limit(max_seconds) if finished else max_seconds)
-        except RecommendationError:
-            if not finished:
-                raise
-            break  # everything was tried, or nothing else fits into the time
-        number = len(trials) + 1
-        watch = Watch(curves, recommendation.config, _best_validation(finished), clock if finished else None)
-        tuned = tune(
-            splits,
-            copy.deepcopy(model) if several else model,
-            recommendation.config,
-            init_from=recommendation.warm_start,
-            out=None if out is None else Path(out) / f"try-{number}" if several else Path(out),
-            compute=compute,
-            seed=seed,
-            on_epoch=watch if several else None,
-            progress=progress,
-        )
-        trials.append(_trial_of(tuned, recommendation.config, seed, splits))
-        clock.learn(recommendation.candidate.seconds, watch.whole_seconds or tuned.fit.seconds)
-        if not watch.gave_up:
-            finished.append((recommendation, tuned))
-        if len(trials) == len(recommendation.ranking):
-            break
-    recommendation, best = finished[_best_of(finished, trials, ask)]
-    if out is not None:
-        write(best, splits, Path(out), recommendation)
-    return AutoTuned(**vars(best), embedding=embedding, recommendation=recommendation, trials=tuple(trials))
+        while not trials or (len(trials) < most and clock.left > 0):
+            try:
+                recommendation = ask(clock.limit(max_seconds) if finished else max_seconds)
+            except RecommendationError:
+                if not finished:
+                    raise
+                break  # everything was tried, or nothing else fits into the time
+            number = len(trials) + 1
+            watch = Watch(curves, recommendation.config, _best_validation(finished), clock if finished else None)
+            tuned = tune_alone(
+                splits,
+                copy.deepcopy(model) if several else model,
+                recommendation.config,
+                init_from=recommendation.warm_start,
+                out=None if out is None else Path(out) / f"try-{number}" if several else Path(out),
+                compute=compute,
+                seed=seed,
+                on_epoch=watch if several else None,
+                progress=progress,
+            )
+            trials.append(_trial_of(tuned, recommendation.config, seed, splits))
+            clock.learn(recommendation.candidate.seconds, watch.whole_seconds or tuned.fit.seconds)
+            if not watch.gave_up:
+                finished.append((recommendation, tuned))
+            if len(trials) == len(recommendation.ranking):
+                break
+        recommendation, best = finished[_best_of(finished, trials, ask)]
+        if out is not None:
+            write(best, splits, Path(out), recommendation)
+        return AutoTuned(**vars(best), embedding=embedding, recommendation=recommendation, trials=tuple(trials))
 
 
 def _best_validation(finished: Sequence[tuple[Recommendation, Tuned]]) -> float | None:

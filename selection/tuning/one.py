@@ -16,6 +16,7 @@ from selection.evidence.runner import VALIDATION_SHARE
 from selection.recommendation.result import Recommendation
 from selection.results.description import Description, Measured
 from selection.results.folder import describe_recommendation, preprocessing_of, versions, write_result
+from selection.results.lock import alone_in
 from selection.tuning.scores import scores_of
 from task2vec import Compute, Splits, Task, read_splits
 
@@ -57,10 +58,35 @@ def tune(
     leave the validation accuracy an honest one: nothing was chosen by it. `init_from` and `on_epoch` are those of
     `adapters.fit`, the other arguments are those of `auto_tune`.
     """
-    compute = compute or Compute()
-    splits = splits_of(task)
+    splits, model = splits_of(task), load_backbone(backbone)
+    with alone_in(out):
+        return tune_alone(
+            splits,
+            model,
+            config,
+            init_from=init_from,
+            compute=compute or Compute(),
+            out=None if out is None else Path(out),
+            seed=seed,
+            on_epoch=on_epoch,
+            progress=progress,
+        )
+
+
+def tune_alone(
+    splits: Splits,
+    model: nn.Module,
+    config: AdapterConfig,
+    *,
+    init_from: str | Path | None,
+    compute: Compute,
+    out: Path | None,
+    seed: int,
+    on_epoch: Callable[[nn.Module, dict[str, float]], object] | None,
+    progress: bool,
+) -> Tuned:
+    """`tune` for who has the folder to himself already."""
     splits.train.learnable()
-    model = load_backbone(backbone)
     model.to(compute.device_for(next(model.parameters()).device))
     splits = decoded(splits, transform_of(model), compute=compute, progress=progress)
     train, validation = splits.train, splits.validation
@@ -88,9 +114,9 @@ def tune(
     if splits.test is not None:
         score = adapters.evaluate(model, splits.test, autocast=compute.autocast_dtype, workers=compute.workers)
     merged = None if adapters.METHODS[config.method].cannot_merge else adapters.merge(model).eval()
-    tuned = Tuned(model, result, merged, None if out is None else Path(out), score)
+    tuned = Tuned(model, result, merged, out, score)
     if out is not None:
-        write(tuned, splits, Path(out))
+        write(tuned, splits, out)
     return tuned
 
 

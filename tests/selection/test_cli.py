@@ -90,7 +90,8 @@ def test_a_given_method_is_tuned_saved_and_merged(folder, tmp_path):
     facts = as_json("tune", folder, "-o", tmp_path / "out", "--method", "lora", "--rank", "2", "--epochs", "1")
     assert facts["config"]["method"] == "lora"
     written = {p.name for p in (tmp_path / "out").iterdir()}
-    assert written == {"adapter.safetensors", "adapter.json", "metrics.jsonl", "merged.safetensors", "training.pt"}
+    adapter = {"adapter.safetensors", "adapter.json", "merged.safetensors"}
+    assert written == adapter | {"metrics.jsonl", "training.pt", "result.json", "README.md", "curves.png"}
     merged = as_json("merge", tmp_path / "out", "-o", tmp_path / "again.safetensors")
     assert merged["num_classes"] == 2
     one, other = load_file(tmp_path / "again.safetensors"), load_file(tmp_path / "out" / "merged.safetensors")

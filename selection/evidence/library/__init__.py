@@ -24,6 +24,7 @@ from task2vec.embedding import embedding_from, embedding_parts
 HERE = Path(__file__).parent
 EMBEDDINGS, TRIALS, TASKS = HERE / "embeddings.safetensors", HERE / "trials.jsonl", HERE / "tasks.json"
 FACTS = HERE / "facts.jsonl"
+CALLED = "the shipped library"
 FEW_IMAGES = "100 images"  # a tag
 MEAN_FEATURES = HERE / "mean_features.safetensors"
 EXPERTS, WARM_STARTS, COSTS = HERE / "experts.jsonl", HERE / "warm_starts.jsonl", HERE / "costs.jsonl"
@@ -35,7 +36,7 @@ def load_library(location: str | Path | None = None) -> TaskStore:
     Raises:
         StoreError: `location` cannot be used.
     """
-    store = TaskStore(location)
+    store = TaskStore(location, called=CALLED if location is None else None)
     trials, tasks = read_trials(TRIALS), json.loads(TASKS.read_text())
     embeddings, facts = read_embeddings(EMBEDDINGS), read_facts(FACTS)
     for embedding in embeddings:

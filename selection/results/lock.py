@@ -1,0 +1,52 @@
+"""One training a folder: the second one that is started says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from filelock import SoftFileLock, Timeout
+
+from selection.errors import SelectionError
+
+NAME = "in-use.lock"
+
+
+def alone_in(folder: str | Path | None) -> Any:
+    """Inside the context, no other process writes a result to the folder; without a folder nothing is done.
+
+    A file in the folder names the process and its machine. One that a killed process left behind is taken over on the
+    same machine.
+
+    Raises:
+        SelectionError: another process is at work there.
+    """
+    return nullcontext() if folder is None else _locked(Path(folder))
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / NAME
+    lock = SoftFileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise SelectionError(
+            f"{folder} is in use by {_owner(path)}; wait for it, give another folder, or remove {path} if that "
+            "process is gone"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _owner(path: Path) -> str:
+    try:
+        process, host, *_ = path.read_text().split()
+    except (OSError, ValueError):
+        return "another process"
+    return f"process {process} on {host}"
