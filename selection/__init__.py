@@ -5,6 +5,7 @@ recommendation = selection.recommend(embedding, store, backbone="task2vec_vit_pa
 result = selection.auto_tune(task, "task2vec_vit_patch4_32", store)
 """
 
+from selection.atlas.write import atlas, report
 from selection.errors import RecommendationError, SelectionError, StoreError
 from selection.evidence.backbone import load_backbone
 from selection.evidence.grid import Grid
@@ -62,6 +63,7 @@ __all__ = [
     "TaskStore",
     "Trial",
     "Tuned",
+    "atlas",
     "auto_tune",
     "config_of",
     "enqueue",
@@ -76,6 +78,7 @@ __all__ = [
     "published_recipes",
     "published_results",
     "recommend",
+    "report",
     "run_grid",
     "tune",
 ]

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from adapters import AdapterError
-from selection.cli import compare, demo, doctor, embed, evaluate, recommend, results, stores, trials, tune
+from selection.cli import atlas, compare, demo, doctor, embed, evaluate, recommend, results, stores, trials, tune
 from selection.errors import SelectionError
 from task2vec import Task2VecError
 
@@ -28,6 +28,7 @@ app.command()(results.validate)
 app.command()(results.export)
 app.command()(tune.merge)
 app.command()(evaluate.evaluate)
+app.command()(atlas.atlas)
 app.command()(doctor.doctor)
 app.add_typer(stores.app, name="store")
 app.add_typer(trials.app, name="trials")
