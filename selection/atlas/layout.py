@@ -77,6 +77,8 @@ def scaled(distances: Array) -> Array:
     """Positions `(n, 2)` for symmetric distances `(n, n)`, from the start that classical scaling gives."""
     from sklearn.manifold import smacof
 
+    if not distances.any():
+        return np.zeros((len(distances), 2))
     if len(distances) < 3:
         return np.array([[i * float(distances.max()), 0.0] for i in range(len(distances))]).reshape(-1, 2)
     points, _ = smacof(distances, init=classical_scaling(distances), n_init=1, normalized_stress=False)

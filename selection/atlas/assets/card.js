@@ -149,7 +149,10 @@ function showCard(focus) {
   cardPlace.hidden = task === null;
   if (task === null) return cardPlace.replaceChildren();
   state.compared = task.nearest[0]?.[0] ?? tasks.find((other) => other !== task)?.number ?? null;
-  const close = element("button", { type: "button", id: "close", onclick: () => select(null) }, "Close");
+  const back = isReport && task.number !== data.target;
+  const close = back
+    ? element("button", { type: "button", id: "back", onclick: () => select(data.target, true) }, "Back")
+    : element("button", { type: "button", id: "close", onclick: () => select(null) }, "Close");
   cardPlace.replaceChildren(
     ...[
       element("div", { class: "title" }, element("h2", {}, task.name), close),

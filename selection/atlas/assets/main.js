@@ -39,8 +39,9 @@ function listen() {
     waiting = setTimeout(() => { showList(); drawMap(); }, tasks.length > 5000 ? 250 : 50);
   };
   const form = document.getElementById("controls");
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
+  form.addEventListener("submit", (event) => event.preventDefault());
+  document.getElementById("search").addEventListener("keydown", (event) => {
+    if (event.key !== "Enter") return;
     const first = visibleTasks().find((task) => task.number !== data.target);
     if (first && wanted.query) select(first.number, true);
   });
@@ -71,7 +72,7 @@ function listen() {
       event.preventDefault();
       document.getElementById("search").focus();
     }
-    if (event.key === "Escape" && state.selected !== null) {
+    if (event.key === "Escape" && !typing && state.selected !== null) {
       select(null);
       mapPlace.focus();
     }

@@ -101,7 +101,7 @@ function drawMap() {
   const below = { orientation: "h", y: -0.02, yanchor: "top", x: 0, font: { size: 11 } };
   const beside = { x: 1.01, y: 1, font: { size: 11 } };
   const within = { x: 1, xanchor: "right", y: 0, yanchor: "bottom", font: { size: 11 } };
-  const legend = COLOURS[state.colour].number ? within : mapPlace.clientWidth < 640 ? below : beside;
+  const legend = COLOURS[state.colour].number ? within : mapPlace.clientWidth < 860 ? below : beside;
   const counted = `Map of ${whole(some.length)} tasks coloured by ${COLOURS[state.colour].label}; the list below has the same as text.`;
   mapPlace.setAttribute("aria-label", counted);
   return draw(mapPlace, traces, {
