@@ -1,3 +1,7 @@
+from selection.atlas.write import (
+    atlas as atlas,
+    report as report,
+)
 from selection.errors import (
     RecommendationError as RecommendationError,
     SelectionError as SelectionError,

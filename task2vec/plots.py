@@ -26,7 +26,7 @@ def plot_distances(
     labels = np.array(names if names is not None else [e.task for e in embeddings])
     distances = distance_matrix(embeddings, distance)
     if len(labels) > 2:
-        order = leaves_list(linkage(squareform(_symmetric(distances), checks=False), "average"))
+        order = leaves_list(linkage(squareform(symmetric(distances), checks=False), "average"))
         distances, labels = distances[np.ix_(order, order)], labels[order]
     side = 3 + 0.28 * len(labels)
     figure = Figure(figsize=(side, side), layout="constrained")
@@ -55,7 +55,7 @@ def plot_map(
     from sklearn.manifold import smacof
 
     labels = list(names if names is not None else [e.task for e in embeddings])
-    distances = _symmetric(distance_matrix(embeddings, distance))
+    distances = symmetric(distance_matrix(embeddings, distance))
     points, _ = smacof(distances, init=classical_scaling(distances), n_init=1, normalized_stress=False)
     figure = Figure(figsize=(9, 7), layout="constrained")
     axes = figure.subplots()
@@ -82,8 +82,9 @@ def classical_scaling(distances: Matrix, dimensions: int = 2) -> Matrix:
     return coordinates
 
 
-def _symmetric(distances: Matrix) -> Matrix:
-    symmetric = (distances + distances.T) / 2
-    symmetric -= symmetric.min() if symmetric.min() < 0 else 0  # asymmetric distances may be negative
-    np.fill_diagonal(symmetric, 0)
-    return np.asarray(symmetric)
+def symmetric(distances: Matrix) -> Matrix:
+    """Distances `(n, n)` as the same in both directions: means of both, none below 0, 0 to oneself."""
+    means = (distances + distances.T) / 2
+    means -= means.min() if means.size and means.min() < 0 else 0  # asymmetric distances may be negative
+    np.fill_diagonal(means, 0)
+    return np.asarray(means)

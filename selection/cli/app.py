@@ -39,6 +39,10 @@ COMMANDS = {
         "evaluate:evaluate",
         "Leave out each source in turn, and compare what every recommender would have chosen.",
     ),
+    "atlas": (
+        "atlas:atlas",
+        "Write one page with a map of the stored tasks, a card for each, and their distances; it needs no network.",
+    ),
     "doctor": ("doctor:doctor", "Say what this machine has: versions, devices, weights."),
     "store": ("stores:app", "Make, fill and look into task stores."),
     "trials": ("trials:app", "Run trials of many configurations on many tasks."),

@@ -9,6 +9,7 @@ import typer
 from torch import nn
 
 import selection
+from selection.atlas.write import report as write_report
 from selection.cli import options as o
 from selection.cli.output import print_json, print_recommendation
 from selection.errors import SelectionError
@@ -51,6 +52,9 @@ def recommend(
     precision: o.Precision = "auto",
     workers: o.Workers = "auto",
     seed: o.Seed = 0,
+    report: Annotated[
+        Path | None, typer.Option(help="Also write the recommendation as a page to send to others.")
+    ] = None,
     as_json: o.Json = False,
 ) -> None:
     """Recommend an adapter configuration for a task, with the evidence.
@@ -80,6 +84,8 @@ def recommend(
         within=within,
         cost=cost,  # type: ignore[arg-type]
     )
+    if report is not None:
+        typer.echo(f"wrote {write_report(found, embedding, opened, report, backbone=backbone)}", err=True)
     if as_json:
         print_json({"task": embedding.task} | describe_recommendation(found))
     else:

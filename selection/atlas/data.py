@@ -1,0 +1,337 @@
+"""What the atlas shows of a store, as plain typed data.
+
+Everything that depends on a choice of the reader (the backbone whose trials count, the colours) is left to the page.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from adapters import BackboneId
+from selection.atlas.layout import Layout, place
+from selection.atlas.matrix import Ordered, ordered
+from selection.errors import RecommendationError, StoreError
+from selection.recommendation.recommend import recommend
+from selection.recommendation.recommenders.features import reference_of
+from selection.recommendation.result import Recommendation
+from selection.store import StoredTask, TaskStore, Trial
+from task2vec import TaskEmbedding, distance_matrix
+
+Array = npt.NDArray[np.float64]
+
+NEAREST = 8  # tasks that a card names
+COMPARED = 5000  # with more tasks, cards name no nearest tasks, no classes and no Fisher
+MATRIX = 300  # tasks of which the distance matrix is shown
+ADVISED = 100  # with more tasks that have trials, only the target gets a recommendation
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What one configuration reached on a task with one backbone, means over its seeds.
+
+    Attributes:
+        config: Its label.
+        method: Its method.
+        backbone: The backbone's name.
+        score: Test accuracy, in [0, 1].
+        parameters: Trainable ones beside the classifier's.
+        seconds: Of training.
+        seeds: How many trials these are.
+    """
+
+    config: str
+    method: str
+    backbone: str
+    score: float
+    parameters: int
+    seconds: float
+    seeds: int
+
+
+@dataclasses.dataclass(frozen=True)
+class AtlasTask:
+    """A task as the atlas shows it.
+
+    Attributes:
+        name: Its name; for the target, what it is called.
+        source: Where its images come from.
+        tags: Its groups.
+        num_classes: How many classes it has.
+        classes: Their names; empty where there are too many tasks to write them all.
+        num_images: Images it was embedded from.
+        accuracy: Of a linear classifier on the probe's features, cross-validated where that was done.
+        position: On the map.
+        nearest: The nearest other tasks, as their numbers with their distances to this one.
+        results: What was tuned on it.
+        probes: For each backbone, the accuracy of a linear probe on its features, where somebody looked.
+        fisher: For each layer of the probe the base-10 logarithm of the filters' mean Fisher; None where it is 0.
+        advice: What is recommended for it without it and all tasks of its source; None where that was not computed.
+    """
+
+    name: str
+    source: str
+    tags: tuple[str, ...]
+    num_classes: int
+    classes: tuple[str, ...]
+    num_images: int
+    accuracy: float
+    position: tuple[float, float]
+    nearest: tuple[tuple[int, float], ...]
+    results: tuple[Result, ...]
+    probes: dict[str, float]
+    fisher: tuple[float | None, ...]
+    advice: dict[str, Any] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Atlas:
+    """All that the page shows.
+
+    Attributes:
+        title: Its heading.
+        distance: By which distance tasks are compared.
+        probe: What embedded them.
+        method: The estimator.
+        left_out: Stored tasks without such an embedding.
+        layers: The probe's layers.
+        backbones: Those that trials were made with, the one with most trials, or the one asked for, first.
+        layout: The map's positions and how faithful they are.
+        tasks: The tasks; the target is the last.
+        target: The target's number; None without one.
+        matrix: The distance matrix, of a sample where there are many tasks.
+        matrix_tasks: Which tasks it is about.
+    """
+
+    title: str
+    distance: str
+    probe: str
+    method: str
+    left_out: int
+    layers: tuple[str, ...]
+    backbones: tuple[str, ...]
+    layout: Layout
+    tasks: tuple[AtlasTask, ...]
+    target: int | None
+    matrix: Ordered
+    matrix_tasks: tuple[int, ...]
+
+
+def gather(
+    store: TaskStore,
+    *,
+    target: TaskEmbedding | None = None,
+    advice: dict[str, Any] | None = None,
+    distance: str = "log_cosine",
+    backbone: str | None = None,
+    names: Sequence[str] | None = None,
+    advise: bool = True,
+    title: str = "Atlas of tasks",
+) -> Atlas:
+    """Read everything from a store.
+
+    Args:
+        store: The store.
+        target: A task to show among the stored ones.
+        advice: What is recommended for it (`told_of`); computed if not given.
+        distance: One of `task2vec.DISTANCES`.
+        backbone: Whose trials are shown first, and what recommendations are for; that with most trials if not given.
+        names: Only these stored tasks.
+        advise: Recommend for stored tasks as well, where they are few enough.
+        title: The page's heading.
+
+    Raises:
+        StoreError: there is nothing to show, or no trial used the backbone.
+        DistanceError: there is no such distance.
+    """
+    embeddings = [e for e in _of_one_kind(store, target) if names is None or e.task in names]
+    if not embeddings and target is None:
+        raise StoreError(f"{store.location} has no embedded tasks to show; add some with task2vec store add")
+    stored = {task.name: task for task in store.tasks()}
+    embeddings = [e for e in embeddings if e.task in stored]  # unless it was removed in the meantime
+    shown = embeddings if target is None else [*embeddings, target]
+    backbones = _backbones(store, [stored[e.task] for e in embeddings], backbone)
+    between = Distances(shown, distance)
+    everyone = list(range(len(shown)))
+    sample = everyone
+    if len(shown) > MATRIX:
+        sample = sorted(np.random.default_rng(0).choice(len(shown), MATRIX, replace=False).tolist())
+    layout = place(between, len(shown))
+    few = len(shown) <= COMPARED
+    nearest = _nearest(between(everyone, everyone)) if few else [()] * len(shown)
+    tasks = []
+    advised = advise and sum(bool(stored[e.task].trials) for e in embeddings) <= ADVISED
+    for number, embedding in enumerate(shown):
+        is_target = target is not None and number == len(embeddings)
+        task = None if is_target else stored[embedding.task]
+        told = advice if is_target else None
+        if told is None and backbones and (is_target or advised):
+            found = _recommended(store, embedding, task, backbones[0], stored)
+            told = None if found is None else told_of(found, backbones[0])
+        position = float(layout.points[number, 0]), float(layout.points[number, 1])
+        tasks.append(_shown(embedding, task, position, nearest[number], told, detailed=few))
+    return Atlas(
+        title=title,
+        distance=distance,
+        probe=shown[0].probe_name,
+        method=shown[0].method,
+        left_out=0 if names is not None else len(stored) - len(embeddings),
+        layers=tuple(layer.name for layer in shown[0].layers),
+        backbones=backbones,
+        layout=layout,
+        tasks=tuple(tasks),
+        target=None if target is None else len(embeddings),
+        matrix=ordered(between(sample, sample)),
+        matrix_tasks=tuple(sample),
+    )
+
+
+class Distances:
+    """Distances between some of the embeddings, by their numbers; `log_cosine` with one reference for all."""
+
+    def __init__(self, embeddings: Sequence[TaskEmbedding], name: str) -> None:
+        self._embeddings, self._name = embeddings, name
+        self._reference = reference_of(embeddings) if name == "log_cosine" else None
+
+    def __call__(self, rows: Sequence[int], columns: Sequence[int]) -> Array:
+        """Float64 `(rows, columns)`, from row to column."""
+        a, b = ([self._embeddings[i] for i in chosen] for chosen in (rows, columns))
+        return np.asarray(distance_matrix(a, self._name, b, reference=self._reference))
+
+
+def told_of(found: Recommendation, backbone: str) -> dict[str, Any]:
+    """A recommendation as the card tells it; accuracies only where their spread was measured."""
+    calibrated = found.is_calibrated
+    return {
+        "backbone": backbone,
+        "config": found.config.label,
+        "explanation": found.explain(),
+        "note": found.note,
+        "level": found.level,
+        "ranking": [
+            {
+                "config": c.config.label,
+                "predicted": c.predicted if calibrated else None,
+                "interval": list(c.interval) if calibrated else None,
+                "parameters": c.parameters,
+                "seconds": c.seconds,
+            }
+            for c in found.ranking[:NEAREST]
+        ],
+        "candidates": len(found.ranking),
+        "evidence": [
+            {"task": e.task, "distance": e.distance, "score": e.score, "best": e.best.label, "best_score": e.best_score}
+            for e in found.evidence
+        ],
+    }
+
+
+def _of_one_kind(store: TaskStore, target: TaskEmbedding | None) -> list[TaskEmbedding]:
+    """The embeddings by the target's probe and estimator, or by those that most tasks have: others do not compare."""
+    if target is not None:
+        return store.embeddings(target.probe, target.method)
+    found = store.embeddings()
+    counts = Counter((e.probe, e.method) for e in found)
+    return [e for e in found if (e.probe, e.method) == counts.most_common(1)[0][0]]
+
+
+def _backbones(store: TaskStore, tasks: Sequence[StoredTask], asked: str | None) -> tuple[str, ...]:
+    """Names of the backbones of the trials, the one asked for or with most trials first."""
+    counts = Counter(str(trial.backbone) for task in tasks for trial in task.trials if trial.score is not None)
+    ranked = [name for name, _ in counts.most_common()]
+    if asked is None:
+        return tuple(ranked)
+    wanted = BackboneId.of_name(asked)
+    first = next((name for name in ranked if BackboneId.of_name(name).is_same(wanted)), None)
+    if first is None:
+        known = ", ".join(ranked) or "none"
+        raise StoreError(f"no trial in {store.location} used {asked}; it has trials on {known}")
+    return (first, *(name for name in ranked if name != first))
+
+
+def _nearest(distances: Array) -> list[tuple[tuple[int, float], ...]]:
+    """For each task the others, by their distance to it."""
+    own = distances.copy()
+    np.fill_diagonal(own, np.inf)
+    order = np.argsort(own, axis=0, kind="stable")[: min(NEAREST, len(own) - 1)]
+    return [tuple((int(i), float(own[i, task])) for i in order[:, task]) for task in range(len(own))]
+
+
+def _recommended(
+    store: TaskStore,
+    embedding: TaskEmbedding,
+    task: StoredTask | None,
+    backbone: str,
+    stored: dict[str, StoredTask],
+) -> Recommendation | None:
+    """For a stored task as if it and its source were unknown; nothing without other evidence."""
+    left_out: list[str] = []
+    facts = None
+    if task is not None:
+        left_out = [
+            other.name for other in stored.values() if (other.source or other.name) == (task.source or task.name)
+        ]
+        wanted = BackboneId.of_name(backbone)
+        facts = next((found for found in task.facts if found.backbone.is_same(wanted)), None)
+    try:
+        return recommend(embedding, store, backbone, facts=facts, exclude=left_out)
+    except (RecommendationError, StoreError):
+        return None
+
+
+def _shown(
+    embedding: TaskEmbedding,
+    task: StoredTask | None,
+    position: tuple[float, float],
+    nearest: tuple[tuple[int, float], ...],
+    advice: dict[str, Any] | None,
+    *,
+    detailed: bool,
+) -> AtlasTask:
+    classifier = embedding.classifier
+    return AtlasTask(
+        name=embedding.task or "target",
+        source="" if task is None else task.source or task.name,
+        tags=() if task is None else task.tags,
+        num_classes=len(embedding.classes),
+        classes=embedding.classes if detailed else (),
+        num_images=embedding.num_samples,
+        accuracy=classifier.accuracy if classifier.cross_validated is None else classifier.cross_validated,
+        position=position,
+        nearest=nearest,
+        results=() if task is None else _results(task.trials),
+        probes={} if task is None else {str(facts.backbone): facts.linear_probe for facts in task.facts},
+        fisher=_by_layer(embedding) if detailed else (),
+        advice=advice,
+    )
+
+
+def _results(trials: Sequence[Trial]) -> tuple[Result, ...]:
+    """Means over the seeds of each configuration; trials without a test score are left out."""
+    groups: dict[tuple[str, str], list[Trial]] = defaultdict(list)
+    for trial in trials:
+        if trial.score is not None:
+            groups[trial.config.label, str(trial.backbone)].append(trial)
+    return tuple(
+        Result(
+            config=label,
+            method=same[0].config.method,
+            backbone=backbone,
+            score=float(np.mean([trial.score for trial in same if trial.score is not None])),
+            parameters=same[0].parameters,
+            seconds=float(np.mean([trial.seconds for trial in same])),
+            seeds=len(same),
+        )
+        for (label, backbone), same in groups.items()
+    )
+
+
+def _by_layer(embedding: TaskEmbedding) -> tuple[float | None, ...]:
+    ends = np.cumsum([layer.num_filters for layer in embedding.layers])[:-1]
+    means = [float(part.mean(dtype=np.float64)) for part in np.split(embedding.fisher, ends)]
+    return tuple(float(np.log10(mean)) if mean > 0 else None for mean in means)
