@@ -85,7 +85,7 @@ def recommend(
         cost=cost,  # type: ignore[arg-type]
     )
     if report is not None:
-        typer.echo(f"wrote {write_report(found, embedding, opened, report, backbone=backbone)}", err=True)
+        typer.echo(f"wrote {write_report(found, embedding, opened, report, backbone=name)}", err=True)
     if as_json:
         print_json({"task": embedding.task} | describe_recommendation(found))
     else:
