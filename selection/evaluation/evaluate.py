@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -156,6 +156,7 @@ def evaluate_store(
     backbone: str,
     mean_features: Mapping[str, npt.NDArray[np.float32]] | None = None,
     *,
+    only: Collection[str] | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Leave out each source in turn.
@@ -164,6 +165,7 @@ def evaluate_store(
         store: Tasks with trials. Where several probes embedded them, the one that embedded most of them counts.
         backbone: Whose trials count.
         mean_features: See `rows_of`.
+        only: Names of the rows to measure; all if not given.
         progress: Show progress on standard error.
 
     Raises:
@@ -182,7 +184,7 @@ def evaluate_store(
     if mean_features is not None and not all(task.name in mean_features for task in table.tasks):
         mean_features = None
     with reporting(progress) as report:
-        rows = rows_of(mean_features)
+        rows = {name: row for name, row in rows_of(mean_features).items() if only is None or name in only}
         found = leave_one_source_out(table, targets, rows, lambda done, total: report("Sources left out", done, total))
     return Evaluation(backbone, table, targets, found, _curves_without(targets))
 

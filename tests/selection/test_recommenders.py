@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, norm
 
 from adapters import AdapterConfig, BackboneId
 from selection import BackboneFacts, TaskFilter, load_library
@@ -157,6 +157,30 @@ def test_learning_makes_the_trials_likelier(table, process):
         return multivariate_normal(np.zeros(len(pairs)), covariance).logpdf(table.gains()[tuple(pairs.T)])
 
     assert log_likelihood(learned.settings) > log_likelihood(START) + 1
+
+
+def test_the_widening_is_that_of_predicting_each_source_from_the_others(process):
+    """Against conditioning anew without each source."""
+    scores = np.random.default_rng(1).uniform(0.5, 0.95, (20, 5))
+    table = table_of(scores)
+    off = []
+    for source in sorted({task.source for task in table.tasks}):
+        own = [t for t, task in enumerate(table.tasks) if task.source == source]
+        wanted = [(table.tasks[t], table.configs) for t in own]
+        with_all = dataclasses.replace(process, directions=lambda tasks: by_name(tasks, table))
+        for t, found in zip(own, with_all.predict(table.without([source]), wanted), strict=True):
+            choice = found.choice()
+            off.append(abs(scores[t, choice] - found.mean[choice]) / found.std[choice])
+    expected = np.quantile(off, 0.8) / norm.ppf(0.9)
+    calibrated = dataclasses.replace(process, directions=lambda tasks: by_name(tasks, table)).calibrated(table)
+    assert calibrated.widening == pytest.approx(expected, rel=1e-6)
+
+
+def by_name(tasks, table):
+    """The same directions of a task whatever other tasks there are."""
+    rows = task_directions(table.tasks)
+    names = [task.name for task in table.tasks]
+    return rows[[names.index(task.name) for task in tasks]]
 
 
 def test_settings_are_shipped_for_the_tables_of_the_library(table):

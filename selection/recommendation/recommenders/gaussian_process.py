@@ -38,8 +38,8 @@ from selection.recommendation.recommenders.features import config_numbers, task_
 from selection.recommendation.recommenders.registry import register_recommender
 
 SHIPPED = Path(__file__).with_name("gaussian_process.json")
-ROWS = 700  # observations that the settings are learned from: the likelihood takes the cube of their number
-STEPS = 40  # of L-BFGS
+ROWS = 400  # observations that the settings are learned from: the likelihood takes the cube of their number
+STEPS = 25  # of L-BFGS
 FEWEST_SOURCES = 8  # that a widening is learned from; with fewer the process is taken at its word
 PRIOR_SPREAD = 1.5  # of the logarithm of a setting around where learning starts
 
@@ -136,20 +136,32 @@ class GaussianProcess:
     def calibrated(self, table: TrialTable) -> GaussianProcess:
         """The same with a widening such that 80% intervals of the choices hold 80% of the stored tasks' scores, each
         task predicted from the other sources.
+
+        With K the covariance of all observations, noise included, those of a source b are predicted from the others by
+        mean y_b - P^-1 (K^-1 y)_b and covariance P^-1, P = (K^-1)_bb (Rasmussen and Williams 2006, section 5.4.2, for
+        blocks), so that one inverse serves all sources.
         """
-        narrow = dataclasses.replace(self, widening=1.0)
-        sources = sorted({task.source for task in table.tasks})
-        off: list[float] = []
-        for source in sources if len(sources) >= FEWEST_SOURCES else ():
-            own = [t for t, task in enumerate(table.tasks) if task.source == source]
-            tried = [np.flatnonzero(np.isfinite(table.scores[t])) for t in own]
-            wanted = [(table.tasks[t], [table.configs[c] for c in cs]) for t, cs in zip(own, tried, strict=True)]
-            others = table.without([source])
-            for t, cs, found in zip(own, tried, narrow.predict(others, wanted) if others.tasks else (), strict=False):
-                choice = found.choice()
-                off.append(abs(table.scores[t, cs[choice]] - found.mean[choice]) / found.std[choice])
-        widening = float(np.quantile(off, 0.8) / norm.ppf(0.9)) if off else 1.0
-        return dataclasses.replace(self, widening=widening)
+        sources = [task.source for task in table.tasks]
+        if len(set(sources)) < FEWEST_SOURCES:
+            return dataclasses.replace(self, widening=1.0)
+        pairs, gains = _observations(table)
+        likeness = _Likeness.of(table.tasks, table.configs, self.directions, self.numbers)
+        settings = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.settings.items()}
+        known = likeness.kernel(pairs, pairs, settings) + settings["noise"] * torch.eye(len(gains), dtype=torch.float64)
+        precision = torch.linalg.inv(known).numpy()
+        pulled = precision @ gains
+        task_of = pairs[:, 0].numpy()
+        off = []
+        for source in sorted(set(sources)):
+            own = np.flatnonzero([sources[t] == source for t in task_of])
+            covariance = np.linalg.inv(precision[np.ix_(own, own)])
+            error = covariance @ pulled[own]  # of the observed gains, from what was expected of them
+            spread = np.sqrt(np.diag(covariance))
+            for t in np.unique(task_of[own]):
+                mine = np.flatnonzero(task_of[own] == t)
+                chosen = mine[np.argmax(gains[own][mine] - error[mine])]
+                off.append(abs(error[chosen]) / spread[chosen])
+        return dataclasses.replace(self, widening=float(np.quantile(off, 0.8) / norm.ppf(0.9)))
 
 
 @register_recommender("gaussian_process")
