@@ -28,7 +28,7 @@ def __getattr__(name: str) -> Any:
     """A name's module is loaded when the name is first used: the command line's help needs no torch."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import_module("adapters")  # first of all it says whether torch and torchvision fit together
+    import_module("adapters")  # before timm: it explains a torchvision that does not fit the installed torch
     found = globals()[name] = getattr(import_module(_HOMES[name]), name)
     return found
 

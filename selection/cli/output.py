@@ -113,9 +113,10 @@ def print_recommendation(recommendation: Recommendation) -> None:
     """A recommendation as two tables and a paragraph."""
     shown = recommendation.ranking[:RANKING_SHOWN]
     left = len(recommendation.ranking) - len(shown)
+    seconds = "seconds here" if recommendation.timed_here else "seconds"
     print_table(
         "Recommended configurations, best first" + (f" ({left} more with --json)" if left else ""),
-        ("configuration", "predicted", "80% between", "parameters", "seconds"),
+        ("configuration", "predicted", "80% between", "parameters", seconds),
         (
             (
                 brief(c.config),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +15,9 @@ from selection.cli import options as o
 from selection.cli.output import print_json, print_recommendation
 from selection.errors import SelectionError
 from selection.recommendation.facts import facts_of
+from selection.recommendation.pace import in_time
 from selection.results.folder import describe_recommendation
-from task2vec import Task
+from task2vec import Splits, Task
 from task2vec.weights import is_known
 
 MaxParams = Annotated[int | None, typer.Option(help="At most so many trainable parameters beside the classifier.")]
@@ -70,20 +72,24 @@ def recommend(
     facts = None
     if model is not None and task is not None and not task.multi_label:
         facts = facts_of(task, model, compute=compute)
-    found = selection.recommend(
+    ask = partial(
+        selection.recommend,
         embedding,
         opened,
         name if model is None else model,
         facts=facts,
         recommender=recommender,
         max_params=max_params,
-        max_seconds=max_seconds,
         mergeable_only=mergeable_only,
         methods=methods,
         without_methods=without_methods or (),
         within=within,
         cost=cost,  # type: ignore[arg-type]
     )
+    if model is None or task is None:
+        found = ask(max_seconds=max_seconds)
+    else:
+        found = in_time(ask, max_seconds, model, Splits(task), compute)
     if report is not None:
         typer.echo(f"wrote {write_report(found, embedding, opened, report, backbone=name)}", err=True)
     if as_json:

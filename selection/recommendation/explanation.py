@@ -29,7 +29,8 @@ def explain(recommendation: Recommendation) -> str:
 
 def _what(found: Recommendation) -> str:
     chosen = found.candidate
-    return f"Tune {chosen.config.label} ({chosen.parameters:,} parameters, about {chosen.seconds:.0f} s)."
+    where = "here" if found.timed_here else "on the machine that made the trials"
+    return f"Tune {chosen.config.label} ({chosen.parameters:,} parameters, about {chosen.seconds:.0f} s {where})."
 
 
 def _expected(found: Recommendation) -> list[str]:

@@ -23,7 +23,8 @@ class Candidate:
         predicted: Expected top-1 accuracy, in [0, 1].
         std: Standard deviation of what a trial would score; NaN where the recommender does not know.
         parameters: Trainable parameters beside the classifier's.
-        seconds: Expected training time on the machine that made the trials, for as many images as the target has.
+        seconds: Expected training time for as many images as the target has, on the machine that made the trials or
+            on this one (`Recommendation.timed_here`).
     """
 
     config: AdapterConfig
@@ -77,6 +78,7 @@ class Recommendation:
         warm_start: A tuned adapter of the same configuration to start from, where that is expected to help.
         note: What to know about where the evidence comes from; empty if nothing.
         within: How far below the best expectation `config` was allowed to be; None if it had to be the best.
+        timed_here: Whether expected seconds are those of this machine, where a few steps were measured.
     """
 
     config: AdapterConfig
@@ -88,6 +90,7 @@ class Recommendation:
     warm_start: Path | None = None
     note: str = ""
     within: float | None = None
+    timed_here: bool = False
 
     @property
     def candidate(self) -> Candidate:

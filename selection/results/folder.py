@@ -81,6 +81,7 @@ def describe_recommendation(recommendation: Recommendation) -> dict[str, Any]:
         "recommender": recommendation.recommender,
         "explanation": recommendation.explain(),
         "note": recommendation.note,
+        "timed_here": recommendation.timed_here,
         "warm_start": None if recommendation.warm_start is None else str(recommendation.warm_start),
         "ranking": [
             vars(c) | {"config": c.config.to_dict(), "label": c.config.label, "std": _number(c.std)}

@@ -19,6 +19,7 @@ from selection.evidence.library import load_library
 from selection.evidence.runner import VALIDATION_SHARE
 from selection.recommendation.facts import facts_of
 from selection.recommendation.learning_curves import curves_of
+from selection.recommendation.pace import slowness_of, timed
 from selection.recommendation.recommend import recommend
 from selection.recommendation.result import Recommendation
 from selection.results.lock import alone_in
@@ -126,9 +127,10 @@ def auto_tune(
                 by_time=seconds is not None,
             )
 
+        clock.slowness = slowness_of(ask(None), model, splits, compute)
         while not trials or (len(trials) < most and clock.left > 0):
             try:
-                recommendation = ask(clock.limit(max_seconds) if finished else max_seconds)
+                recommendation = ask(clock.limit(max_seconds) if finished else clock.in_trials_seconds(max_seconds))
             except RecommendationError:
                 if not finished:
                     raise
@@ -147,7 +149,9 @@ def auto_tune(
                 progress=progress,
             )
             trials.append(_trial_of(tuned, recommendation.config, seed, splits))
-            clock.learn(recommendation.candidate.seconds, watch.whole_seconds or tuned.fit.seconds)
+            expected = recommendation.candidate.seconds
+            recommendation = timed(recommendation, clock.slowness)
+            clock.learn(expected, watch.whole_seconds or tuned.fit.seconds)
             if not watch.gave_up:
                 finished.append((recommendation, tuned))
             if len(trials) == len(recommendation.ranking):

@@ -31,11 +31,19 @@ class Clock:
         return self._end - self._now()
 
     def limit(self, max_seconds: float | None) -> float | None:
-        """What `recommend` may expect a training to take at most, in seconds of the machine that made the trials."""
-        left = max(self.left, 0.0) / self.slowness
-        if left == float("inf"):
-            return max_seconds
-        return left if max_seconds is None else min(left, max_seconds)
+        """What `recommend` may expect a training to take at most, in seconds of the machine that made the trials.
+
+        Args:
+            max_seconds: A limit of its own for each training, in seconds of this machine.
+        """
+        left, most = self.in_trials_seconds(max(self.left, 0.0)), self.in_trials_seconds(max_seconds)
+        if left is None or left == float("inf"):
+            return most
+        return left if most is None else min(left, most)
+
+    def in_trials_seconds(self, seconds: float | None) -> float | None:
+        """Seconds of this machine as seconds of the machine that made the trials; None stays None."""
+        return None if seconds is None else seconds / self.slowness
 
     def learn(self, expected: float, taken: float) -> None:
         """A training was expected to take so long, and took so long."""

@@ -1,0 +1,195 @@
+"""How long a training takes on this machine, from a few measured steps of the real model.
+
+The seconds that stored trials took are those of the machine and of the backbone that made them. What they are good for
+is how configurations compare; how long one of them takes here is measured: two short epochs on a few of the task's own
+images, the second of which counts, and one pass without learning.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import adapters
+from adapters import AdapterConfig, BackboneId, write_atomically
+from adapters.data import transform_of
+from adapters.sites import image_size
+from selection.evidence.runner import VALIDATION_SHARE
+from selection.recommendation.result import Recommendation
+from task2vec import Compute, Splits, Task
+
+FEW = 8  # images of a step that shows whether steps are slow enough to be measured so
+SLOW = 0.3  # seconds of such a step from which on time goes by images, not by steps
+STEPS = 2  # in the epoch that counts
+STAYS = 24 * 3600.0  # seconds after which a measurement is made again: what else the machine does may have changed
+
+
+@dataclasses.dataclass(frozen=True)
+class Pace:
+    """How fast a configuration learns here.
+
+    Attributes:
+        learning: Seconds for each image that is learned from.
+        looking: Seconds for each image that is only looked at.
+    """
+
+    learning: float
+    looking: float
+
+    def seconds(self, config: AdapterConfig, num_training: int, num_validation: int) -> float:
+        """Expected seconds of a whole training: E (N_t learning + N_v looking) for E epochs.
+
+        A linear probe without augmentation looks at every image once and learns from what it saw.
+        """
+        if _learns_from_features(config):
+            return (num_training + num_validation) * self.looking + config.epochs * num_training * self.learning
+        return config.epochs * (num_training * self.learning + num_validation * self.looking)
+
+
+def pace_of(model: nn.Module, config: AdapterConfig, task: Task, compute: Compute) -> Pace:
+    """The pace of a configuration, measured, or as it was measured here within the last day.
+
+    Args:
+        model: The backbone without an adapter; it stays as it is.
+        config: What would be tuned.
+        task: Images of the kind to learn from.
+        compute: Where and how.
+    """
+    return remembered(_key(model, config, compute), lambda: measured_pace(model, config, task, compute))
+
+
+def measured_pace(model: nn.Module, config: AdapterConfig, task: Task, compute: Compute) -> Pace:
+    """Measure the pace on a few of a task's images."""
+    slow = _paced_by(min(FEW, config.batch_size), model, config, task, compute)
+    if config.batch_size <= FEW or (slow.learning * FEW > SLOW and not _is_accelerator(model)):
+        return slow
+    return _paced_by(config.batch_size, model, config, task, compute)
+
+
+def timed(recommendation: Recommendation, factor: float) -> Recommendation:
+    """A recommendation whose seconds are those of this machine.
+
+    Args:
+        recommendation: With the seconds of the machine that made the trials.
+        factor: How much longer the recommended configuration takes here.
+    """
+    ranking = tuple(dataclasses.replace(c, seconds=c.seconds * factor) for c in recommendation.ranking)
+    return dataclasses.replace(recommendation, ranking=ranking, timed_here=True)
+
+
+def slowness_of(recommendation: Recommendation, model: nn.Module, splits: Splits, compute: Compute) -> float:
+    """How much longer the recommended configuration takes here than where the trials were made; measures a few steps.
+
+    Args:
+        recommendation: With the seconds of the machine that made the trials.
+        model: The backbone without an adapter; it stays as it is.
+        splits: Images to learn from, of which a share watches where there are none to watch.
+        compute: Where and how.
+    """
+    config, expected = recommendation.config, recommendation.candidate.seconds
+    learned, watching = len(splits.train), 0 if splits.validation is None else len(splits.validation)
+    if splits.validation is None:
+        watching = round(VALIDATION_SHARE * learned)
+        learned -= watching
+    here = pace_of(model, config, splits.train, compute).seconds(config, learned, watching)
+    return here / expected if expected > 0 else 1.0
+
+
+def in_time(
+    ask: Callable[..., Recommendation], max_seconds: float | None, model: nn.Module, splits: Splits, compute: Compute
+) -> Recommendation:
+    """A recommendation that keeps to a time limit on this machine.
+
+    Args:
+        ask: `recommend` with everything but `max_seconds`.
+        max_seconds: That a training may take here; None for any time.
+        model: See `slowness_of`.
+        splits: See `slowness_of`.
+        compute: See `slowness_of`.
+
+    Raises:
+        RecommendationError: see `recommend`.
+    """
+    found = ask(max_seconds=None)
+    slowness = slowness_of(found, model, splits, compute)
+    if max_seconds is not None:
+        found = ask(max_seconds=max_seconds / slowness)
+        slowness = slowness_of(found, model, splits, compute)
+    return timed(found, slowness)
+
+
+def remembered(key: str, measure: Callable[[], Pace], folder: Path | None = None) -> Pace:
+    """What was measured under a key within the last day, or what is measured now and kept in the user's cache."""
+    path = (folder or _cache()) / "pace.json"
+    known = _known(path)
+    found = known.get(key)
+    if found is not None and 0 <= time.time() - found["when"] < STAYS:
+        return Pace(found["learning"], found["looking"])
+    pace = measure()
+    known[key] = dataclasses.asdict(pace) | {"when": time.time()}
+    with suppress(OSError):  # a cache that cannot be written costs the time of measuring again
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda temporary: temporary.write_text(json.dumps(known, indent=1)))
+    return pace
+
+
+def _paced_by(batch_size: int, model: nn.Module, config: AdapterConfig, task: Task, compute: Compute) -> Pace:
+    tuned = copy.deepcopy(model)
+    some = task.select(torch.linspace(0, len(task) - 1, min(len(task), STEPS * batch_size)).long().numpy())
+    some = some.decoded(transform_of(tuned), workers=compute.workers)
+    short = AdapterConfig(config.method, config.settings, epochs=2, batch_size=batch_size)
+    adapters.attach(tuned, short, task.num_classes)
+    fitted = adapters.fit(
+        tuned,
+        some,
+        keep="best",
+        autocast=compute.autocast_dtype,
+        workers=compute.workers,
+        progress=False,
+    )
+    start = time.perf_counter()
+    adapters.evaluate(tuned, some, autocast=compute.autocast_dtype, workers=compute.workers)
+    looking = (time.perf_counter() - start) / len(some)
+    return Pace(fitted.history[-1]["seconds"] / len(some), looking)
+
+
+def _learns_from_features(config: AdapterConfig) -> bool:
+    return config.method == "linear" and config.augment == "none"
+
+
+def _is_accelerator(model: nn.Module) -> bool:
+    return next(model.parameters()).device.type != "cpu"
+
+
+def _key(model: nn.Module, config: AdapterConfig, compute: Compute) -> str:
+    """What the pace depends on: the model, the shape of what is tuned, the machine, and how it is told to compute."""
+    device = next(model.parameters()).device
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    shape = config.to_dict()
+    for irrelevant in ("learning_rate", "weight_decay", "epochs"):
+        shape.pop(irrelevant, None)
+    where = (device, card, compute.autocast_dtype, compute.workers, torch.__version__)
+    parts = (BackboneId.of_model(model), image_size(model), shape, *where)
+    return " | ".join(map(str, parts))
+
+
+def _known(path: Path) -> dict[str, dict[str, float]]:
+    try:
+        known = json.loads(path.read_text())
+        fields = ("learning", "looking", "when")
+        return {str(key): {name: float(own[name]) for name in fields} for key, own in known.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "task2vec"
