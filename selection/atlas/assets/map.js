@@ -110,7 +110,7 @@ function drawMap() {
     legend,
     hovermode: "closest",
     dragmode: "pan",
-    uirevision: "map",
+    uirevision: mapPlace.clientWidth,  // where the reader moved it to is kept while its size is
   }, { scrollZoom: true });
 }
 
