@@ -105,12 +105,12 @@ function drawMap() {
   const counted = `Map of ${whole(some.length)} tasks coloured by ${COLOURS[state.colour].label}; the list below has the same as text.`;
   mapPlace.setAttribute("aria-label", counted);
   return draw(mapPlace, traces, {
-    xaxis: { ...bare, range: ranges[0] },
-    yaxis: { ...bare, range: ranges[1], scaleanchor: "x" },
+    xaxis: { ...bare, range: [...ranges[0]] },
+    yaxis: { ...bare, range: [...ranges[1]], scaleanchor: "x" },
     legend,
     hovermode: "closest",
     dragmode: "pan",
-    uirevision: "map",
+    uirevision: mapPlace.clientWidth,  // where the reader moved it to is kept while its size is
   }, { scrollZoom: true });
 }
 
