@@ -1,4 +1,4 @@
-from selection.atlas.write import (
+from selection.pages.write import (
     atlas as atlas,
     report as report,
 )

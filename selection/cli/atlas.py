@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from selection.atlas.write import atlas as write_atlas
 from selection.cli import options as o
+from selection.pages.write import atlas as write_atlas
 
 
 def atlas(

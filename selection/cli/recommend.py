@@ -10,10 +10,10 @@ import typer
 from torch import nn
 
 import selection
-from selection.atlas.write import report as write_report
 from selection.cli import options as o
 from selection.cli.output import print_json, print_recommendation
 from selection.errors import SelectionError
+from selection.pages.write import report as write_report
 from selection.recommendation.facts import facts_of
 from selection.recommendation.pace import in_time
 from selection.results.folder import describe_recommendation

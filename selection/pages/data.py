@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters import BackboneId
-from selection.atlas.layout import Layout, place
-from selection.atlas.matrix import Ordered, ordered
 from selection.errors import RecommendationError, StoreError
+from selection.pages.layout import Layout, place
+from selection.pages.matrix import Ordered, ordered
 from selection.recommendation.recommend import recommend
 from selection.recommendation.recommenders.features import reference_of
 from selection.recommendation.result import Recommendation

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from adapters import DEFAULT_BACKBONE, write_atomically
-from selection.atlas.data import gather, told_of
-from selection.atlas.page import page
+from selection.pages.data import gather, told_of
+from selection.pages.page import page
 from selection.recommendation.result import Recommendation
 from selection.store import TaskStore
 from task2vec import TaskEmbedding

@@ -9,8 +9,8 @@ from scipy.spatial.distance import squareform
 
 import selection
 from selection import StoreError, TaskStore
-from selection.atlas.data import gather
-from selection.atlas.matrix import ordered
+from selection.pages.data import gather
+from selection.pages.matrix import ordered
 from task2vec import DistanceError
 
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 
-from selection.atlas.layout import place
+from selection.pages.layout import place
 
 
 def between_of(points):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import selection
-from selection.atlas.data import Atlas, AtlasTask, gather
-from selection.atlas.layout import Layout
-from selection.atlas.matrix import ordered
-from selection.atlas.page import page as page_of
-from tests.selection.atlas.conftest import HOSTILE, SHOWN
+from selection.pages.data import Atlas, AtlasTask, gather
+from selection.pages.layout import Layout
+from selection.pages.matrix import ordered
+from selection.pages.page import page as page_of
+from tests.selection.pages.conftest import HOSTILE, SHOWN
 
 DRAWN = """document.getElementById("map").data
     .filter((trace) => trace.customdata && trace.hoverinfo !== "skip").flatMap((trace) => trace.customdata)"""

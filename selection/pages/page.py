@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from selection.atlas.data import Atlas
+from selection.pages.data import Atlas
 
 SCRIPTS = ("format", "values", "theme", "charts", "map", "card", "matrix", "filters", "main")
 WEBGL_FROM = 2000  # tasks; below, points are drawn as shapes, which every browser can
@@ -34,7 +34,7 @@ def page(atlas: Atlas, *, report: bool = False) -> str:
     """
     from plotly.offline import get_plotlyjs
 
-    assets = files("selection.atlas") / "assets"
+    assets = files("selection.pages") / "assets"
     own = "\n".join((assets / f"{name}.js").read_text("utf-8") for name in SCRIPTS)
     plotly, script = get_plotlyjs(), f'(() => {{\n"use strict";\n{own}\n}})();'
     policy = f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src {_hashes(plotly, script)}"

@@ -6,9 +6,9 @@ import re
 import pytest
 
 import selection
-from selection.atlas.data import gather
-from selection.atlas.page import page
-from tests.selection.atlas.conftest import HOSTILE
+from selection.pages.data import gather
+from selection.pages.page import page
+from tests.selection.pages.conftest import HOSTILE
 from tests.selection.test_cli import run
 
 
