@@ -72,6 +72,9 @@ from selection.tuning.auto import (
     AutoTuned as AutoTuned,
     auto_tune as auto_tune,
 )
+from selection.tuning.estimator import (
+    AdapterClassifier as AdapterClassifier,
+)
 from selection.tuning.one import (
     Tuned as Tuned,
     tune as tune,
