@@ -46,6 +46,10 @@ from selection.results.description import (
     Description as Description,
     Measured as Measured,
 )
+from selection.results.hub import (
+    from_pretrained as from_pretrained,
+    push_to_hub as push_to_hub,
+)
 from selection.results.predictions import (
     Predictions as Predictions,
 )

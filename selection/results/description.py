@@ -60,6 +60,7 @@ class Description:
         test: On images that played no part; None if there were none.
         test_by_class: For each class on the test images `class`, `images`, `recall` and `precision`; empty if there
             were none, or an image has several labels.
+        backbone_source: Where the pretrained weights are, such as `hf-hub:me/vit`, if not where timm has them.
         parameters: Trained ones beside the classifier's.
         seconds: Of training.
         recommendation: Why this configuration, in plain values; empty if it was given by hand.
@@ -79,6 +80,7 @@ class Description:
     parameters: int
     seconds: float
     test_by_class: tuple[Mapping[str, Any], ...] = ()
+    backbone_source: str = ""
     recommendation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 

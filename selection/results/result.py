@@ -173,7 +173,8 @@ def load_result(
     else:
         if backbone is None and not timm.is_model(architecture):
             raise SelectionError(f"{description.backbone} is none of timm's models; give it as backbone=")
-        model = load_backbone(backbone or description.backbone, checkpoint, **image_size_of(description))
+        source = description.backbone_source or description.backbone
+        model = load_backbone(backbone or source, checkpoint, **image_size_of(description))
         model = adapters.load(model, folder)
     device = compute.device_for(next(model.parameters()).device)
     return Result(folder, description, model.to(device).eval(), compute)

@@ -16,7 +16,7 @@ from adapters.data import Transform, transform_of
 from adapters.losses import LossName, Sampling
 from adapters.metrics import metrics_of
 from selection.errors import SelectionError
-from selection.evidence.backbone import load_backbone
+from selection.evidence.backbone import load_backbone, source_of
 from selection.evidence.runner import VALIDATION_SHARE
 from selection.recommendation.result import Recommendation
 from selection.results.description import Description, Measured
@@ -213,6 +213,7 @@ def describe(tuned: Tuned, splits: Splits, recommendation: Recommendation | None
         multi_label=train.multi_label,
         backbone=str(backbone),
         backbone_fingerprint=backbone.fingerprint,
+        backbone_source=source_of(tuned.model),
         config=adapters.adapter_of(tuned.model).config.to_dict(),
         preprocessing=preprocessing_of(tuned.model),
         num_images=counts,
