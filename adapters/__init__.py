@@ -32,6 +32,7 @@ from adapters.errors import (
 )
 from adapters.evaluation import evaluate
 from adapters.fingerprint import BackboneId, backbone_fingerprint
+from adapters.logs import LOGS, training_log
 from adapters.merge import merge
 from adapters.methods import METHODS
 from adapters.metrics import Metrics
@@ -41,6 +42,7 @@ from adapters.training import FitResult, fit
 
 __all__ = [
     "DEFAULT_BACKBONE",
+    "LOGS",
     "METHODS",
     "RULES",
     "Metrics",
@@ -72,6 +74,7 @@ __all__ = [
     "save",
     "switch",
     "to_peft",
+    "training_log",
     "tuned_parameters",
     "tuned_tensors",
     "write_atomically",

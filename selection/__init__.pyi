@@ -50,6 +50,10 @@ from selection.results.description import (
     Description as Description,
     Measured as Measured,
 )
+from selection.results.hub import (
+    from_pretrained as from_pretrained,
+    push_to_hub as push_to_hub,
+)
 from selection.results.predictions import (
     Predictions as Predictions,
 )
@@ -75,6 +79,9 @@ from selection.store import (
 from selection.tuning.auto import (
     AutoTuned as AutoTuned,
     auto_tune as auto_tune,
+)
+from selection.tuning.estimator import (
+    AdapterClassifier as AdapterClassifier,
 )
 from selection.tuning.one import (
     Tuned as Tuned,

@@ -10,6 +10,7 @@ import typer
 import adapters
 import selection
 from adapters import AdapterConfig, ConfigError
+from adapters.losses import LOSSES, SAMPLINGS
 from selection.cli import options as o
 from selection.cli.output import brief, print_facts, print_json, print_recommendation
 from selection.cli.recommend import MaxParams, MaxSeconds, MergeableOnly, Within
@@ -22,6 +23,14 @@ Seconds = Annotated[float | None, typer.Option(help="Time to spend on tries, in 
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting of the method, such as rank=8; may be given several times, with --method."),
+]
+
+LossChoice = Annotated[
+    str,
+    typer.Option("--loss", help=f"auto, {', '.join(LOSSES)}; with weighted_cross_entropy all classes count the same."),
+]
+SamplingChoice = Annotated[
+    str, typer.Option("--sampling", help="uniform, or balanced to draw all classes equally often.")
 ]
 
 
@@ -42,6 +51,16 @@ def tune(
     batch_size: Annotated[int | None, typer.Option(help="Images in a step, with --method.")] = None,
     augment: Annotated[str | None, typer.Option(help="none, light or timm, with --method.")] = None,
     settings: Settings = None,
+    loss: Annotated[
+        str,
+        typer.Option(
+            help="auto, cross_entropy, weighted_cross_entropy (classes count the same), binary_cross_entropy."
+        ),
+    ] = "auto",
+    sampling: Annotated[
+        str, typer.Option(help="uniform, or balanced: all classes are drawn equally often.")
+    ] = "uniform",
+    log: Annotated[str | None, typer.Option(help="Also log each epoch to csv or tensorboard.")] = None,
     store: o.Store = None,
     tries: Annotated[int | None, typer.Option(help="Tune so many recommendations and keep the best.", min=1)] = None,
     seconds: Seconds = None,
@@ -66,6 +85,8 @@ def tune(
         "tries": tries, "seconds": seconds, "max_params": max_params, "max_seconds": max_seconds, "within": within,
         "mergeable_only": mergeable_only or None, "store": store,
     }  # fmt: skip
+    training: dict[str, Any] = {"loss": loss, "sampling": sampling, "log": log}
+    _check(training)
     config = _config(method, texts, [name for name, value in limits.items() if value is not None])
     compute = o.compute_of(device, precision, workers)
     splits = read_splits(images) if split is None else Splits(Task.from_folder(images, split=split))
@@ -78,12 +99,12 @@ def tune(
         del limits["store"]
         limits["mergeable_only"] = mergeable_only
         tuned: selection.Tuned = selection.auto_tune(
-            splits, model, o.open_store(store), **limits, compute=compute, out=out, seed=seed
+            splits, model, o.open_store(store), **limits, **training, compute=compute, out=out, seed=seed
         )
         assert isinstance(tuned, selection.AutoTuned)
         recommendation = tuned.recommendation
     else:
-        tuned = selection.tune(splits, model, config, compute=compute, out=out, seed=seed)
+        tuned = selection.tune(splits, model, config, **training, compute=compute, out=out, seed=seed)
     facts = {
         "config": adapters.adapter_of(tuned.model).config.to_dict(),
         "backbone": name,
@@ -103,6 +124,18 @@ def tune(
         print_recommendation(recommendation)
     facts["config"] = brief(adapters.adapter_of(tuned.model).config)
     print_facts("Tuned", facts)
+
+
+def _check(training: dict[str, Any]) -> None:
+    """Refuse what no training takes before images are read.
+
+    Raises:
+        ConfigError: a value is unknown.
+    """
+    known = {"loss": ("auto", *LOSSES), "sampling": SAMPLINGS, "log": (None, *adapters.LOGS)}
+    for name, values in known.items():
+        if training[name] not in values:
+            raise ConfigError(f"--{name} {training[name]} is unknown; choose from {', '.join(filter(None, values))}")
 
 
 def _settings(given: list[str] | tuple[str, ...]) -> dict[str, str]:

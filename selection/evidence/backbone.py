@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from selection.errors import SelectionError
 from task2vec.errors import WeightsError
-from task2vec.weights import timm_model
+from task2vec.weights import HUB, timm_model
 
 
 def load_backbone(
@@ -30,3 +31,9 @@ def load_backbone(
         return timm_model(backbone, checkpoint, **({} if img_size is None else {"img_size": img_size}))
     except WeightsError as error:
         raise SelectionError(str(error)) from error
+
+
+def source_of(backbone: nn.Module) -> str:
+    """The name that loads a backbone's pretrained weights again, if it is one of the hub; empty otherwise."""
+    config: Any = getattr(backbone, "pretrained_cfg", None) or {}
+    return f"{HUB}{config['hf_hub_id']}" if config.get("source") == "hf-hub" else ""

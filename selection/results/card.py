@@ -18,7 +18,10 @@ def card(description: Description, *, merged: bool) -> str:
         description: What the result is.
         merged: Whether a plain model lies beside the adapter.
     """
-    parts = [_header(description), _intro(description, merged), _accuracy(description), _use(merged)]
+    parts = [_header(description), _intro(description, merged), _accuracy(description)]
+    if description.test_by_class:
+        parts.append(_by_class(description))
+    parts.append(_use(merged))
     if description.recommendation:
         parts.append(_why(description))
     return "\n\n".join(parts) + "\n"
@@ -58,6 +61,19 @@ def _accuracy(own: Description) -> str:
     ]
     lines = ["| accuracy on | | 95% interval | images |", "| --- | ---: | ---: | ---: |", *filter(None, rows)]
     return "## How good it is\n\n" + "\n".join(lines)
+
+
+def _by_class(own: Description) -> str:
+    """What share of each class's test images is found, and of those named so is right."""
+    rows = [
+        f"| {row['class']} | {row['images']:,} | {_share(row['recall'])} | {_share(row['precision'])} |"
+        for row in own.test_by_class
+    ]
+    return "\n".join(["| class | test images | found | right when named |", "| --- | ---: | ---: | ---: |", *rows])
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
 
 
 def _row(what: str, measured: Measured | None) -> str:

@@ -58,6 +58,9 @@ class Description:
         num_images: Of each split.
         validation: On images that watched over the training but chose nothing; None if there were none.
         test: On images that played no part; None if there were none.
+        test_by_class: For each class on the test images `class`, `images`, `recall` and `precision`; empty if there
+            were none, or an image has several labels.
+        backbone_source: Where the pretrained weights are, such as `hf-hub:me/vit`, if not where timm has them.
         parameters: Trained ones beside the classifier's.
         seconds: Of training.
         recommendation: Why this configuration, in plain values; empty if it was given by hand.
@@ -76,6 +79,8 @@ class Description:
     test: Measured | None
     parameters: int
     seconds: float
+    test_by_class: tuple[Mapping[str, Any], ...] = ()
+    backbone_source: str = ""
     recommendation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -100,6 +105,7 @@ class Description:
                 )
             measured = {name: Measured(**own) for name in ("validation", "test") if (own := values[name]) is not None}
             plain = {"preprocessing": _tuples(values["preprocessing"]), "class_names": tuple(values["class_names"])}
+            plain["test_by_class"] = tuple(values.get("test_by_class", ()))
             return cls(**values | measured | plain)
         except FileNotFoundError as error:
             raise SelectionError(f"there is no result in {folder}; give a folder that task2vec tune wrote") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import timm
 import torch
 from safetensors import SafetensorError
@@ -98,28 +99,50 @@ class Result:
         kept = np.setdiff1d(np.arange(len(task)), np.fromiter(unreadable, np.int64))
         return Validation.of(probabilities, task.labels[kept], named.class_names, tuple(unreadable.values()))
 
+    def _probabilities(self, task: Task, batch_size: int) -> tuple[npt.NDArray[np.float32], dict[int, str]]:
+        own = self.description
+        return probabilities_of(
+            self.model,
+            self.transform,
+            task,
+            num_classes=len(own.class_names),
+            multi_label=own.multi_label,
+            compute=self.compute,
+            batch_size=batch_size,
+        )
+
     def export(self, path: str | Path, format: Literal["safetensors", "onnx", "torch"] | None = None) -> float:
         """See `selection.results.export.export`."""
         from selection.results.export import export  # it builds upon results
 
         return export(self, path, format)
 
-    def _probabilities(self, task: Task, batch_size: int) -> tuple[np.ndarray, dict[int, str]]:
-        """Probabilities `(N, C)` of the readable images, and what is wrong with the others, by their numbers."""
-        device = next(self.model.parameters()).device
-        rows: list[torch.Tensor] = []
-        unreadable: dict[int, str] = {}
-        batches = task.batches(self.transform, batch_size, workers=self.compute.workers)
-        dtype = self.compute.autocast_dtype
-        with torch.inference_mode():
-            for start, images, failures in batches:
-                unreadable |= {start + offset: name for offset, name in failures.items()}
-                if len(images):
-                    with torch.autocast(device.type, dtype, enabled=dtype is not None):
-                        logits = self.model(images.to(device)).float()
-                    rows.append(logits.sigmoid() if self.description.multi_label else logits.softmax(dim=1))
-        found = torch.cat(rows).cpu().numpy() if rows else np.empty((0, len(self.description.class_names)))
-        return found.astype(np.float32), unreadable
+
+def probabilities_of(
+    model: nn.Module,
+    transform: Transform,
+    task: Task,
+    *,
+    num_classes: int,
+    multi_label: bool = False,
+    compute: Compute,
+    batch_size: int = BATCH_SIZE,
+) -> tuple[npt.NDArray[np.float32], dict[int, str]]:
+    """Probabilities `(N, C)` of the readable images, and what is wrong with the others, by their numbers."""
+    device = next(model.parameters()).device
+    rows: list[torch.Tensor] = []
+    unreadable: dict[int, str] = {}
+    batches = task.batches(transform, batch_size, workers=compute.workers)
+    dtype = compute.autocast_dtype
+    with torch.inference_mode():
+        for start, images, failures in batches:
+            unreadable |= {start + offset: name for offset, name in failures.items()}
+            if len(images):
+                with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                    logits = model(images.to(device)).float()
+                rows.append(logits.sigmoid() if multi_label else logits.softmax(dim=1))
+    found = torch.cat(rows).cpu().numpy() if rows else np.empty((0, num_classes))
+    return found.astype(np.float32), unreadable
 
 
 def load_result(
@@ -150,7 +173,8 @@ def load_result(
     else:
         if backbone is None and not timm.is_model(architecture):
             raise SelectionError(f"{description.backbone} is none of timm's models; give it as backbone=")
-        model = load_backbone(backbone or description.backbone, checkpoint, **image_size_of(description))
+        source = description.backbone_source or description.backbone
+        model = load_backbone(backbone or source, checkpoint, **image_size_of(description))
         model = adapters.load(model, folder)
     device = compute.device_for(next(model.parameters()).device)
     return Result(folder, description, model.to(device).eval(), compute)

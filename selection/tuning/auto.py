@@ -13,6 +13,7 @@ from torch import nn
 import adapters
 from adapters import AdapterConfig, BackboneId
 from adapters.data import transform_of
+from adapters.losses import LossName, Sampling
 from selection.errors import RecommendationError, SelectionError
 from selection.evidence.backbone import load_backbone
 from selection.evidence.library import load_library
@@ -59,6 +60,9 @@ def auto_tune(
     within: float | None = None,
     compute: Compute | None = None,
     out: str | Path | None = None,
+    loss: LossName = "auto",
+    sampling: Sampling = "uniform",
+    log: str | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> AutoTuned:
@@ -82,6 +86,9 @@ def auto_tune(
         within: See `recommend`; with a single try only.
         compute: Where and how to compute; on the accelerator in bfloat16, if there is one and nothing is given.
         out: Directory for the result; with several tries, each try has a directory of its own inside.
+        loss: See `adapters.fit`; `weighted_cross_entropy` makes all classes count the same.
+        sampling: See `adapters.fit`; `balanced` draws all classes equally often.
+        log: `csv` or `tensorboard`, to write each epoch's record so too (`adapters.training_log`).
         seed: Fixes the split, the drawn labels, the initial weights and the order of the images.
         progress: Show progress bars on standard error.
 
@@ -97,6 +104,8 @@ def auto_tune(
         raise SelectionError(f"seconds={seconds} leaves no time; give more than 0")
     if within is not None and several:
         raise SelectionError(f"within={within} names one configuration; leave it out where several are tried")
+    if log is not None and out is None:
+        raise SelectionError(f"log={log!r} needs a folder to write to; give out= too")
     evidence = store if store is not None else load_library()
     compute = compute or Compute()
     probe, model = probe or load_probe(), load_backbone(backbone)
@@ -144,6 +153,9 @@ def auto_tune(
                 init_from=recommendation.warm_start,
                 out=None if out is None else Path(out) / f"try-{number}" if several else Path(out),
                 compute=compute,
+                loss=loss,
+                sampling=sampling,
+                log=log,
                 seed=seed,
                 on_epoch=watch if several else None,
                 progress=progress,

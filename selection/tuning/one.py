@@ -6,17 +6,24 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import nn
 
 import adapters
 from adapters import AdapterConfig, BackboneId, FitResult, Metrics
 from adapters.data import Transform, transform_of
-from selection.evidence.backbone import load_backbone
+from adapters.losses import LossName, Sampling
+from adapters.metrics import metrics_of
+from selection.errors import SelectionError
+from selection.evidence.backbone import load_backbone, source_of
 from selection.evidence.runner import VALIDATION_SHARE
 from selection.recommendation.result import Recommendation
 from selection.results.description import Description, Measured
 from selection.results.folder import describe_recommendation, preprocessing_of, versions, write_result
 from selection.results.lock import alone_in
+from selection.results.result import probabilities_of
+from selection.results.validation import Validation
 from selection.tuning.scores import scores_of
 from task2vec import Compute, Splits, Task, read_splits
 
@@ -31,6 +38,7 @@ class Tuned:
         merged: The plain model, if the method can merge.
         out: Where adapter, metrics and merged weights were written; None if nowhere.
         test: How it does on test images, which played no part before; None if there were none.
+        by_class: The same class by class, where an image has one label.
     """
 
     model: nn.Module
@@ -38,6 +46,7 @@ class Tuned:
     merged: nn.Module | None
     out: Path | None
     test: Metrics | None = None
+    by_class: Validation | None = None
 
 
 def tune(
@@ -48,6 +57,9 @@ def tune(
     init_from: str | Path | None = None,
     compute: Compute | None = None,
     out: str | Path | None = None,
+    loss: LossName = "auto",
+    sampling: Sampling = "uniform",
+    log: str | None = None,
     seed: int = 0,
     on_epoch: Callable[[nn.Module, dict[str, float]], object] | None = None,
     progress: bool = True,
@@ -55,8 +67,9 @@ def tune(
     """Tune one configuration on a task, score it on test images if there are any, and merge if the method can.
 
     The last epoch's weights are kept, as they are at least as good as those of the best epoch (docs/pilot.md), and
-    leave the validation accuracy an honest one: nothing was chosen by it. `init_from` and `on_epoch` are those of
-    `adapters.fit`, the other arguments are those of `auto_tune`.
+    leave the validation accuracy an honest one: nothing was chosen by it. `init_from`, `loss`, `sampling` and
+    `on_epoch` are those of `adapters.fit`, `log` is the kind of `adapters.training_log`, and the other arguments are
+    those of `auto_tune`.
     """
     splits, model = splits_of(task), load_backbone(backbone)
     with alone_in(out):
@@ -67,6 +80,9 @@ def tune(
             init_from=init_from,
             compute=compute or Compute(),
             out=None if out is None else Path(out),
+            loss=loss,
+            sampling=sampling,
+            log=log,
             seed=seed,
             on_epoch=on_epoch,
             progress=progress,
@@ -81,12 +97,16 @@ def tune_alone(
     init_from: str | Path | None,
     compute: Compute,
     out: Path | None,
+    loss: LossName,
+    sampling: Sampling,
+    log: str | None,
     seed: int,
     on_epoch: Callable[[nn.Module, dict[str, float]], object] | None,
     progress: bool,
 ) -> Tuned:
     """`tune` for who has the folder to himself already."""
     splits.train.learnable()
+    logged = _log_to(log, out)
     model.to(compute.device_for(next(model.parameters()).device))
     splits = decoded(splits, transform_of(model), compute=compute, progress=progress)
     train, validation = splits.train, splits.validation
@@ -104,20 +124,54 @@ def tune_alone(
         workers=compute.workers,
         compile=compute.compile,
         seed=seed,
+        loss=loss,
+        sampling=sampling,
         out=out,
-        on_epoch=on_epoch,
+        on_epoch=_both(logged, on_epoch),
         progress=progress,
     )
     if out is not None:  # before merging, so that whatever may go wrong there, the training is not lost
         adapters.save(model, out, class_names=train.class_names)
-    score = None
-    if splits.test is not None:
-        score = adapters.evaluate(model, splits.test, autocast=compute.autocast_dtype, workers=compute.workers)
+    score, by_class = (None, None) if splits.test is None else _tested(model, splits.test, compute)
     merged = None if adapters.METHODS[config.method].cannot_merge else adapters.merge(model).eval()
-    tuned = Tuned(model, result, merged, out, score)
+    tuned = Tuned(model, result, merged, out, score, by_class)
     if out is not None:
         write(tuned, splits, out)
     return tuned
+
+
+def _tested(model: nn.Module, test: Task, compute: Compute) -> tuple[Metrics, Validation | None]:
+    """How a model does on test images, over all and class by class."""
+    if test.multi_label:
+        return adapters.evaluate(model, test, autocast=compute.autocast_dtype, workers=compute.workers), None
+    found, unreadable = probabilities_of(
+        model, transform_of(model), test, num_classes=test.num_classes, compute=compute
+    )
+    labels = np.delete(test.labels, list(unreadable))
+    by_class = Validation.of(found, labels, test.class_names, tuple(unreadable.values()))
+    return metrics_of(torch.from_numpy(found.argmax(axis=1)), torch.from_numpy(labels)), by_class
+
+
+def _log_to(kind: str | None, out: Path | None) -> adapters.logs.Log | None:
+    if kind is None:
+        return None
+    if out is None:
+        raise SelectionError(f"log={kind!r} needs a folder to write to; give out= too")
+    return adapters.training_log(kind, out)
+
+
+def _both(
+    first: Callable[[nn.Module, dict[str, float]], object] | None,
+    second: Callable[[nn.Module, dict[str, float]], object] | None,
+) -> Callable[[nn.Module, dict[str, float]], object] | None:
+    if first is None or second is None:
+        return first or second
+
+    def call(model: nn.Module, record: dict[str, float]) -> None:
+        first(model, record)
+        second(model, record)
+
+    return call
 
 
 def splits_of(task: Task | Splits | str | Path) -> Splits:
@@ -161,11 +215,13 @@ def describe(tuned: Tuned, splits: Splits, recommendation: Recommendation | None
         multi_label=train.multi_label,
         backbone=str(backbone),
         backbone_fingerprint=backbone.fingerprint,
+        backbone_source=source_of(tuned.model),
         config=adapters.adapter_of(tuned.model).config.to_dict(),
         preprocessing=preprocessing_of(tuned.model),
         num_images=counts,
         validation=_measured(tuned.fit.best, counts["validation"]),
         test=None if tuned.test is None else _measured(tuned.test, counts["test"]),
+        test_by_class=() if tuned.by_class is None else tuple(tuned.by_class.to_dict()["classes"]),
         parameters=adapters.num_adapter_parameters(tuned.model),
         seconds=tuned.fit.seconds,
         recommendation={} if recommendation is None else describe_recommendation(recommendation),

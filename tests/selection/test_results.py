@@ -237,3 +237,28 @@ def test_the_doctor_says_what_is_there():
     facts = as_json("doctor")
     assert torch.__version__.startswith(facts["torch"])
     assert "cpu" in facts["devices"]
+
+
+def test_a_result_says_how_each_class_does_on_the_test_images(tuned, folder):
+    own = Description.read(tuned.out)
+    assert [row["class"] for row in own.test_by_class] == ["dark", "light"]
+    assert [row["images"] for row in own.test_by_class] == [5, 5]
+    right = sum(row["recall"] * row["images"] for row in own.test_by_class)
+    assert right / 10 == pytest.approx(own.test.accuracy)
+    again = load_result(tuned.out, compute=COMPUTE).validate(folder)
+    assert [row["recall"] for row in own.test_by_class] == pytest.approx(list(again.recall))
+    assert "| dark | 5 |" in (tuned.out / "README.md").read_text()
+
+
+def test_tune_takes_losses_sampling_and_logs(folder, tmp_path):
+    given = ("tune", folder, "-o", tmp_path / "out", "--method", "bitfit", "--epochs", "1")
+    as_json(*given, "--loss", "weighted_cross_entropy", "--sampling", "balanced", "--log", "csv")
+    identity = json.loads(torch.load(tmp_path / "out" / "training.pt", weights_only=True)["identity"])
+    assert (identity["loss"], identity["sampling"]) == ("weighted_cross_entropy", "balanced")
+    assert len((tmp_path / "out" / "metrics.csv").read_text().splitlines()) == 2
+    for option, value in (("--loss", "mse"), ("--sampling", "odd"), ("--log", "wandb")):
+        done = run(*given, option, value, ok=False)
+        assert f"{option} {value} is unknown; choose from" in done.stderr
+        assert done.stdout == ""
+    with pytest.raises(SelectionError, match="needs a folder"):
+        tune(folder, NAME, AdapterConfig("bitfit", epochs=1), log="csv", compute=COMPUTE, progress=False)
