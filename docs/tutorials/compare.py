@@ -5,6 +5,7 @@
 # works on folders of images as well: write `task2vec.Task.from_folder("flowers/train")` where arrays stand below.
 
 # %%
+import matplotlib.pyplot  # noqa: F401  shows figures below their cells
 import numpy as np
 from sklearn.datasets import load_digits
 
@@ -22,14 +23,26 @@ generator = np.random.default_rng(0)
 shapes, kinds = np.zeros((250, 8, 8)), np.arange(250) % 2
 for image, kind in zip(shapes, kinds, strict=True):
     x, y = generator.integers(0, 5, 2)
-    image[y : y + 3, x : x + 3] = 1 if kind == 0 else np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]])
+    image[y : y + 3, x : x + 3] = (
+        1 if kind == 0 else np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]])
+    )
     image += generator.uniform(0, 0.3, image.shape)
 
 tasks = [
-    task2vec.Task.from_arrays(images[small][:250], numbers[small][:250], name="digits 0 to 4"),
-    task2vec.Task.from_arrays(images[small][250:500], numbers[small][250:500], name="other images of 0 to 4"),
-    task2vec.Task.from_arrays(images[large][:250], numbers[large][:250], name="digits 5 to 9"),
-    task2vec.Task.from_arrays(shapes / shapes.max(), kinds, name="squares and crosses"),
+    task2vec.Task.from_arrays(
+        images[small][:250], numbers[small][:250], name="digits 0 to 4"
+    ),
+    task2vec.Task.from_arrays(
+        images[small][250:500],
+        numbers[small][250:500],
+        name="other images of 0 to 4",
+    ),
+    task2vec.Task.from_arrays(
+        images[large][:250], numbers[large][:250], name="digits 5 to 9"
+    ),
+    task2vec.Task.from_arrays(
+        shapes / shapes.max(), kinds, name="squares and crosses"
+    ),
 ]
 tasks
 

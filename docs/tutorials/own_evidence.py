@@ -5,6 +5,7 @@
 # say more. A store keeps them; it is one file, or a PostgreSQL database for a team.
 
 # %%
+import textwrap
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -24,7 +25,10 @@ backbone = adapters.DEFAULT_BACKBONE  # any timm model; this one works offline
 # tasks of one source are not independent, and no evaluation asks one about another.
 
 # %%
-configs = [adapters.AdapterConfig(method, epochs=3) for method in ("linear", "ssf", "bitfit")]
+configs = [
+    adapters.AdapterConfig(method, epochs=3)
+    for method in ("linear", "ssf", "bitfit")
+]
 
 
 def try_out(name, kept):
@@ -47,7 +51,12 @@ def try_out(name, kept):
                 num_images=len(train),
             )
         )
-    store.add(task2vec.embed(train, probe, progress=False), name=name, trials=trials, source=name)
+    store.add(
+        task2vec.embed(train, probe, progress=False),
+        name=name,
+        trials=trials,
+        source=name,
+    )
 
 
 for name, kept in {
@@ -59,17 +68,24 @@ store
 
 # %%
 for task in store.tasks():
-    print(task.name, {trial.config.label: round(trial.score, 3) for trial in task.trials})
+    print(
+        task.name,
+        {trial.config.label: round(trial.score, 3) for trial in task.trials},
+    )
 
 # %% [markdown]
 # A new task now rests on these trials.
 
 # %%
 odd = digits.target % 2 == 1
-new = task2vec.Task.from_arrays(digits.images[odd][:130] / 16, digits.target[odd][:130], name="odd")
-recommendation = selection.recommend(task2vec.embed(new, probe, progress=False), store, backbone)
+new = task2vec.Task.from_arrays(
+    digits.images[odd][:130] / 16, digits.target[odd][:130], name="odd"
+)
+recommendation = selection.recommend(
+    task2vec.embed(new, probe, progress=False), store, backbone
+)
 assert {evidence.task for evidence in recommendation.evidence} <= set(store.names())
-print(recommendation.explain())
+print(textwrap.fill(recommendation.explain(), 88))
 
 # %% [markdown]
 # Two tasks and three configurations are an example and no evidence: how much a recommendation from your store is worth

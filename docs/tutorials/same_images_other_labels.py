@@ -20,7 +20,9 @@ rows, columns = np.mgrid[:32, :32]
 def draw(count):
     """Images `(count, 32, 32)` with labels for the side and for the size, each drawn by itself."""
     side, size = generator.integers(0, 2, (2, count))
-    x = np.where(side == 0, generator.uniform(6, 12, count), generator.uniform(20, 26, count))
+    x = np.where(
+        side == 0, generator.uniform(6, 12, count), generator.uniform(20, 26, count)
+    )
     y, radius = generator.uniform(8, 24, count), np.where(size == 0, 2.5, 5.0)
     away = (rows - y[:, None, None]) ** 2 + (columns - x[:, None, None]) ** 2
     discs = (away < radius[:, None, None] ** 2).astype(np.float32)
@@ -31,7 +33,10 @@ images, side, size = draw(400)
 figure, axes = plt.subplots(1, 6, figsize=(9, 1.8))
 for place, number in zip(axes, range(6), strict=True):
     place.imshow(images[number], cmap="gray")
-    place.set_title(f"{'right' if side[number] else 'left'}, {'large' if size[number] else 'small'}", fontsize=9)
+    place.set_title(
+        f"{'right' if side[number] else 'left'}, {'large' if size[number] else 'small'}",
+        fontsize=9,
+    )
     place.axis("off")
 
 # %% [markdown]
@@ -43,7 +48,11 @@ probe = task2vec.load_probe()
 halves = {"first": slice(0, 200), "second": slice(200, 400)}
 embeddings = [
     task2vec.embed(
-        task2vec.Task.from_arrays(images[part], labels[part], name=f"{question}, {half} half"), probe, progress=False
+        task2vec.Task.from_arrays(
+            images[part], labels[part], name=f"{question}, {half} half"
+        ),
+        probe,
+        progress=False,
     )
     for question, labels in (("side", side), ("size", size))
     for half, part in halves.items()

@@ -32,7 +32,9 @@ import adapters
 model = timm.create_model("task2vec_vit_patch4_32", pretrained=True)
 adapters.attach(model, adapters.AdapterConfig("ssf", epochs=3), num_classes=2)
 total = sum(p.numel() for p in model.parameters())
-print(f"{adapters.num_adapter_parameters(model):,} trained beside the classifier, of {total:,}")
+print(
+    f"{adapters.num_adapter_parameters(model):,} trained beside the classifier, of {total:,}"
+)
 
 # %% [markdown]
 # Tune it for a moment on images that are dark or bright, so that the adapter is no longer the identity that it starts
@@ -45,12 +47,16 @@ import task2vec
 
 generator = np.random.default_rng(0)
 labels = np.arange(80) % 2
-images = (generator.uniform(0, 0.6, (80, 32, 32, 3)) + 0.4 * labels[:, None, None, None]).astype(np.float32)
+images = (
+    generator.uniform(0, 0.6, (80, 32, 32, 3)) + 0.4 * labels[:, None, None, None]
+).astype(np.float32)
 task = task2vec.Task.from_arrays(images, labels, name="dark or bright")
 train, val = task.split(0.25, seed=0)
 result = adapters.fit(model, train, val, progress=False)
 changed = [
-    name for name, tensor in adapters.tuned_tensors(model).items() if name.endswith("scale") and (tensor != 1).any()
+    name
+    for name, tensor in adapters.tuned_tensors(model).items()
+    if name.endswith("scale") and (tensor != 1).any()
 ]
 assert changed
 result.best
@@ -62,8 +68,12 @@ result.best
 plain = adapters.merge(model)
 x = torch.randn(4, 3, 32, 32)
 with torch.no_grad():
-    torch.testing.assert_close(plain.eval()(x), model.eval()(x), atol=1e-4, rtol=1e-4)
-assert set(plain.state_dict()) == set(timm.create_model("task2vec_vit_patch4_32", num_classes=2).state_dict())
+    torch.testing.assert_close(
+        plain.eval()(x), model.eval()(x), atol=1e-4, rtol=1e-4
+    )
+assert set(plain.state_dict()) == set(
+    timm.create_model("task2vec_vit_patch4_32", num_classes=2).state_dict()
+)
 
 # %% [markdown]
 # What has a nonlinearity inside, or adds tokens, cannot merge, and says so:

@@ -5,6 +5,7 @@
 # the result on images that were not tuned on.
 
 # %%
+import textwrap
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -16,7 +17,9 @@ import task2vec
 from adapters.data import Batches, transform_of
 
 digits = load_digits()
-task = task2vec.Task.from_arrays(digits.images[:320] / 16, digits.target[:320], name="digits")
+task = task2vec.Task.from_arrays(
+    digits.images[:320] / 16, digits.target[:320], name="digits"
+)
 train, test = task.split(0.4, seed=0)
 embedding = task2vec.embed(train, task2vec.load_probe(), seed=0, progress=False)
 
@@ -33,11 +36,20 @@ library = selection.load_library()
 # all that is expected within a point of the best, the quickest is wanted.
 
 # %%
-recommendation = selection.recommend(embedding, library, max_params=50_000, mergeable_only=True, within=0.01)
-print(recommendation.explain())
+recommendation = selection.recommend(
+    embedding, library, max_params=50_000, mergeable_only=True, within=0.01
+)
+print(textwrap.fill(recommendation.explain(), 88))
 
 # %%
-[(c.config.label, f"{c.predicted:.1%}", tuple(f"{end:.0%}" for end in c.interval)) for c in recommendation.ranking[:5]]
+[
+    (
+        c.config.label,
+        f"{c.predicted:.1%}",
+        tuple(f"{end:.0%}" for end in c.interval),
+    )
+    for c in recommendation.ranking[:5]
+]
 
 # %% [markdown]
 # Tune it, and a linear probe beside it, which is what every recommendation should be held against.
@@ -45,7 +57,13 @@ print(recommendation.explain())
 # %%
 out = Path(mkdtemp())
 config = recommendation.config
-tuned = selection.tune(train, selection.load_backbone(adapters.DEFAULT_BACKBONE), config, out=out, progress=False)
+tuned = selection.tune(
+    train,
+    selection.load_backbone(adapters.DEFAULT_BACKBONE),
+    config,
+    out=out,
+    progress=False,
+)
 probe = selection.tune(
     train,
     selection.load_backbone(adapters.DEFAULT_BACKBONE),
@@ -55,13 +73,18 @@ probe = selection.tune(
 )
 scored = Batches(test, transform_of(tuned.model))
 for name, model in ((config.label, tuned.model), ("linear probe", probe.model)):
-    print(f"{name}: {adapters.evaluate(model, scored).accuracy:.1%} on {len(test)} other digits")
+    print(
+        f"{name}: {adapters.evaluate(model, scored).accuracy:.1%} on {len(test)} other digits"
+    )
 
 # %% [markdown]
 # The merged model is a plain timm model with the same answers.
 
 # %%
-difference = abs(adapters.evaluate(tuned.merged, scored).accuracy - adapters.evaluate(tuned.model, scored).accuracy)
+difference = abs(
+    adapters.evaluate(tuned.merged, scored).accuracy
+    - adapters.evaluate(tuned.model, scored).accuracy
+)
 assert difference < 0.01
 type(tuned.merged).__name__
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -150,12 +150,15 @@ def gather(
         DistanceError: there is no such distance.
     """
     embeddings = [e for e in _of_one_kind(store, target) if names is None or e.task in names]
-    if not embeddings and target is None:
-        raise StoreError(f"{store.location} has no embedded tasks to show; add some with task2vec store add")
+    if not embeddings:
+        of_same = "" if target is None else f" by the same probe and estimator as {target.task or 'the target'}"
+        raise StoreError(f"{store.location} has no tasks embedded{of_same} to show; add some with task2vec store add")
     stored = {task.name: task for task in store.tasks()}
     embeddings = [e for e in embeddings if e.task in stored]  # unless it was removed in the meantime
     shown = embeddings if target is None else [*embeddings, target]
     backbones = _backbones(store, [stored[e.task] for e in embeddings], backbone)
+    names_of = {own: name for name, own in backbones.items()}
+    first = next(iter(backbones), None)
     between = Distances(shown, distance)
     everyone = list(range(len(shown)))
     sample = everyone
@@ -170,11 +173,11 @@ def gather(
         is_target = target is not None and number == len(embeddings)
         task = None if is_target else stored[embedding.task]
         told = advice if is_target else None
-        if told is None and backbones and (is_target or advised):
-            found = _recommended(store, embedding, task, backbones[0], stored)
-            told = None if found is None else told_of(found, backbones[0])
+        if told is None and first is not None and (is_target or advised):
+            found = _recommended(store, embedding, task, backbones[first], stored)
+            told = None if found is None else told_of(found, first)
         position = float(layout.points[number, 0]), float(layout.points[number, 1])
-        tasks.append(_shown(embedding, task, position, nearest[number], told, detailed=few))
+        tasks.append(_shown(embedding, task, names_of, position, nearest[number], told, detailed=few))
     return Atlas(
         title=title,
         distance=distance,
@@ -182,7 +185,7 @@ def gather(
         method=shown[0].method,
         left_out=0 if names is not None else len(stored) - len(embeddings),
         layers=tuple(layer.name for layer in shown[0].layers),
-        backbones=backbones,
+        backbones=tuple(backbones),
         layout=layout,
         tasks=tuple(tasks),
         target=None if target is None else len(embeddings),
@@ -240,18 +243,24 @@ def _of_one_kind(store: TaskStore, target: TaskEmbedding | None) -> list[TaskEmb
     return [e for e in found if (e.probe, e.method) == counts.most_common(1)[0][0]]
 
 
-def _backbones(store: TaskStore, tasks: Sequence[StoredTask], asked: str | None) -> tuple[str, ...]:
-    """Names of the backbones of the trials, the one asked for or with most trials first."""
-    counts = Counter(str(trial.backbone) for task in tasks for trial in task.trials if trial.score is not None)
-    ranked = [name for name, _ in counts.most_common()]
-    if asked is None:
-        return tuple(ranked)
-    wanted = BackboneId.of_name(asked)
-    first = next((name for name in ranked if BackboneId.of_name(name).is_same(wanted)), None)
-    if first is None:
-        known = ", ".join(ranked) or "none"
-        raise StoreError(f"no trial in {store.location} used {asked}; it has trials on {known}")
-    return (first, *(name for name in ranked if name != first))
+def _backbones(store: TaskStore, tasks: Sequence[StoredTask], asked: str | None) -> dict[str, BackboneId]:
+    """The trials' backbones by the names that the page gives them, the one asked for or with most trials first."""
+    counts = Counter(trial.backbone for task in tasks for trial in task.trials if trial.score is not None)
+    ranked = [backbone for backbone, _ in counts.most_common()]
+    if asked is not None:
+        wanted = BackboneId.of_name(asked)
+        if not any(backbone.is_same(wanted) for backbone in ranked):
+            known = ", ".join(dict.fromkeys(map(str, ranked))) or "none"
+            raise StoreError(f"no trial in {store.location} used {asked}; it has trials on {known}")
+        ranked.sort(key=lambda backbone: not backbone.is_same(wanted))
+    shared = Counter(map(str, ranked))
+    return {_name_of(backbone, shared): backbone for backbone in ranked}
+
+
+def _name_of(backbone: BackboneId, shared: Counter[str]) -> str:
+    """Its name, with the first letters of its fingerprint where other weights share the name."""
+    name = str(backbone)
+    return name if shared[name] < 2 else f"{name} ({backbone.fingerprint[:8] or 'unknown weights'})"
 
 
 def _nearest(distances: Array) -> list[tuple[tuple[int, float], ...]]:
@@ -266,7 +275,7 @@ def _recommended(
     store: TaskStore,
     embedding: TaskEmbedding,
     task: StoredTask | None,
-    backbone: str,
+    backbone: BackboneId,
     stored: dict[str, StoredTask],
 ) -> Recommendation | None:
     """For a stored task as if it and its source were unknown; nothing without other evidence."""
@@ -276,10 +285,9 @@ def _recommended(
         left_out = [
             other.name for other in stored.values() if (other.source or other.name) == (task.source or task.name)
         ]
-        wanted = BackboneId.of_name(backbone)
-        facts = next((found for found in task.facts if found.backbone.is_same(wanted)), None)
+        facts = next((found for found in task.facts if found.backbone.is_same(backbone)), None)
     try:
-        return recommend(embedding, store, backbone, facts=facts, exclude=left_out)
+        return recommend(embedding, store, str(backbone), facts=facts, exclude=left_out)
     except (RecommendationError, StoreError):
         return None
 
@@ -287,6 +295,7 @@ def _recommended(
 def _shown(
     embedding: TaskEmbedding,
     task: StoredTask | None,
+    names_of: Mapping[BackboneId, str],
     position: tuple[float, float],
     nearest: tuple[tuple[int, float], ...],
     advice: dict[str, Any] | None,
@@ -304,24 +313,24 @@ def _shown(
         accuracy=classifier.accuracy if classifier.cross_validated is None else classifier.cross_validated,
         position=position,
         nearest=nearest,
-        results=() if task is None else _results(task.trials),
-        probes={} if task is None else {str(facts.backbone): facts.linear_probe for facts in task.facts},
+        results=() if task is None else _results(task.trials, names_of),
+        probes={} if task is None else _probes(task, names_of),
         fisher=_by_layer(embedding) if detailed else (),
         advice=advice,
     )
 
 
-def _results(trials: Sequence[Trial]) -> tuple[Result, ...]:
+def _results(trials: Sequence[Trial], names: Mapping[BackboneId, str]) -> tuple[Result, ...]:
     """Means over the seeds of each configuration; trials without a test score are left out."""
-    groups: dict[tuple[str, str], list[Trial]] = defaultdict(list)
+    groups: dict[tuple[str, BackboneId], list[Trial]] = defaultdict(list)
     for trial in trials:
         if trial.score is not None:
-            groups[trial.config.label, str(trial.backbone)].append(trial)
+            groups[trial.config.label, trial.backbone].append(trial)
     return tuple(
         Result(
             config=label,
             method=same[0].config.method,
-            backbone=backbone,
+            backbone=names[backbone],
             score=float(np.mean([trial.score for trial in same if trial.score is not None])),
             parameters=same[0].parameters,
             seconds=float(np.mean([trial.seconds for trial in same])),
@@ -329,6 +338,16 @@ def _results(trials: Sequence[Trial]) -> tuple[Result, ...]:
         )
         for (label, backbone), same in groups.items()
     )
+
+
+def _probes(task: StoredTask, names_of: Mapping[BackboneId, str]) -> dict[str, float]:
+    """Accuracies of linear probes by the names of the backbones that trials were made with."""
+    return {
+        name: facts.linear_probe
+        for facts in task.facts
+        for backbone, name in names_of.items()
+        if facts.backbone.is_same(backbone)
+    }
 
 
 def _by_layer(embedding: TaskEmbedding) -> tuple[float | None, ...]:

@@ -97,7 +97,7 @@ function drawMap() {
     const own = { type: "scatter", showlegend: false, hoverinfo: "skip", textfont: { size: 14 }, ...label };
     traces.push({ ...pointsOf([selected], marker), ...own });
   }
-  const bare = { showgrid: false, showticklabels: false, zeroline: false, visible: false };
+  const bare = { constrain: "domain", showgrid: false, showticklabels: false, zeroline: false, visible: false };
   const below = { orientation: "h", y: -0.02, yanchor: "top", x: 0, font: { size: 11 } };
   const beside = { x: 1.01, y: 1, font: { size: 11 } };
   const within = { x: 1, xanchor: "right", y: 0, yanchor: "bottom", font: { size: 11 } };
@@ -110,7 +110,7 @@ function drawMap() {
     legend,
     hovermode: "closest",
     dragmode: "pan",
-    uirevision: mapPlace.clientWidth,  // where the reader moved it to is kept while its size is
+    uirevision: "map",
   }, { scrollZoom: true });
 }
 

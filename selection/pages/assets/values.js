@@ -6,7 +6,8 @@ tasks.forEach((task, number) => {
   task.number = number;
   task.words = [task.name, task.source, ...task.tags, ...task.classes].join("\n").toLowerCase();
 });
-const numberOf = new Map(tasks.map((task) => [task.name, task.number]));
+// A stored task and the target may have one name; what is called by a name is the stored task.
+const numberOf = new Map(tasks.map((task) => [task.name, task.number]).reverse());
 const state = { backbone: data.backbones[0] ?? null, colour: "source", selected: null, compared: null };
 
 const resultsOf = (task) => task.results.filter((result) => result.backbone === state.backbone);

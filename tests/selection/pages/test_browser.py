@@ -174,6 +174,17 @@ def test_a_report_is_the_targets_card(chromium, few, target, tmp_path):
         assert tab.inner_text("#card h2") == target.task
 
 
+def test_a_target_with_a_stored_tasks_name_is_told_apart(chromium, few, tmp_path):
+    same = few.embeddings(name="mnist")[0]
+    path = tmp_path / "same.html"
+    path.write_text(page_of(gather(few, target=same, advise=False)), "utf-8")
+    with opened(chromium, path) as tab:
+        assert "the target" in tab.inner_text("#card dl")
+        tab.locator("#nearest button", has_text="mnist").first.click()
+        assert "the target" not in tab.inner_text("#card dl")
+        assert tab.inner_text("#card h2") == "mnist"
+
+
 @pytest.mark.slow
 def test_a_hundred_thousand_tasks_can_be_searched(chromium, tmp_path):
     n = 100_000

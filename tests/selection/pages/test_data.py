@@ -110,5 +110,21 @@ def test_what_is_not_there_is_said(few, changes, error, said):
 
 
 def test_an_empty_store_is_refused():
-    with pytest.raises(StoreError, match="no embedded tasks to show; add some"):
+    with pytest.raises(StoreError, match="no tasks embedded to show; add some"):
         gather(TaskStore())
+
+
+def test_a_target_of_another_probe_is_refused(few, target):
+    with pytest.raises(StoreError, match="by the same probe and estimator as digits of mine"):
+        gather(few, target=dataclasses.replace(target, probe="0" * 32))
+
+
+def test_backbones_of_one_name_with_other_weights_are_kept_apart(few):
+    store, task = TaskStore(), few.task("mnist")
+    first = task.trials[0]
+    other = dataclasses.replace(first, backbone=dataclasses.replace(first.backbone, fingerprint="f" * 32), score=0.1)
+    store.add(few.embeddings(name="mnist")[0], trials=[first, other])
+    found = gather(store)
+    assert sorted(result.score for result in found.tasks[0].results) == sorted([first.score, 0.1])
+    assert len(found.backbones) == 2
+    assert any("(ffffffff)" in name for name in found.backbones)
