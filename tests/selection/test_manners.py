@@ -189,7 +189,14 @@ def test_a_probe_that_a_store_does_not_know_is_told_with_those_that_it_knows(sav
 
 
 def test_tables_are_plain_and_narrow_where_no_terminal_reads_them(saved):  # noqa: F811
-    for arguments in (["recommend", saved], ["nearest", saved], ["embed", "--help"]):
+    for arguments in (
+        ["recommend", saved],
+        ["nearest", saved],
+        ["store", "list"],
+        ["store", "show", "gtsrb"],
+        ["doctor"],
+        ["embed", "--help"],
+    ):
         printed = run(*arguments).stdout
         rows = [line for line in printed.splitlines() if not line.startswith("Tune ")]
         assert max(map(len, rows)) <= 100, arguments
