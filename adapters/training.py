@@ -116,8 +116,8 @@ def fit(
             sizes. The classifier starts anew.
         seed: Fixes the order of the images, their augmentation and the dropout.
         out: Directory for `metrics.jsonl` and the state to resume from.
-        on_epoch: Called after every epoch with the model and the epoch's record. It may raise `StopTraining` to end
-            the training there.
+        on_epoch: Called after every epoch with the model and the epoch's record, such as what
+            `adapters.training_log` gives. It may raise `StopTraining` to end the training there.
         progress: Show a progress bar on standard error.
 
     Raises:

@@ -87,16 +87,25 @@ def backbone_name(named: str | None, checkpoint: Path | None, task: Task | None)
     return choice.name
 
 
-def load_looked_at(name: str, checkpoint: Path | None, task: Task) -> nn.Module:
-    """The backbone; standard error says if it takes much smaller images than the task's.
+def load_chosen(named: str | None, checkpoint: Path | None, task: Task) -> tuple[str, nn.Module]:
+    """The backbone that was named, or the one for a task's images, with its name.
+
+    Standard error says which was chosen and why, and if it takes much smaller images than the task's.
 
     Raises:
-        SelectionError: the weights cannot be had or do not fit.
+        SelectionError: the weights of the backbone that was named cannot be had or do not fit.
     """
-    model = load_backbone(name, checkpoint)
+    name = backbone_name(named, checkpoint, task)
+    try:
+        model = load_backbone(name, checkpoint)
+    except SelectionError as error:
+        if named is not None or name == DEFAULT_BACKBONE:
+            raise
+        typer.echo(f"Backbone {DEFAULT_BACKBONE} instead: {error}.", err=True)
+        name, model = DEFAULT_BACKBONE, load_backbone(DEFAULT_BACKBONE)
     if note := shrinking(task, model):
         typer.echo(f"{note[0].upper()}{note[1:]}.", err=True)
-    return model
+    return name, model
 
 
 def open_store(location: str | None) -> TaskStore:

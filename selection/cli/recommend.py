@@ -66,8 +66,7 @@ def recommend(
     opened = o.open_store(store)
     compute = o.compute_of(device, precision, workers)
     task = None if o.is_embedding(source) else Task.from_folder(source, split=split)
-    name = o.backbone_name(backbone, checkpoint, task)
-    model = None if task is None else _backbone(name, checkpoint, task)
+    name, model = _backbone(backbone, checkpoint, task)
     embedding = o.embedding_of(source, probe, probe_weights, split, seed, compute)
     facts = None
     if model is not None and task is not None and not task.multi_label:
@@ -98,12 +97,14 @@ def recommend(
         print_recommendation(found)
 
 
-def _backbone(name: str, checkpoint: Path | None, task: Task) -> nn.Module | None:
-    """The backbone, to look at the images through; none without the weights."""
+def _backbone(named: str | None, checkpoint: Path | None, task: Task | None) -> tuple[str, nn.Module | None]:
+    """The backbone's name, and the backbone to look at the images through; none without images or weights."""
+    if task is None:
+        return o.backbone_name(named, checkpoint, None), None
     try:
-        return o.load_looked_at(name, checkpoint, task)
+        return o.load_chosen(named, checkpoint, task)
     except SelectionError as error:
-        if checkpoint is not None or not is_known(name):
+        if named is None or checkpoint is not None or not is_known(named):
             raise
         typer.echo(f"Without a look through the backbone: {error}.", err=True)
-        return None
+        return named, None

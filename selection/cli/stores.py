@@ -15,6 +15,7 @@ from selection.evidence.library import load_library
 from selection.store import ImportReport, TaskStore, export_store, import_archive, merge_stores
 from selection.store.engine import sqlite_file
 from selection.store.trial import Trial
+from task2vec import Task
 
 app = typer.Typer(help="Make, fill and look into task stores.", no_args_is_help=True, add_completion=False)
 Location = Annotated[str, typer.Argument(help="The store's file, or the URL of a database.")]
@@ -51,7 +52,7 @@ def list_tasks(store: o.Store = None, as_json: o.Json = False) -> None:
     rows = []
     for task in tasks:
         best = max((t for t in task.trials if t.score is not None), key=lambda t: t.score or 0.0, default=None)
-        found = ("-", "-") if best is None else (brief(best.config), share(best.score))
+        found = ("-", "-") if best is None else (best.config.method, share(best.score))
         rows.append((task.name, str(task.num_images), str(len(task.classes)), str(len(task.trials)), *found))
     print_table(f"Tasks in {opened.location}", ("task", "images", "classes", "trials", "best trial", "scored"), rows)
 
@@ -73,21 +74,17 @@ def show(name: str, store: o.Store = None, as_json: o.Json = False) -> None:
             }
         )
         return
-    print_table(
-        f"{task.name}: {task.num_images} images, {len(task.classes)} classes",
-        ("trial", "backbone", "scored", "validation", "parameters", "seconds"),
-        (
+    typer.echo(f"{task.name}: {task.num_images} images, {len(task.classes)} classes, {len(task.trials)} trials")
+    for backbone in sorted({str(trial.backbone) for trial in task.trials}):
+        own = [trial for trial in task.trials if str(trial.backbone) == backbone]
+        print_table(
+            f"Trials on {backbone}",
+            ("trial", "scored", "validation", "parameters", "seconds"),
             (
-                brief(t.config),
-                str(t.backbone),
-                share(t.score),
-                f"{t.validation:.1%}",
-                f"{t.parameters:,}",
-                f"{t.seconds:.0f}",
-            )
-            for t in sorted(task.trials, key=lambda t: -1.0 if t.score is None else t.score, reverse=True)
-        ),
-    )
+                (brief(t.config), share(t.score), f"{t.validation:.1%}", f"{t.parameters:,}", f"{t.seconds:.0f}")
+                for t in sorted(own, key=lambda t: -1.0 if t.score is None else t.score, reverse=True)
+            ),
+        )
 
 
 @app.command()
@@ -112,6 +109,9 @@ def add(
     opened = o.open_store(location)
     read = [] if trials is None else _read_trials(trials)
     compute = o.compute_of(device, precision, workers)
+    if not o.is_embedding(source):
+        task = Task.from_folder(source, split=split)
+        opened.check_classes(name or task.name, task.class_names)
     embedding = o.embedding_of(source, probe, probe_weights, split, seed, compute)
     opened.add(embedding, name=name, trials=read, adapter=adapter, tags=tag or (), source=origin)
     _say(describe_embedding(embedding) | {"task": name or embedding.task, "trials": len(read)}, as_json)

@@ -92,8 +92,7 @@ def tune(
     splits = read_splits(images) if split is None else Splits(Task.from_folder(images, split=split))
     if not as_json:
         typer.echo(f"Read {splits}")
-    name = o.backbone_name(backbone, checkpoint, splits.train)
-    model = o.load_looked_at(name, checkpoint, splits.train)
+    name, model = o.load_chosen(backbone, checkpoint, splits.train)
     recommendation = None
     if config is None:
         del limits["store"]

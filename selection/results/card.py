@@ -9,6 +9,7 @@ import yaml
 from selection.results.description import Description, Measured
 
 SHOWN = 5  # rows of the ranking
+CLASSES_SHOWN = 50
 
 
 def card(description: Description, *, merged: bool) -> str:
@@ -67,8 +68,10 @@ def _by_class(own: Description) -> str:
     """What share of each class's test images is found, and of those named so is right."""
     rows = [
         f"| {row['class']} | {row['images']:,} | {_share(row['recall'])} | {_share(row['precision'])} |"
-        for row in own.test_by_class
+        for row in own.test_by_class[:CLASSES_SHOWN]
     ]
+    left = len(own.test_by_class) - len(rows)
+    rows += [f"| {left} more in result.json | | | |"] if left else []
     return "\n".join(["| class | test images | found | right when named |", "| --- | ---: | ---: | ---: |", *rows])
 
 

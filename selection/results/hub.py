@@ -56,7 +56,11 @@ def push_to_hub(
         api = _client(token)
         api.create_repo(repository, private=private, exist_ok=True)
         done = api.upload_folder(
-            repo_id=repository, folder_path=folder, allow_patterns=list(FILES), commit_message=message
+            repo_id=repository,
+            folder_path=folder,
+            allow_patterns=list(FILES),
+            ignore_patterns=["*/*"],  # the tries that led to a result stay at home too
+            commit_message=message,
         )
     return str(done.commit_url)
 

@@ -49,16 +49,16 @@ def put_embedding(session: Session, row: TaskRow, embedding: TaskEmbedding) -> N
         setattr(found, column, value)
 
 
-def refuse_other_classes(row: TaskRow, embedding: TaskEmbedding) -> None:
+def refuse_other_classes(row: TaskRow, classes: Sequence[str]) -> None:
     """Make sure that a task of that name is the same task: its trials say nothing about other classes.
 
     Raises:
         StoreError: its classes are others.
     """
     stored = json.loads(row.classes)
-    if sorted(stored) != sorted(embedding.classes):
+    if sorted(stored) != sorted(classes):
         raise StoreError(
-            f"{row.name!r} is stored with {_listed(stored)}, and this task has {_listed(embedding.classes)}; give "
+            f"{row.name!r} is stored with {_listed(stored)}, and this task has {_listed(classes)}; give "
             "another name (--name), or remove the stored task first (task2vec store remove)"
         )
 
@@ -87,7 +87,7 @@ def put_many(named: dict[str, TaskEmbedding], session: Session) -> None:
     for name in present:
         row = get_task(session, name)
         assert row is not None
-        refuse_other_classes(row, named[name])
+        refuse_other_classes(row, named[name].classes)
         row.num_images, row.classes = named[name].num_samples, json.dumps(named[name].classes)
         put_embedding(session, row, named[name])
 

@@ -61,7 +61,8 @@ class Search:
         if not count:
             raise StoreError(
                 f"{self._location} has no task embedded with probe {embedding.probe_name} ({embedding.probe[:8]}) "
-                f"and method {embedding.method}; embed its tasks with that probe and add them"
+                f"and method {embedding.method}, but with {self._known()}; use one of these, or fill a store with "
+                f"task2vec store add STORE FOLDER --probe {embedding.probe_name}"
             )
         try:
             if count <= self._exact_up_to:
@@ -74,6 +75,14 @@ class Search:
             raise StoreError(
                 f"{self._location} holds a damaged embedding ({error}); run task2vec store verify"
             ) from error
+
+    def _known(self) -> str:
+        """The probes and estimators that there are embeddings of, for people to read."""
+        query = sql.select(EmbeddingRow.method, sql.func.min(EmbeddingRow.facts))
+        with self._reading() as session:
+            rows = session.execute(query.group_by(EmbeddingRow.probe, EmbeddingRow.method)).all()
+        known = sorted({f"{json.loads(facts)['probe_name']} ({method})" for method, facts in rows})
+        return ", ".join(known) or "none at all"
 
     def _count(self, embedding: TaskEmbedding) -> int:
         """How many embeddings of the same probe and estimator there are."""

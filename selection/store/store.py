@@ -10,7 +10,7 @@ import dataclasses
 import json
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -231,7 +231,7 @@ class TaskStore:
                 row = TaskRow(name=name, tags="[]", source="")
                 session.add(row)
             else:
-                refuse_other_classes(row, embedding)
+                refuse_other_classes(row, embedding.classes)
             row.num_images, row.classes = embedding.num_samples, json.dumps(embedding.classes)
             row.tags = json.dumps(sorted({*json.loads(row.tags), *new_tags}))
             row.source = source or row.source
@@ -243,6 +243,17 @@ class TaskStore:
                 put_facts(row, found)
 
         self._write(change)
+
+    def check_classes(self, name: str, classes: Sequence[str]) -> None:
+        """Make sure that a task of these classes may be added under a name, before it is embedded.
+
+        Raises:
+            StoreError: a task of other classes has the name.
+        """
+        with self._reading() as session:
+            row = get_task(session, name)
+            if row is not None:
+                refuse_other_classes(row, classes)
 
     def add_many(self, embeddings: Iterable[TaskEmbedding]) -> None:
         """Store many tasks by their embeddings' names, thousands a second; each thousand is one transaction.

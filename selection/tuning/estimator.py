@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets, unique_labels
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 from timm.data import create_transform
 
 import adapters
@@ -92,6 +92,8 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError("this classifier requires y to be passed, but the target y is None")
         if _are_arrays(X):
             X, y = validate_data(self, X, y, dtype="numeric", allow_nd=True, ensure_min_samples=2)
+        else:
+            y = column_or_1d(y)
         check_consistent_length(X, y)
         check_classification_targets(y)
         self.classes_ = unique_labels(y)

@@ -6,6 +6,15 @@ import sqlalchemy as sql
 
 from selection import TaskStore
 
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """What is measured in tests is not kept for the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 POSTGRES = "TASK2VEC_POSTGRES"
 
 

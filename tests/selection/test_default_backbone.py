@@ -80,3 +80,10 @@ def test_weights_without_a_name_are_refused(tmp_path):
     root = folder_of(tmp_path / "images", 20, 20)
     done = run("recommend", root, "--checkpoint", "x.safetensors", ok=False)
     assert "name it with --backbone" in done.stderr
+
+
+def test_weights_that_fail_on_the_way_leave_the_bundled_backbone(tmp_path, no_hub, monkeypatch):
+    root = folder_of(tmp_path / "images", 120, 100)
+    monkeypatch.setattr(module, "hub_answers", lambda: True)  # it answers, and then the download fails
+    facts = as_json("tune", root, "-o", tmp_path / "out", "--method", "linear", "--epochs", "1")
+    assert facts["backbone"] == adapters.DEFAULT_BACKBONE

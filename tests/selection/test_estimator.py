@@ -91,6 +91,7 @@ def test_it_can_be_cloned_pickled_and_cross_validated(fitted, images):
         ({"backbone": "nonsense"}, np.zeros((4, 8, 8)), [0, 1, 0, 1], "no model 'nonsense'"),
         ({}, ["nowhere.png"] * 4, [0, 1, 0, 1], "nowhere.png"),
         ({}, np.zeros((4, 8, 8)), [0, 1], "inconsistent"),
+        ({}, ["nowhere.png"] * 4, [[0, 1], [1, 0], [0, 1], [1, 1]], "1d array"),
     ],
 )
 def test_what_is_wrong_is_a_value_error(changes, images, labels, words):

@@ -45,10 +45,13 @@ def tuned(tmp_path_factory):
 
 def test_a_result_comes_back_and_predicts_the_same(hub, tuned):
     result = load_result(tuned, compute=COMPUTE)
+    (tuned / "try-1").mkdir()
+    (tuned / "try-1" / "result.json").write_text("{}")
     address = push_to_hub(result, "me/noise")
     assert address.startswith(f"{hub.address}/me/noise/commit/")
     assert hub.private["me/noise"] is True
     assert {"result.json", "README.md", "merged.safetensors", "adapter.safetensors"} <= hub.files["me/noise"].keys()
+    assert not any("/" in name for name in hub.files["me/noise"])
     assert "training.pt" not in hub.files["me/noise"]
     again = from_pretrained("me/noise", compute=COMPUTE)
     images = random_task(6).images.pixels

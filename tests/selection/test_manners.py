@@ -166,8 +166,37 @@ def test_a_task_of_other_classes_does_not_take_over_the_trials_of_a_name(saved, 
     assert "task2vec store remove" in done.stderr
 
 
+def test_a_folder_of_other_classes_is_refused_before_it_is_embedded(saved, folder, tmp_path):  # noqa: F811
+    import dataclasses
+
+    TaskStore(tmp_path / "tasks.db").add(
+        dataclasses.replace(TaskEmbedding.load(saved), classes=("dark", "green")), name="spots"
+    )
+    done = run("store", "add", tmp_path / "tasks.db", folder, ok=False)
+    assert "'spots' is stored with 2 classes (dark, green)" in done.stderr
+    assert "Decoding" not in done.stderr
+
+
+def test_a_probe_that_a_store_does_not_know_is_told_with_those_that_it_knows(saved):  # noqa: F811
+    import dataclasses
+
+    other = dataclasses.replace(TaskEmbedding.load(saved), probe="0" * 32, probe_name="resnet50")
+    words = (
+        r"the shipped library has no task embedded with probe resnet50 .* but with task2vec_resnet_32 \(montecarlo\)"
+    )
+    with pytest.raises(StoreError, match=words + ".*store add STORE FOLDER --probe resnet50"):
+        selection.recommend(other, selection.load_library())
+
+
 def test_tables_are_plain_and_narrow_where_no_terminal_reads_them(saved):  # noqa: F811
-    for arguments in (["recommend", saved], ["nearest", saved], ["embed", "--help"]):
+    for arguments in (
+        ["recommend", saved],
+        ["nearest", saved],
+        ["store", "list"],
+        ["store", "show", "gtsrb"],
+        ["doctor"],
+        ["embed", "--help"],
+    ):
         printed = run(*arguments).stdout
         rows = [line for line in printed.splitlines() if not line.startswith("Tune ")]
         assert max(map(len, rows)) <= 100, arguments
