@@ -12,7 +12,24 @@ from task2vec.distances.registry import Matrix
 from task2vec.embedding import TaskEmbedding
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+NAME_PLACES = (
+    (5, 3, "left", "bottom"),
+    (6, 0, "left", "center"),
+    (-6, 0, "right", "center"),
+    (5, -3, "left", "top"),
+    (-5, 3, "right", "bottom"),
+    (-5, -3, "right", "top"),
+    (0, 6, "center", "bottom"),
+    (0, -6, "center", "top"),
+    (5, 11, "left", "bottom"),
+    (5, -11, "left", "top"),
+    (-5, 11, "right", "bottom"),
+    (-5, -11, "right", "top"),
+)
+"""Where a name may stand beside its point, in points from it, and which of the name's edges is there."""
 
 
 def plot_distances(
@@ -62,13 +79,59 @@ def plot_map(
     marked = np.array([label in highlight for label in labels])
     axes.scatter(points[~marked, 0], points[~marked, 1], s=30, color="tab:blue")
     axes.scatter(points[marked, 0], points[marked, 1], s=90, color="tab:red", marker="*")
-    for point, label, is_marked in zip(points, labels, marked, strict=True):
-        axes.annotate(label, point, xytext=(5, 3), textcoords="offset points", weight="bold" if is_marked else "normal")
     axes.set_title(f"Tasks by {distance} distance")
     axes.margins(x=0.12, y=0.05)  # room for the names
     axes.set_xticks([])
     axes.set_yticks([])
+    name_points(axes, points, labels, bold=marked.tolist())
     return figure
+
+
+def name_points(
+    axes: Axes, points: Matrix, names: Sequence[str], *, fontsize: float = 10, bold: Sequence[bool] | None = None
+) -> None:
+    """Write names beside points, each where it covers least of the other points and of the names before it.
+
+    Call it last: it goes by the size that the figure has now.
+
+    Args:
+        axes: Where the points `(n, 2)` are drawn.
+        points: In the axes' coordinates.
+        names: One for each.
+        fontsize: In points.
+        bold: Which names are bold; none if not given.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
+    reach = 4 * figure.dpi / 72
+    centres = axes.transData.transform(points)
+    taken = np.hstack([centres - reach, centres + reach])
+    frame = axes.get_window_extent(renderer)
+    for number, (point, name) in enumerate(zip(points, names, strict=True)):
+        weight = "bold" if bold is not None and bold[number] else "normal"
+        note = axes.annotate(name, point, xytext=(0, 0), textcoords="offset points", fontsize=fontsize, weight=weight)
+        note.set_in_layout(False)
+        found = []
+        for x, y, across, up in NAME_PLACES:
+            note.set(position=(x, y), ha=across, va=up)
+            box = np.array(note.get_window_extent(renderer).extents)
+            outside = max(0, frame.x0 - box[0]) + max(0, box[2] - frame.x1)
+            outside += max(0, frame.y0 - box[1]) + max(0, box[3] - frame.y1)
+            found.append((_covered(box, np.delete(taken, number, 0)) + 10 * outside, box))
+        best = int(np.argmin([cost for cost, _ in found]))
+        x, y, across, up = NAME_PLACES[best]
+        note.set(position=(x, y), ha=across, va=up)
+        taken = np.vstack([taken, found[best][1]])
+
+
+def _covered(box: Matrix, others: Matrix) -> float:
+    """The area of `box` (left, bottom, right, top) that boxes `(n, 4)` cover, each counted by itself."""
+    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    return float(sides.clip(min=0).prod(axis=1).sum())
 
 
 def classical_scaling(distances: Matrix, dimensions: int = 2) -> Matrix:

@@ -22,6 +22,10 @@ def atlas(
     backbone: Annotated[
         str | None, typer.Option(help="Whose trials to show first; that with most trials if not given.")
     ] = None,
+    advise: Annotated[
+        bool | None,
+        typer.Option(help="Recommend for every stored task; if neither is given, where at most 100 have trials."),
+    ] = None,
     name: o.DistanceName = o.DISTANCE,
     split: o.Split = None,
     probe: o.ProbeName = o.PROBE,
@@ -35,5 +39,5 @@ def atlas(
     opened = o.open_store(store)
     compute = o.compute_of(device, precision, workers)
     placed = None if target is None else o.embedding_of(target, probe, probe_weights, split, seed, compute)
-    page = write_atlas(opened, out, target=placed, distance=name, backbone=backbone)
+    page = write_atlas(opened, out, target=placed, distance=name, backbone=backbone, advise=advise)
     typer.echo(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB); open it in a browser")

@@ -13,7 +13,7 @@ from selection.evaluation.summary import Mean
 from selection.recommendation.prediction import Prediction
 from selection.recommendation.recommenders.features import reference_of
 from task2vec import distance_matrix
-from task2vec.plots import classical_scaling
+from task2vec.plots import classical_scaling, name_points
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,10 +68,10 @@ def plot_gains(targets: Sequence[Target]) -> Figure:
     gains = [100 * (target.scores.max() - target.facts.level) for target in targets]
     figure = Figure(figsize=(10, 7.5), layout="constrained")
     axes = figure.subplots()
-    drawn = axes.scatter(points[:, 0], points[:, 1], s=40, c=gains, cmap="viridis")
-    for point, target in zip(points, targets, strict=True):
-        axes.annotate(target.facts.name, point, xytext=(4, 3), textcoords="offset points", fontsize=6)
+    drawn = axes.scatter(points[:, 0], points[:, 1], s=40, c=gains, cmap="cividis")
     axes.set_xticks([])
     axes.set_yticks([])
+    axes.margins(0.08)  # room for the names
     figure.colorbar(drawn, label="gain of the best configuration over the linear probe, points")
+    name_points(axes, points, [target.facts.name for target in targets], fontsize=6.5)
     return figure

@@ -22,6 +22,7 @@ from selection.recommendation.recommenders.features import reference_of
 from selection.recommendation.result import Recommendation
 from selection.store import StoredTask, TaskStore, Trial
 from task2vec import TaskEmbedding, distance_matrix
+from task2vec.progress import reporting
 
 Array = npt.NDArray[np.float64]
 
@@ -130,7 +131,8 @@ def gather(
     distance: str = "log_cosine",
     backbone: str | None = None,
     names: Sequence[str] | None = None,
-    advise: bool = True,
+    advise: bool | None = None,
+    progress: bool = False,
     title: str = "Atlas of tasks",
 ) -> Atlas:
     """Read everything from a store.
@@ -142,7 +144,8 @@ def gather(
         distance: One of `task2vec.DISTANCES`.
         backbone: Whose trials are shown first, and what recommendations are for; that with most trials if not given.
         names: Only these stored tasks.
-        advise: Recommend for stored tasks as well, where they are few enough.
+        advise: Recommend for stored tasks as well; where at most `ADVISED` of them have trials, if None.
+        progress: Show progress on standard error.
         title: The page's heading.
 
     Raises:
@@ -168,16 +171,18 @@ def gather(
     few = len(shown) <= COMPARED
     nearest = _nearest(between(everyone, everyone)) if few else [()] * len(shown)
     tasks = []
-    advised = advise and sum(bool(stored[e.task].trials) for e in embeddings) <= ADVISED
-    for number, embedding in enumerate(shown):
-        is_target = target is not None and number == len(embeddings)
-        task = None if is_target else stored[embedding.task]
-        told = advice if is_target else None
-        if told is None and first is not None and (is_target or advised):
-            found = _recommended(store, embedding, task, backbones[first], stored)
-            told = None if found is None else told_of(found, first)
-        position = float(layout.points[number, 0]), float(layout.points[number, 1])
-        tasks.append(_shown(embedding, task, names_of, position, nearest[number], told, detailed=few))
+    advised = sum(bool(stored[e.task].trials) for e in embeddings) <= ADVISED if advise is None else advise
+    with reporting(progress and advised) as report:
+        for number, embedding in enumerate(shown):
+            report("Recommending for every task", number + 1, len(shown))
+            is_target = target is not None and number == len(embeddings)
+            task = None if is_target else stored[embedding.task]
+            told = advice if is_target else None
+            if told is None and first is not None and (is_target or advised):
+                found = _recommended(store, embedding, task, backbones[first], stored)
+                told = None if found is None else told_of(found, first)
+            position = float(layout.points[number, 0]), float(layout.points[number, 1])
+            tasks.append(_shown(embedding, task, names_of, position, nearest[number], told, detailed=few))
     return Atlas(
         title=title,
         distance=distance,

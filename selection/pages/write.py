@@ -21,6 +21,8 @@ def atlas(
     target: TaskEmbedding | None = None,
     distance: str = "log_cosine",
     backbone: str | None = None,
+    advise: bool | None = None,
+    progress: bool = True,
 ) -> Path:
     """Write one page on which the tasks of a store can be seen: a map, a card for each task, the distance matrix.
 
@@ -33,6 +35,9 @@ def atlas(
         target: A task to place among them, with lines to the tasks that its recommendation rests on.
         distance: One of `task2vec.DISTANCES`.
         backbone: Whose trials are shown first, and what recommendations are for; that with most trials if not given.
+        advise: Recommend for every stored task, as if it and its source were unknown; where at most 100 of them have
+            trials, if None.
+        progress: Show progress on standard error.
 
     Returns:
         The file.
@@ -41,7 +46,7 @@ def atlas(
         StoreError: there is nothing to show, or no trial used the backbone.
         DistanceError: there is no such distance.
     """
-    found = gather(store, target=target, distance=distance, backbone=backbone)
+    found = gather(store, target=target, distance=distance, backbone=backbone, advise=advise, progress=progress)
     return _write(page(found), out)
 
 

@@ -22,7 +22,10 @@ function factsOf(task) {
 
 function adviceOf(task) {
   const advice = task.advice;
-  if (!advice) return null;
+  if (!advice) {
+    const told = "No recommendation was computed for it here; task2vec recommend computes one.";
+    return element("p", { class: "note" }, told);
+  }
   const without = task.number === data.target ? "" : " It was computed as if this task and all others of its source were unknown.";
   const between = (c) => (c.interval ? `${Math.round(100 * c.interval[0])} to ${Math.round(100 * c.interval[1])}%` : MISSING);
   const ranking = advice.ranking.map((c) => [c.config, percent(c.predicted), between(c), whole(c.parameters), inSeconds(c.seconds)]);

@@ -58,6 +58,11 @@ def test_a_stored_task_is_advised_without_its_source(few):
     assert not {e["task"] for e in shown.advice["evidence"]} & {"mnist", "mnist@100"}
 
 
+def test_recommendations_are_left_out_where_not_wanted(few):
+    assert all(task.advice is None for task in gather(few, advise=False).tasks)
+    assert any(task.advice is not None for task in gather(few, advise=True).tasks)
+
+
 def test_fisher_by_layer_is_the_mean_of_its_filters(found, target):
     start = 0
     for layer, value in zip(target.layers, found.tasks[-1].fisher, strict=True):
