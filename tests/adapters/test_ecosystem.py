@@ -118,5 +118,5 @@ def test_two_processes_of_accelerate_train_the_same_weights_as_one(family, metho
         timeout=300,
         check=False,
     )
-    assert "the same 10" in run.stdout, run.stderr[-3000:]
+    assert "the same 20" in run.stdout, run.stderr[-3000:]
     assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) == 10
