@@ -119,4 +119,4 @@ def test_two_processes_of_accelerate_train_the_same_weights_as_one(family, metho
         check=False,
     )
     assert "the same 20" in run.stdout, run.stderr[-3000:]
-    assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) == 10
+    assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) == 20
