@@ -176,6 +176,15 @@ def _outputs(path, images):
         return plain.eval()(images).numpy()
 
 
+def test_an_export_that_differs_leaves_the_earlier_one(tuned, tmp_path, monkeypatch):
+    (tmp_path / "model.pt2").write_text("earlier")
+    monkeypatch.setattr("selection.results.export.TOLERANCE", -1.0)
+    with pytest.raises(SelectionError, match="nothing was written"):
+        load_result(tuned.out, compute=COMPUTE).export(tmp_path / "model.pt2")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
+    assert (tmp_path / "model.pt2").read_text() == "earlier"
+
+
 def test_an_unknown_format_and_a_folder_without_a_result_are_named(tuned, tmp_path):
     with pytest.raises(SelectionError, match="of no known format"):
         load_result(tuned.out, compute=COMPUTE).export(tmp_path / "model.xyz")
