@@ -15,10 +15,10 @@ from torch import Tensor
 
 from selection.errors import SelectionError
 from task2vec import TaskEmbedding
-from task2vec.distances.cosine import STABILISER
-from task2vec.distances.log_cosine import alive
+from task2vec.distances.logarithms import alive
 from task2vec.distances.matrix import as_matrix, common_probe
 from task2vec.distances.registry import Options
+from task2vec.distances.relative import STABILISER
 
 Embeddings = Sequence[TaskEmbedding] | npt.NDArray[np.float64]
 

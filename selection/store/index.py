@@ -26,8 +26,9 @@ from safetensors.numpy import save as to_bytes
 from sqlalchemy.orm import Session
 
 from selection.store.schema import EmbeddingRow, SchemaRow
-from selection.store.sketch import SAMPLE, Projection, Sketch
+from task2vec.distances import Projection, Sketch
 from task2vec.distances.reference import shipped_reference
+from task2vec.distances.sketch import SAMPLE
 
 CHUNK = 4096  # embeddings sketched at once
 LARGEST = 2**16  # embeddings of a sketch that still takes in another

@@ -20,9 +20,9 @@ from selection.errors import StoreError
 from selection.store.index import SearchIndex
 from selection.store.rows import to_embedding
 from selection.store.schema import EmbeddingRow, SchemaRow, TaskRow
-from selection.store.sketch import ESTIMATES, estimated
 from task2vec import EmbeddingError, TaskEmbedding, distance_matrix
-from task2vec.distances.log_cosine import logs
+from task2vec.distances import ESTIMATES
+from task2vec.distances.logarithms import logs
 from task2vec.distances.reference import shipped_reference
 
 CANDIDATES = 1000  # of a sketch that are compared exactly, before more are asked for
@@ -115,7 +115,8 @@ class Search:
             index.update(session)
         trivial = None if embedding.trivial is None else embedding.trivial[None]
         target = index.projection.sketch([-1], embedding.fisher[None], trivial)
-        estimates = np.concatenate([estimated(distance, s, target, index.num_filters) for s in index.sketches])
+        estimate = ESTIMATES[distance]
+        estimates = np.concatenate([estimate(s, target, index.num_filters) for s in index.sketches])
         ids = np.concatenate([sketch.ids for sketch in index.sketches])
         start, end = 0, min(CANDIDATES, len(ids))
         while start < len(ids):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
-from task2vec.distances.cosine import STABILISER, cosine, paired_cosine
+from task2vec.distances.cosine import cosine
 from task2vec.distances.registry import Matrix, Options, register_distance
+from task2vec.distances.relative import distance_to_trivial
+from task2vec.distances.sketch import Array, Sketch, register_estimate, spread
 
 
 @register_distance("asymmetric")
@@ -24,9 +27,25 @@ def asymmetric(a: Matrix, b: Matrix, options: Options) -> Matrix:
     return cosine(a, b, options) - options.alpha * distance_to_trivial(a, options.trivial_a)[:, None]
 
 
-def distance_to_trivial(a: Matrix, trivial: Matrix | None = None) -> Matrix:
-    """d_sym(a_i, t0) for each row, `(n,)`; t0 is `(n, D)`, or the limit of ever smaller constants."""
-    if trivial is not None:
-        return paired_cosine(a, trivial)
-    inverse = 1 / (a + STABILISER)
-    return np.asarray(1 - inverse.sum(axis=1) / np.sqrt(a.shape[1] * (inverse**2).sum(axis=1)))
+@register_estimate("asymmetric")
+def estimated(stored: Sketch, target: Sketch, num_filters: int) -> Array:
+    """d_asym from sketches, with d_sym read off the spread of the differences of log Fishers.
+
+    d_sym depends on the differences u_d = L_id - L_qd alone, and not on their mean, since it is blind to a common
+    factor. The relative Fishers are (1 + tanh(u_d / 2)) / 2 and their mirror images; u_d normal with mean 0 and that
+    spread as its variance gives d_sym ~ 2 T / (1 + T), T = E tanh^2(u / 2). The Euclidean distance of log embeddings,
+    which keeps the mean, is a poor substitute.
+    """
+    symmetric = np.interp(spread(stored, target, num_filters), _VARIANCES, _DISTANCES)
+    return np.asarray(symmetric - Options().alpha * stored.trivial, np.float32)
+
+
+def _expected_distance(variances: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """2 T / (1 + T), T = E tanh^2(u / 2) for normal u, by quadrature."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(64)
+    expected = np.tanh(np.sqrt(variances)[:, None] * nodes / 2) ** 2 @ (weights / weights.sum())
+    return np.asarray(2 * expected / (1 + expected))
+
+
+_VARIANCES = np.linspace(0, 8, 257) ** 2  # finest where distances are small
+_DISTANCES = _expected_distance(_VARIANCES)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import xlogy
 
-from task2vec.distances.cosine import STABILISER
 from task2vec.distances.pairs import over_pairs
 from task2vec.distances.registry import Matrix, Options, register_distance
+from task2vec.distances.relative import STABILISER
 
 
 @register_distance("entropy")

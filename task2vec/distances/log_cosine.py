@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from task2vec.distances.logarithms import logs
 from task2vec.distances.of_variances import angular
 from task2vec.distances.registry import Matrix, Options, register_distance
+from task2vec.distances.sketch import Array, Sketch, register_estimate
 from task2vec.errors import DistanceError
-
-# Below this share of a task's mean Fisher a filter counts as dead: its logarithm would say nothing but drown the rest.
-FLOOR = 1e-6
 
 
 @register_distance("log_cosine")
@@ -30,11 +29,7 @@ def log_cosine(a: Matrix, b: Matrix, options: Options) -> Matrix:
     return angular(logs(a) - options.reference, logs(b) - options.reference)
 
 
-def logs(a: Matrix) -> Matrix:
-    """Log a, with dead filters at the floor, `(n, D)`."""
-    return np.asarray(np.log(alive(a)))
-
-
-def alive(a: Matrix) -> Matrix:
-    """Embeddings with dead filters at the floor, so that they have a logarithm, `(n, D)`."""
-    return np.asarray(np.maximum(a, FLOOR * a.mean(axis=1, keepdims=True)))
+@register_estimate("log_cosine")
+def estimated(stored: Sketch, target: Sketch, num_filters: int) -> Array:
+    """A cosine of the sketches themselves, their centre being the reference."""
+    return -(stored.projected @ target.projected[0]) / np.sqrt(stored.square + np.finfo(np.float32).tiny)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from task2vec.distances.log_cosine import logs
+from task2vec.distances.logarithms import logs
 from task2vec.distances.reference import shipped_reference
 from task2vec.distances.registry import DISTANCES, Matrix, Options
 from task2vec.embedding import TaskEmbedding

@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from selection import TaskFilter, TaskStore, load_library
-from selection.store import search, sketch
+from selection.store import search
 from selection.store.index import SearchIndex
-from selection.store.sketch import ESTIMATES, Projection, estimated
 from task2vec import distance_matrix
-from task2vec.distances.log_cosine import logs
+from task2vec.distances import ESTIMATES, Projection, sketch
+from task2vec.distances.logarithms import logs
 from tests.selection.test_store import embedding
 
 
@@ -192,6 +192,6 @@ def test_candidates_of_resampled_real_tasks_hold_the_nearest_ones(distance):
     true = distance_matrix(stored, distance, targets, reference=projection.centre)
     everything, hits = projection.sketch(np.arange(5000), stored), []
     for column, target in zip(true.T, targets, strict=True):
-        estimate = estimated(distance, everything, projection.sketch([-1], target[None]), stored.shape[1])
+        estimate = ESTIMATES[distance](everything, projection.sketch([-1], target[None]), stored.shape[1])
         hits.append(len(set(np.argsort(column)[:10]) & set(np.argsort(estimate)[:50])) / 10)
     assert np.mean(hits) >= 0.99

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from adapters import METHODS, AdapterConfig
 from selection.evidence.table import TaskFacts
 from task2vec import TaskEmbedding, mean_log_embedding
-from task2vec.distances.log_cosine import logs
+from task2vec.distances.logarithms import logs
 from task2vec.distances.of_variances import unit
 from task2vec.distances.reference import shipped_reference
 

@@ -6,16 +6,8 @@ With log embeddings L, their centre c and axes A `(D, K)` of the largest spread 
 
     x_i = L_i - c,   z_i = A' x_i,   m_i = mean_d x_id,   s_i = |x_i|^2,   t_i = d_sym(F_i, t0)
 
-and a product of two rows is x_i . x_q ~ z_i . z_q, one matrix product for all rows. Each distance follows from it:
-
-- d_sym depends on the differences u_d = L_id - L_qd alone, and not on their mean, since it is blind to a common factor:
-  with relative Fishers (1 + tanh(u_d / 2)) / 2 and their mirror images, u_d normal with mean 0 and variance
-  v = |x_i - x_q|^2 / D - (m_i - m_q)^2 gives d_sym ~ 2 T / (1 + T), T = E tanh^2(u / 2). The Euclidean distance of log
-  embeddings, which keeps the mean, is a poor substitute.
-- d_asym subtracts alpha t_i.
-- log_cosine is a cosine of the x themselves, the centre being its reference.
-
-The best by these are compared exactly afterwards.
+and a product of two rows is x_i . x_q ~ z_i . z_q, one matrix product for all rows. A distance that can be told from
+these numbers enters its estimate beside its definition; the best by the estimate are compared exactly afterwards.
 """
 
 from __future__ import annotations
@@ -26,9 +18,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from task2vec.distances.asymmetric import distance_to_trivial
-from task2vec.distances.log_cosine import logs
-from task2vec.distances.registry import Options
+from task2vec.distances.logarithms import logs
+from task2vec.distances.relative import distance_to_trivial
+from task2vec_registry import Registry
 
 Array = npt.NDArray[np.float32]
 
@@ -99,45 +91,25 @@ class Projection:
         return Sketch(np.asarray(ids, np.int64), projected, x.mean(axis=1), square, t.astype(np.float32))
 
 
-def estimated(distance: str, stored: Sketch, target: Sketch, num_filters: int) -> Array:
-    """What orders stored embeddings as the distance from each to the target would, `(n,)`.
+Estimate = Callable[[Sketch, Sketch, int], Array]
+"""From the sketches of n stored embeddings, that of a target and D to what orders the stored ones as the distance from
+each to the target would, `(n,)`."""
 
-    Raises:
-        KeyError: the distance is none of `ESTIMATES`.
-    """
-    return ESTIMATES[distance](stored, target, num_filters)
-
-
-def _spread(stored: Sketch, target: Sketch, num_filters: int) -> Array:
-    """v, the variance of the differences of log Fishers over the filters."""
-    product = stored.projected @ target.projected[0]
-    squared = stored.square + target.square[0] - 2 * product
-    return np.asarray(squared / num_filters - (stored.mean - target.mean[0]) ** 2)
-
-
-def _asymmetric(stored: Sketch, target: Sketch, num_filters: int) -> Array:
-    symmetric = np.interp(_spread(stored, target, num_filters), _VARIANCES, _DISTANCES)
-    return np.asarray(symmetric - Options().alpha * stored.trivial, np.float32)
-
-
-def _log_cosine(stored: Sketch, target: Sketch, num_filters: int) -> Array:
-    return -(stored.projected @ target.projected[0]) / np.sqrt(stored.square + np.finfo(np.float32).tiny)
-
-
-ESTIMATES: dict[str, Callable[[Sketch, Sketch, int], Array]] = {
-    "cosine": _spread,  # d_sym grows with v
-    "asymmetric": _asymmetric,
-    "log_cosine": _log_cosine,
-}
+ESTIMATES: Registry[Estimate] = Registry("estimate of a distance", "task2vec.distances")
 """The distances that a sketch can stand for."""
 
 
-def _expected_distance(variances: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """2 T / (1 + T), T = E tanh^2(u / 2) for normal u, by quadrature."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(64)
-    expected = np.tanh(np.sqrt(variances)[:, None] * nodes / 2) ** 2 @ (weights / weights.sum())
-    return np.asarray(2 * expected / (1 + expected))
+def register_estimate(name: str) -> Callable[[Estimate], Estimate]:
+    """Enter the estimate of the distance `name`.
+
+    Raises:
+        ValueError: it has one already.
+    """
+    return ESTIMATES.register(name)
 
 
-_VARIANCES = np.linspace(0, 8, 257) ** 2  # finest where distances are small
-_DISTANCES = _expected_distance(_VARIANCES)
+def spread(stored: Sketch, target: Sketch, num_filters: int) -> Array:
+    """|x_i - x_q|^2 / D - (m_i - m_q)^2: the variance of the differences of log Fishers over the filters, `(n,)`."""
+    product = stored.projected @ target.projected[0]
+    squared = stored.square + target.square[0] - 2 * product
+    return np.asarray(squared / num_filters - (stored.mean - target.mean[0]) ** 2)
