@@ -78,6 +78,9 @@ def attach_chosen(
     with plain(backbone), nullcontext() if seed is None else _seeded(seed):
         parts = _build(backbone, config, chosen)
         heads = _new_heads(backbone, num_classes)
+        own_classifier = METHODS[config.method].classifier
+        if own_classifier is not None:
+            heads = {key: own_classifier(head, [part for _, part in parts]) for key, head in heads.items()}
     if not adapters.named:
         backbone.adapters = adapters
         backbone.requires_grad_(False)

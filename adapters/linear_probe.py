@@ -1,16 +1,21 @@
-"""A linear probe learns nothing below the classifier, so that the classifier's inputs need computing only once.
+"""Where nothing learns below the classifier, its inputs need computing only once.
 
 10,000 of 768 numbers are 30 MB, so that they are kept whatever becomes of the images.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from adapters.adapter import tuned_tensors
 from adapters.data import Batches, Reader, Workers
+from adapters.evaluation import Forward
+from adapters.methods.head2toe import ReadingClassifier
 from adapters.sites import classifier_names
 
 
@@ -32,8 +37,9 @@ def with_features(batches: Batches, model: nn.Module, workers: Workers, batch_si
     device = next(model.parameters()).device
     taken: list[Tensor] = []
     labels: list[Tensor] = []
-    handle = model.get_submodule(classifier_names(model)[0]).register_forward_pre_hook(
-        lambda _, args: taken.append(args[0])
+    head = model.get_submodule(classifier_names(model)[0])
+    handle = head.register_forward_pre_hook(
+        lambda _, args: taken.append(head.inputs(args[0]) if isinstance(head, ReadingClassifier) else args[0])
     )
     try:
         reader = Reader(batches, workers=workers, device=device)
@@ -43,3 +49,9 @@ def with_features(batches: Batches, model: nn.Module, workers: Workers, batch_si
     finally:
         handle.remove()
     return Batches(TensorDataset(torch.cat(taken).cpu(), torch.cat(labels)), batches.transform)
+
+
+def from_features(model: nn.Module) -> Forward:
+    """From the classifier's inputs to logits."""
+    head = model.get_submodule(classifier_names(model)[0])
+    return partial(F.linear, weight=head.weight, bias=head.bias)  # type: ignore[arg-type]

@@ -36,12 +36,14 @@ class TokenSequence(NamedTuple):
         num_image_tokens: Tokens that stand for patches of the image.
         width: Features of a token.
         patch_values: Numbers of the image that a token stands for: pixels of a patch times channels.
+        grid: Height and width of the patches' grid.
     """
 
     num_prefix_tokens: int
     num_image_tokens: int
     width: int
     patch_values: int
+    grid: tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +182,11 @@ def token_sequence(backbone: nn.Module) -> TokenSequence | None:
     channels, height, width = image_size(backbone) or (3, *backbone.patch_embed.img_size)
     num_patches = backbone.patch_embed.num_patches
     return TokenSequence(
-        backbone.num_prefix_tokens, num_patches, backbone.embed_dim, round(channels * height * width / num_patches)
+        backbone.num_prefix_tokens,
+        num_patches,
+        backbone.embed_dim,
+        round(channels * height * width / num_patches),
+        backbone.patch_embed.grid_size,
     )
 
 

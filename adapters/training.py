@@ -26,14 +26,13 @@ from adapters.data import Batches, Reader, Workers, transform_of
 from adapters.drop_path import dropping_paths
 from adapters.errors import ConfigError, StopTraining, TrainingError
 from adapters.evaluation import Forward
-from adapters.linear_probe import features_suffice, with_features
+from adapters.linear_probe import features_suffice, from_features, with_features
 from adapters.losses import LossName, Sampling, chosen_loss, chosen_sampling
 from adapters.metrics import Metrics
 from adapters.precision import computing_in
 from adapters.processes import processes_of
 from adapters.proof import prove
 from adapters.run import Run, Settings, check_range
-from adapters.sites import classifier_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +172,7 @@ def fit(
         if is_steady and features_suffice(model, training, validation):
             training = with_features(training, model, workers)
             validation = validation and with_features(validation, model, workers)
-            forward = model.get_submodule(classifier_names(model)[0])
+            forward = from_features(model)
         learned = Reader(training, workers=workers, device=device, augment=augmented, seed=seed)
         watched = None if validation is None else Reader(validation, workers=workers, device=device)
         steps = math.ceil(len(training) / batch_size)

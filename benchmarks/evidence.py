@@ -34,9 +34,10 @@ from task2vec import Compute
 ONE_CORE = Compute("cpu", "bfloat16", workers=0)
 EARLY, LATE = list(range(6)), list(range(6, 12))
 
-# Learning rates are those of the pilot (docs/pilot.md). The first six configurations differ most.
+# Learning rates are those of the pilot (docs/pilot.md). The first seven configurations differ most.
 WIDE: list[dict[str, Any]] = [
     {"method": "linear", "learning_rate": 0.003, "epochs": 100},
+    {"method": "head2toe", "learning_rate": 0.0005, "epochs": 50},
     {"method": "ssf", "learning_rate": 0.01, "epochs": 20},
     {"method": "full", "learning_rate": 0.0003, "epochs": 20},
     {"method": "lora", "rank": 8, "learning_rate": 0.005, "epochs": 20},

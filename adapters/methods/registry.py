@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from adapters.methods.site_adapter import SiteAdapter
 from adapters.settings import Settings
@@ -47,6 +47,8 @@ class Method:
         official: Whose formulation it equals, and what is deliberately different.
         cannot_merge: Why it cannot become a plain model; empty if it can.
         choose: From scores of the weights on a task to the entries that are tuned; None where no data are needed.
+        classifier: From the usual classifier and the method's parts to the one that learns; None where that is the
+            usual one.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Method:
     official: Official
     cannot_merge: str = ""
     choose: Callable[[Scores, Any], Chosen] | None = None
+    classifier: Callable[[nn.Module, Sequence[Any]], nn.Module] | None = None
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -92,6 +95,7 @@ def register_method(
     different: str = "",
     cannot_merge: str = "",
     choose: Callable[[Scores, Own], Chosen] | None = None,
+    classifier: Callable[[nn.Module, Sequence[Any]], nn.Module] | None = None,
 ) -> Callable[[Callable[[list[Site], Own], Parts]], Callable[[list[Site], Own], Parts]]:
     """Enter a method under `name`.
 
@@ -106,6 +110,7 @@ def register_method(
         different: What deliberately is not, and why.
         cannot_merge: Why it cannot become a plain model; empty if it can.
         choose: For a method that tunes chosen entries of the weights: which ones, by scores that `attach` is given.
+        classifier: For a method with a classifier of its own: makes it from the usual one and the method's parts.
 
     Raises:
         ValueError: the name is taken.
@@ -113,7 +118,8 @@ def register_method(
 
     def enter(build: Callable[[list[Site], Own], Parts]) -> Callable[[list[Site], Own], Parts]:
         official = Official(equal, different)
-        METHODS.enter(name, Method(name, title, paper, build, settings, needs, trains, official, cannot_merge, choose))
+        method = Method(name, title, paper, build, settings, needs, trains, official, cannot_merge, choose, classifier)
+        METHODS.enter(name, method)
         return build
 
     return enter

@@ -37,6 +37,8 @@ CONFIGS = {
     "conv_adapter": AdapterConfig("conv_adapter"),
     "repadapter": AdapterConfig("repadapter", bottleneck=4),
     "fact": AdapterConfig("fact", rank=3),
+    "head2toe": AdapterConfig("head2toe", cells=2),
+    "head2toe of a block": AdapterConfig("head2toe", cells=1, blocks=(1,)),
     "gps": AdapterConfig("gps", connections=2),
     "fish": AdapterConfig("fish", share=0.02),
 }
@@ -135,7 +137,7 @@ def test_merging_keeps_single_precision(family):
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.cannot_merge])
 def test_methods_that_cannot_merge_say_why(method):
     model = attached("ResNet, basic" if method == "conv_adapter" else "ViT", method)
-    with pytest.raises(MergeError, match=f"{method} cannot merge: .* (lies between|tokens|image)"):
+    with pytest.raises(MergeError, match=f"{method} cannot merge: .* (lies between|tokens|image|on the way)"):
         adapters.merge(model)
 
 
