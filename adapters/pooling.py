@@ -34,8 +34,8 @@ def pooled(output: Tensor, width: int, cells: int, grid: tuple[int, int] | None 
 
 
 def ends_of_parts(count: int, parts: int) -> list[int]:
-    """The last of each of some equal parts of `count` things in a row."""
-    return sorted({round((part + 1) * count / parts) - 1 for part in range(parts)} - {-1}) if count else []
+    """The last of each of some equal parts of `count` things in a row; with fewer things than parts, some repeat."""
+    return [max(0, round((part + 1) * count / parts) - 1) for part in range(parts)] if count else []
 
 
 def _square(tokens: int) -> tuple[int, int]:

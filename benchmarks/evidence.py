@@ -148,8 +148,12 @@ def facts(
             continue
         labelled = task.labelled(images, seed)
         found = facts_of(labelled, model, transform=transform(), compute=ONE_CORE)
-        task2vec.embed(labelled, probe).save(embeddings / f"{file_name(name)}.safetensors")
-        task2vec.embed(labelled, own).save(embeddings / f"{file_name(name)}.backbone.safetensors")
+        for file, reader in (
+            (f"{file_name(name)}.safetensors", probe),
+            (f"{file_name(name)}.backbone.safetensors", own),
+        ):
+            if not (embeddings / file).exists():
+                task2vec.embed(labelled, reader).save(embeddings / file)
         with out.open("a") as file:
             file.write(json.dumps({"task": name, "group": task.group, "source": task.source} | found.to_dict()) + "\n")
         print(f"{name}: linear probe {found.linear_probe:.3f}", flush=True)

@@ -118,5 +118,5 @@ def head2toe(sites: list[Site], settings: Head2ToeSettings) -> Iterator[tuple[Si
     """At the last block of each third, or at the blocks that are named."""
     blocks = [site for site in sites if site.kind == "block"]
     chosen = range(len(blocks)) if settings.blocks is not None else ends_of_parts(len(blocks), DEPTHS)
-    for k in chosen:
+    for k in dict.fromkeys(chosen):
         yield blocks[k], Reading(blocks[k], settings.cells)

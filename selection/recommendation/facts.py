@@ -1,16 +1,17 @@
 """What one pass of a target's images through the backbone says, before anything is tuned.
 
 The accuracy of a linear probe pins the level that tuning starts from, and it is a first trial for nothing. The same
-after each third of the blocks says how far the features that the task needs lie from where the backbone keeps them.
+after each third of the blocks says how far the features that the task needs lie from where the backbone keeps them, and
+on features of parts of the image what tuning may get at, though the final features hide it.
 
 Indices: i image, d feature.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,10 @@ from torch import Tensor, nn
 
 from adapters import BackboneId
 from adapters.data import Transform, transform_of
-from adapters.sites import block_names, classifier_names
+from adapters.pooling import ends_of_parts, pooled
+from adapters.sites import classifier_names, walk
 from selection.errors import SelectionError
+from selection.recommendation.ridge import leave_one_out_accuracy
 from selection.recommendation.transferability import SCORES, Outputs
 from selection.store import BackboneFacts
 from task2vec import Compute, Task
@@ -29,6 +32,8 @@ from task2vec.classifier import cross_validated_accuracy
 Array = npt.NDArray[np.float64]
 
 DEPTHS = 3  # at which features are read: after each third of the blocks
+CELLS = 3  # parts that each side of the image is divided into
+MOST_IN_PLACE = 2000  # images that are looked at in place: the regression takes the cube of their number
 PENALTY = 0.03  # of the probes, on standardised features
 BATCH_SIZE = 64
 
@@ -53,7 +58,9 @@ def facts_of(
         raise SelectionError(f"task {task.name!r} has several labels an image; a linear probe here takes one")
     task.learnable()
     bad: dict[int, str] = {}
-    rows: list[list[Tensor]] = []
+    rows: list[_Features] = []
+    chosen = np.zeros(len(task), bool)
+    chosen[np.random.default_rng(0).permutation(len(task))[:MOST_IN_PLACE]] = True
     compute = compute or Compute()
     parameter = next(backbone.parameters())
     backbone.to(compute.device_for(parameter.device))
@@ -67,47 +74,73 @@ def facts_of(
             ):
                 bad |= {start + offset: name for offset, name in failures.items()}
                 if len(images):
+                    kept = np.delete(chosen[start : start + len(images) + len(failures)], list(failures))
                     with torch.autocast(parameter.device.type, autocast, enabled=autocast is not None):
-                        rows.append(read(images.to(parameter.device, parameter.dtype)))
+                        rows.append(read(images.to(parameter.device, parameter.dtype), torch.from_numpy(kept)))
     finally:
         backbone.train(training)
     task = task.without(bad)
-    layers = [torch.cat([row[k] for row in rows]).double().numpy() for k in range(len(rows[0]))]
-    probes = [cross_validated_accuracy(f, task.labels, task.num_classes, l2=PENALTY) for f in layers]
-    outputs = Outputs(_standardised(layers[-1]), np.empty((0, 0)), task.labels)
+    final, by_depth, in_place = (_joined([row[part] for row in rows]) for part in range(3))
+    probes = [cross_validated_accuracy(f, task.labels, task.num_classes, l2=PENALTY) for f in (*by_depth, *final)]
+    outputs = Outputs(_standardised(final[0]), np.empty((0, 0)), task.labels)
+    some = task.labels[np.delete(chosen, list(bad))]
+    cells = [_standardised(features) for features in in_place]
+    cells.append(np.concatenate(cells, axis=1))
     return BackboneFacts(
         backbone=BackboneId.of_model(backbone),
         num_images=len(task),
         num_classes=task.num_classes,
         linear_probe=probes[-1],
         by_depth=tuple(probes[:-1]),
+        in_place=tuple(leave_one_out_accuracy(features, some, task.num_classes) for features in cells),
         logme=SCORES["logme"](outputs),
         h_score=SCORES["h_score"](outputs),
     )
 
 
-@contextmanager
-def _features(backbone: nn.Module) -> Iterator[Any]:
-    """Inside the context, a function from images to features `(N, d)`: after each third of the blocks, averaged over
-    positions, and at the classifier.
+class _Features(NamedTuple):
+    """What a batch's images look like, each part a list of float32 `(N, d)`.
+
+    Attributes:
+        final: At the classifier, one alone.
+        by_depth: After each third of the blocks, averaged over positions.
+        in_place: The same averaged over each of `CELLS` x `CELLS` parts of the image, of some images only.
     """
-    names = block_names(backbone)
-    # A network without blocks has its final features at every depth.
-    chosen = [names[round((k + 1) * len(names) / DEPTHS) - 1] if names else "" for k in range(DEPTHS)]
+
+    final: list[Tensor]
+    by_depth: list[Tensor]
+    in_place: list[Tensor]
+
+
+@contextmanager
+def _features(backbone: nn.Module) -> Iterator[Callable[[Tensor, Tensor], _Features]]:
+    """Inside the context, a function from images `(N, C, H, W)` and which of them are looked at in place, bool `(N,)`,
+    to features.
+    """
+    blocks = [site for site in walk(backbone) if site.kind == "block"]
+    sites = [blocks[k] for k in ends_of_parts(len(blocks), DEPTHS)]
     taken: dict[str, Tensor] = {}
     handles = [
-        backbone.get_submodule(name).register_forward_hook(
-            lambda _, args, output, name=name: taken.__setitem__(name, output)
-        )
-        for name in filter(None, chosen)
+        site.module.register_forward_hook(lambda _, args, output, name=site.name: taken.__setitem__(name, output))
+        for site in sites
     ]
     head = backbone.get_submodule(classifier_names(backbone)[0])
     handles.append(head.register_forward_pre_hook(lambda _, args: taken.__setitem__("", args[0])))
 
-    def read(images: Tensor) -> list[Tensor]:
+    def read(images: Tensor, in_place: Tensor) -> _Features:
         backbone(images)
         final = taken[""].float().cpu()
-        return [*(_pooled(taken[name], len(images)).float().cpu() for name in chosen), final]
+        if not sites:  # a network without blocks has its final features at every depth
+            return _Features([final], [final] * DEPTHS, [final[in_place]] * DEPTHS)
+
+        def averaged(cells: int) -> list[Tensor]:
+            found = [
+                pooled(taken[s.name].float(), s.output_width, cells, s.tokens.grid if s.tokens else None) for s in sites
+            ]
+            # A block may see several rows an image, one after the other, as MobileViT's do.
+            return [rows.reshape(len(images), -1, rows.shape[1]).mean(dim=1).cpu() for rows in found]
+
+        return _Features([final], averaged(1), [rows[in_place] for rows in averaged(CELLS)])
 
     try:
         yield read
@@ -116,15 +149,9 @@ def _features(backbone: nn.Module) -> Iterator[Any]:
             handle.remove()
 
 
-def _pooled(output: Tensor, count: int) -> Tensor:
-    """Features `(N, d)` of tokens `(N, T, d)`, maps `(N, d, H, W)`, or maps `(N, H, W, d)` as Swin has them.
-
-    A block may see several rows an image, one after the other, as MobileViT's do.
-    """
-    if output.ndim == 4:
-        channels_last = output.shape[1] == output.shape[2] != output.shape[3]
-        return output.mean(dim=(1, 2) if channels_last else (2, 3))
-    return output.reshape(count, -1, output.shape[-1]).mean(dim=1)
+def _joined(rows: Sequence[Sequence[Tensor]]) -> list[Array]:
+    """The features of all batches, one after the other, for each place that they are read at."""
+    return [torch.cat(batches).double().numpy() for batches in zip(*rows, strict=True)]
 
 
 def _standardised(features: Array) -> Array:

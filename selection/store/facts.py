@@ -25,6 +25,9 @@ class BackboneFacts:
         linear_probe: Accuracy of a linear classifier on the backbone's own features, of images that it was not fitted
             on: five folds.
         by_depth: The same after each third of the blocks, from the input to the output.
+        in_place: Accuracy of a ridge regression on features after each third of the blocks, averaged over each ninth of
+            the image instead of the whole, and at last of all of these together: each image left out in turn. It sees
+            where things are, which the final features hide.
         logme: LogME of the backbone's own features: the evidence of a Bayesian linear model of the labels, an image.
         h_score: How much of the features' spread lies between the classes.
     """
@@ -34,21 +37,22 @@ class BackboneFacts:
     num_classes: int
     linear_probe: float
     by_depth: tuple[float, ...]
+    in_place: tuple[float, ...]
     logme: float
     h_score: float
 
     @property
     def numbers(self) -> Array:
-        """For recommenders: probe, probes by depth, LogME, H-score for each class beyond the first, log classes, log
-        images; `(8,)`, about 1 large.
+        """For recommenders: probe, probes by depth and in place, LogME, H-score for each class beyond the first, log
+        classes, log images; `(12,)`, about 1 large.
         """
         spread = self.h_score / max(1, self.num_classes - 1)
         size = [np.log(self.num_classes / 8), np.log(self.num_images / 300)]
-        return np.array([self.linear_probe, *self.by_depth, self.logme, spread, *size])
+        return np.array([self.linear_probe, *self.by_depth, *self.in_place, self.logme, spread, *size])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        values = dataclasses.asdict(self) | {"by_depth": list(self.by_depth)}
+        values = dataclasses.asdict(self) | {"by_depth": list(self.by_depth), "in_place": list(self.in_place)}
         return values | {"backbone": str(self.backbone), "backbone_fingerprint": self.backbone.fingerprint}
 
     @classmethod
@@ -61,6 +65,8 @@ class BackboneFacts:
         own = dict(values)
         try:
             backbone = BackboneId.of_name(own.pop("backbone"), own.pop("backbone_fingerprint"))
-            return cls(backbone=backbone, **own | {"by_depth": tuple(own["by_depth"])})
+            return cls(
+                backbone=backbone, **own | {"by_depth": tuple(own["by_depth"]), "in_place": tuple(own["in_place"])}
+            )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not the facts of a task: {error}") from error

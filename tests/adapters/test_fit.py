@@ -77,9 +77,10 @@ class Changing(torch.utils.data.Dataset):
         return self.items[index]
 
 
-def test_a_linear_probe_on_cached_features_equals_one_through_the_whole_network():
+@pytest.mark.parametrize("method", ["linear", "head2toe"])
+def test_a_classifier_on_cached_features_equals_one_through_the_whole_network(method):
     train, val = stripes(64), stripes(32, seed=1)
-    config = AdapterConfig("linear", epochs=3)
+    config = AdapterConfig(method, epochs=3)
     cached, whole = model_for(config), model_for(config)
     adapters.fit(cached, train, val, progress=False)
     images = torch.stack([image for image, _ in train])

@@ -10,6 +10,7 @@ from timm.models.resnetv2 import ResNetV2
 
 import adapters
 from adapters import METHODS, AdapterConfig, ConfigError, IncompatibleError, MergeError
+from adapters.sites import classifier_names
 from tests.adapters.families import FAMILIES, NUM_CLASSES, attach, backbone, create, fits, images
 
 CONFIGS = {
@@ -431,3 +432,31 @@ def test_a_network_that_is_not_timms_can_be_tuned_at_sites_that_are_named(config
     assert set(adapters.tuned_parameters(model)) == names | {"5/weight", "5/bias"}
     if not METHODS[config.method].cannot_merge:
         np.testing.assert_allclose(adapters.merge(model)(x).detach(), model(x).detach(), atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["ViT", "Swin", "ResNet, basic", "MobileViT"])
+def test_head2toe_reads_each_ninth_of_the_image_at_three_depths(family):
+    model = attached(family, "head2toe of a block")
+    adapters.attach(model, AdapterConfig("head2toe"), NUM_CLASSES, name="three depths", seed=0)
+    disturb(model)
+    head = model.get_submodule(classifier_names(model)[0])
+    taken, features = {}, []
+    for reading in head.readings:
+        module = model.get_submodule(reading.site)
+        module.register_forward_hook(lambda _, a, o, reading=reading: taken.__setitem__(reading.site, o))
+    head.register_forward_pre_hook(lambda _, args: features.append(args[0]))
+    inputs = images(family)
+    with torch.no_grad():
+        logits = model(inputs)
+    columns = features
+    for reading in head.readings:
+        output = taken[reading.site]
+        if output.ndim == 4:
+            maps = output if output.shape[1] == reading.width else output.permute(0, 3, 1, 2)
+        else:
+            side = int(output.shape[1] ** 0.5)
+            maps = output[:, -(side**2) :].reshape(len(output), side, side, -1).permute(0, 3, 1, 2)
+        cells = torch.nn.AdaptiveAvgPool2d(3)(maps).reshape(len(inputs), -1, 9 * reading.width).mean(1)
+        columns.append((cells - cells.mean(1, True)) / (cells.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt())
+    expected = torch.cat(columns, dim=1) @ head.weight.T + head.bias
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -15,6 +15,7 @@ from adapters import BackboneId
 from adapters.data import transform_of
 from selection import SelectionError
 from selection.recommendation.facts import PENALTY, BackboneFacts, facts_of
+from selection.recommendation.ridge import PENALTIES, leave_one_out_accuracy
 from task2vec import Task
 from tests.adapters.families import FAMILIES, backbone, images
 
@@ -56,7 +57,7 @@ def test_the_probes_are_cross_validated_on_features_at_each_third_of_the_blocks(
         assert value == pytest.approx(expected(features.numpy()), abs=0.1)
     assert found.backbone.is_same(BackboneId.of_name("task2vec_vit_patch4_32"))
     assert (found.num_images, found.num_classes) == (60, 3)
-    assert len(found.numbers) == 8
+    assert len(found.numbers) == 12
     assert np.isfinite(found.numbers).all()
 
 
@@ -70,6 +71,34 @@ def test_clear_labels_are_told_from_shuffled_ones(model):
     assert good.h_score > bad.h_score
 
 
+def test_where_something_is_shows_in_place_alone(model):
+    generator = np.random.default_rng(0)
+    pixels, labels = generator.integers(60, 120, (90, 32, 32, 3)), np.arange(90) % 9
+    for image, label in zip(pixels, labels, strict=True):
+        row, column = 11 * (label // 3) + 2, 11 * (label % 3) + 2
+        image[row : row + 6, column : column + 6] = 250
+    found = facts_of(Task.from_arrays(pixels.astype(np.uint8), labels), model)
+    assert found.in_place[-1] > 0.9 > max(found.by_depth)
+
+
+def test_left_out_images_are_predicted_as_by_a_regression_on_the_others():
+    generator = np.random.default_rng(0)
+    labels = np.arange(40) % 3
+    features = generator.standard_normal((40, 7)) + 0.7 * np.eye(3, 7)[labels]
+    targets = 2 * np.eye(3)[labels] - 1
+    centred = features - features.mean(axis=0)
+    scale = np.square(centred).sum() / len(centred)
+    accuracies = {}
+    for penalty in PENALTIES:
+        predicted = np.empty_like(targets)
+        for i in range(40):
+            x, y = np.delete(features, i, axis=0), np.delete(targets, i, axis=0)
+            ridge = Ridge(alpha=penalty * scale).fit(x, y)
+            predicted[i] = ridge.predict(features[i : i + 1])[0]
+        accuracies[np.square(targets - predicted).mean()] = (predicted.argmax(axis=1) == labels).mean()
+    assert leave_one_out_accuracy(features, labels, 3) == accuracies[min(accuracies)]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_of_backbones_can_be_read_and_stays_as_it_is(family):
     model = backbone(family).train()
@@ -78,6 +107,7 @@ def test_every_family_of_backbones_can_be_read_and_stays_as_it_is(family):
     pixels = np.random.default_rng(0).integers(0, 256, (12, side, side, 3)).astype(np.uint8)
     found = facts_of(Task.from_arrays(pixels, np.arange(12) % 2), model)
     assert len(found.by_depth) == 3
+    assert len(found.in_place) == 4
     assert model.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 

@@ -70,7 +70,9 @@ def test_gains_are_counted_from_what_a_linear_probe_reaches(table):
 
 
 def facts(linear_probe):
-    return BackboneFacts(BackboneId("vit"), 100, 5, linear_probe, (0.3, 0.4, linear_probe), 0.5, 2.0)
+    return BackboneFacts(
+        BackboneId("vit"), 100, 5, linear_probe, (0.3, 0.4, linear_probe), (0.4, 0.5, 0.5, 0.6), 0.5, 2.0
+    )
 
 
 def test_the_best_fixed_configuration_gained_most_on_the_tasks_that_tried_it():
