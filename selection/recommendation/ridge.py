@@ -33,7 +33,8 @@ def leave_one_out_accuracy(features: Array, labels: npt.NDArray[np.int64], num_c
     values, vectors = np.linalg.eigh(gram / max(np.trace(gram) / len(gram), np.finfo(np.float64).tiny))
     values = np.maximum(values, 0)
     targets = 2 * np.eye(num_classes)[labels] - 1
-    targets -= targets.mean(axis=0)
+    usual = targets.mean(axis=0)
+    targets -= usual
     projected = vectors.T @ targets
     least, accuracy = np.inf, 0.0
     for penalty in PENALTIES:
@@ -43,5 +44,5 @@ def leave_one_out_accuracy(features: Array, labels: npt.NDArray[np.int64], num_c
         predicted = targets - left / np.maximum(1 - own, np.finfo(np.float64).eps)[:, None]
         error = float(np.square(targets - predicted).mean())
         if error < least:
-            least, accuracy = error, float((predicted.argmax(axis=1) == labels).mean())
+            least, accuracy = error, float(((predicted + usual).argmax(axis=1) == labels).mean())
     return accuracy
