@@ -34,13 +34,16 @@ from task2vec import Compute
 ONE_CORE = Compute("cpu", "bfloat16", workers=0)
 EARLY, LATE = list(range(6)), list(range(6, 12))
 
-# Learning rates are those of the pilot (docs/pilot.md). The first seven configurations differ most.
-WIDE: list[dict[str, Any]] = [
+# Learning rates are those of the pilot (docs/pilot.md). The first configurations differ most.
+FIRST: list[dict[str, Any]] = [
     {"method": "linear", "learning_rate": 0.003, "epochs": 100},
     {"method": "head2toe", "learning_rate": 0.0005, "epochs": 50},
     {"method": "ssf", "learning_rate": 0.01, "epochs": 20},
     {"method": "full", "learning_rate": 0.0003, "epochs": 20},
     {"method": "lora", "rank": 8, "learning_rate": 0.005, "epochs": 20},
+]
+WIDE: list[dict[str, Any]] = [
+    *FIRST,
     {"method": "lora", "rank": 16, "blocks": EARLY, "learning_rate": 0.005, "epochs": 20},
     {"method": "lora", "rank": 16, "blocks": LATE, "learning_rate": 0.005, "epochs": 20},
 ]
@@ -56,7 +59,7 @@ OTHERS: list[dict[str, Any]] = [
     {"method": "ssf", "learning_rate": 0.003, "epochs": 20},
     {"method": "norm", "learning_rate": 0.01, "epochs": 20},
 ]
-WAVES: list[tuple[int, list[dict[str, Any]]]] = [(500, WIDE), (100, WIDE), (500, OTHERS), (100, OTHERS)]
+WAVES: list[tuple[int, list[dict[str, Any]]]] = [(500, FIRST), (500, WIDE), (100, WIDE), (500, OTHERS), (100, OTHERS)]
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
@@ -109,6 +112,7 @@ def missing(datasets: Path, seed: int, out: Path) -> Iterator[Job]:
             if images == 100 and task.num_classes > MOST_CLASSES_OF_100:
                 continue
             left = tuple(c for c in configs if (f"{task.name}@{images}", seed, c) not in done)
+            done |= {(f"{task.name}@{images}", seed, c) for c in left}
             if left:
                 yield Job(task.name, images, seed, left)
 
