@@ -69,10 +69,10 @@ def measure(datasets: Datasets, cache: Cache) -> None:
             settings = [s for s in (SETTINGS if seed == 0 else REPEATED) if _affordable(s, task, size)]
             halves = task.subsample(None if size is None else 2 * size, seed=seed).split(0.5, seed=seed)
             for side, half in enumerate(halves):
-                _complete(cache / f"{path.stem}.{seed}.{size}.{side}.npz", half, probe, settings, seed=2 * seed + side)
+                complete(cache / f"{path.stem}.{seed}.{size}.{side}.npz", half, probe, settings, seed=2 * seed + side)
     for path in archives(datasets):
         task, test = Task.from_folder(path), Task.from_folder(path, split="test")
-        _complete(cache / f"{path.stem}.whole.npz", task, probe, WHOLE, seed=0, test=test)
+        complete(cache / f"{path.stem}.whole.npz", task, probe, WHOLE, seed=0, test=test)
 
 
 def archives(datasets: Path) -> list[Path]:
@@ -86,7 +86,7 @@ def _affordable(setting: Setting, task: Task, size: int | None) -> bool:
     return setting.method not in SLOW or size is not None
 
 
-def _complete(
+def complete(
     file: Path, task: Task, probe: Probe, settings: list[Setting], *, seed: int, test: Task | None = None
 ) -> None:
     """Add to the file what it lacks: an embedding for each setting, mean features, and the linear probe's error."""

@@ -11,7 +11,7 @@ PAGE = DOCS / "benchmarks.md"
 
 # The order of the page; a command without results yet has no section.
 SECTIONS = (
-    *("correctness", "speed", "fidelity", "public", "variational", "meaning"),
+    *("correctness", "speed", "fidelity", "public", "variational", "meaning", "labels"),
     *("adapters", "store", "faults", "data", "gpu"),
 )
 
