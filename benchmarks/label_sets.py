@@ -1,7 +1,7 @@
 """Does an embedding tell what is asked of images, and not only the images? Several label sets on the same ones.
 
-python benchmarks/label_sets.py measure datasets/ weights.safetensors --cache runs/label_sets    resumes where it stopped
-python benchmarks/label_sets.py write --cache runs/label_sets                                    docs/benchmarks.md
+python benchmarks/label_sets.py measure datasets/ weights.safetensors --cache runs/label_sets    resumes
+python benchmarks/label_sets.py write --cache runs/label_sets    docs/benchmarks.md
 """
 
 from __future__ import annotations
@@ -96,10 +96,10 @@ def _share(apart: np.ndarray) -> str:
     return f"{100 * np.mean(nearest == (np.arange(2 * count) + count) % (2 * count)):.0f}%"
 
 
-INTRODUCTION = """{count} label sets, each on images that have at least one other: what is drawn, where, how large, how many; the class of
-photographs, or which way they are turned, how exposed, how blurred, in what order their parts are. The images of each
-are split at random into two halves, the same for all label sets of a collection. Told apart is a label set whose half
-has its own other half as the nearest of all {halves}, not the same images under other labels.
+INTRODUCTION = """{count} label sets, each on images that have at least one other: what is drawn, where, how large, how
+many; the class of photographs, or which way they are turned, how exposed, how blurred, in what order their parts are.
+The images of each are split at random into two halves, the same for all label sets of a collection. Told apart is a
+label set whose half has its own other half as the nearest of all {halves}, not the same images under other labels.
 
 """
 

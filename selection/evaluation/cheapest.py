@@ -22,7 +22,7 @@ class CheapChoice:
     Attributes:
         is_within: Whether its test accuracy was.
         lost: Test accuracy below the best configuration's.
-        cost: Its seconds of training as a share of those of the best fixed configuration.
+        cost: Its usual seconds of training as a share of those of the best fixed configuration.
     """
 
     is_within: bool
@@ -38,10 +38,9 @@ def choose_cheapest(prediction: Prediction, target: Target, fixed: int) -> Cheap
         target: The target.
         fixed: The number of the configuration that is best on average elsewhere.
     """
-    seconds = target.seconds
-    chosen = prediction.cheapest_within(seconds, WITHIN)
+    chosen = prediction.cheapest_within(target.costs, WITHIN)
     lost = float(target.scores.max() - target.scores[chosen])
-    return CheapChoice(lost <= WITHIN + 1e-12, lost, float(seconds[chosen] / seconds[fixed]))
+    return CheapChoice(lost <= WITHIN + 1e-12, lost, float(target.costs[chosen] / target.costs[fixed]))
 
 
 def cheapest_in_truth(target: Target, fixed: int) -> CheapChoice:

@@ -38,6 +38,7 @@ class Target:
         scores: float64 `(C,)`, their test accuracies, means over the seeds.
         trials: The first seed's trial of each: validation accuracy, seconds, learning curve.
         by_seed: float64 `(S, C)`, test accuracies of each seed that all configurations have.
+        costs: float64 `(C,)`, usual seconds of training for each training image.
     """
 
     facts: TaskFacts
@@ -45,6 +46,7 @@ class Target:
     scores: Array
     trials: tuple[Trial, ...]
     by_seed: Array
+    costs: Array
 
     @property
     def seconds(self) -> Array:
@@ -88,7 +90,7 @@ def _target(
     complete = [seed for seed in seeds if all((config, seed) in by_key for config in configs)]
     first = tuple(next(by_key[config, seed] for seed in seeds if (config, seed) in by_key) for config in configs)
     by_seed = np.array([[by_key[config, seed].score for config in configs] for seed in complete], np.float64)
-    return Target(facts, columns, scores, first, by_seed.reshape(-1, len(configs)))
+    return Target(facts, columns, scores, first, by_seed.reshape(-1, len(configs)), table.seconds[columns])
 
 
 def leave_one_source_out(

@@ -55,7 +55,7 @@ class TrialTable:
         configs: C of them.
         scores: float64 `(T, C)`, mean test accuracy in [0, 1] over the trials; NaN where there is none.
         parameters: int64 `(C,)`, trainable ones beside the classifier's.
-        seconds: float64 `(C,)`, of training for each training image.
+        seconds: float64 `(C,)`, of training for each training image: medians, since a machine may have been busy.
         backbone: Its architecture.
     """
 
@@ -133,6 +133,6 @@ def table_of(
         configs,
         np.array(rows, np.float64).reshape(len(facts), len(configs)),
         parameters=np.array([by_config[config][0].parameters for config in configs], np.int64),
-        seconds=np.array([np.mean([t.seconds / t.num_images for t in by_config[config]]) for config in configs]),
+        seconds=np.array([np.median([t.seconds / t.num_images for t in by_config[config]]) for config in configs]),
         backbone=min(backbones, default=""),
     )
