@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,9 @@ import numpy as np
 import torch
 import typer
 from ground.tasks import file_name
+from ground.vit import NAME as PRETRAINED
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from safetensors.numpy import save_file
 
 import selection
@@ -148,28 +152,37 @@ def measure(grid: Annotated[Path, typer.Argument(help="a grid file with the fold
 
 @app.command()
 def docs() -> None:
-    """Write docs/library.md and its map from what is shipped."""
+    """Write docs/library.md and its pictures from what is shipped."""
     library = selection.load_library()
     probe = task2vec.load_probe()
     embeddings = [e for e in library.embeddings(probe.fingerprint) if is_whole(e.task)]
     task2vec.plot_map(embeddings).savefig(DOCS / "library-map.png", dpi=110)
     task2vec.plot_distances(embeddings, "log_cosine").savefig(DOCS / "library-distances.png", dpi=90)
-    tasks = list(library.tasks())
-    small = [task for task in tasks if "@" in task.name]
+    pretrained = list(library.tasks(TaskFilter(trials_on=PRETRAINED)))
+    plot_curves(pretrained).savefig(DOCS / "library-curves.png", dpi=100)
+    bundled = list(library.tasks(TaskFilter(trials_on=DEFAULT_BACKBONE)))
+    small = [task for task in bundled if "@" in task.name]
     (DOCS / "library.md").write_text(
         PAGE.format(
-            tasks=len(tasks),
+            ground=_ground(pretrained),
+            pretrained=PRETRAINED,
+            pretrained_trials=sum(len(task.trials) for task in pretrained),
+            pretrained_tasks=len(pretrained),
+            pretrained_sources=len({task.source for task in pretrained}),
+            pretrained_table="\n".join(map(_gain_row, sorted(pretrained, key=lambda t: (t.tags, t.name)))),
+            pretrained_scores=_scores(pretrained),
+            tasks=len(bundled),
             whole=len(embeddings),
             small=len(small),
             parts=sum("." in task.name for task in small),
-            twice=sum(len({t.seed for t in task.trials}) > 1 for task in tasks),
-            trials=sum(len(task.trials) for task in tasks),
-            configs=len({trial.config for task in tasks for trial in task.trials}),
+            twice=sum(len({t.seed for t in task.trials}) > 1 for task in bundled),
+            trials=sum(len(task.trials) for task in bundled),
+            configs=len({trial.config for task in bundled for trial in task.trials}),
             probe=probe.name,
             method=embeddings[0].method,
             backbone=DEFAULT_BACKBONE,
             table="\n".join(_task_row(library, embedding) for embedding in embeddings),
-            large_scores=_scores([task for task in tasks if is_whole(task.name)]),
+            large_scores=_scores([task for task in bundled if is_whole(task.name)]),
             small_scores=_scores(small),
         )
     )
@@ -177,15 +190,37 @@ def docs() -> None:
 
 PAGE = """# The shipped library
 
-Made by `python benchmarks/library.py docs` from what is shipped in `selection/evidence/library/`: {tasks} tasks
-embedded with the bundled probe `{probe}` ({method}, one draw an image), and {trials} trials of {configs} configurations
-on them with the bundled backbone `{backbone}`. {whole} are whole tasks with all their training images (at most about
-1,000), {small} have 100 training images, of which {parts} are parts of tasks: half of the classes, or the classes in
-groups. {twice} tasks were tuned with two seeds.
+Made by `python benchmarks/library.py docs` from what is shipped in `selection/evidence/library/`: tasks embedded with
+the bundled probe `{probe}` ({method}, one draw an image), and trials on them with two backbones.
+
+## On a pretrained backbone
+
+`{pretrained}` at 96 pixels: {pretrained_trials} trials on {pretrained_tasks} tasks of {pretrained_sources} sources,
+{ground}. Each has 500 training images, or what there is, and a quarter as many to watch over the training. Weights are
+those of the last epoch of a cosine schedule ([pilot](pilot.md)). With 1,000 test images one accuracy has a standard
+error of about 1.5 points.
+
+| task | kind | classes | linear probe, % | best configuration | accuracy, % | gain, points |
+| --- | --- | ---: | ---: | --- | ---: | ---: |
+{pretrained_table}
+
+Mean test accuracies in percent, and gains over the cross-validated linear probe that is known before any training:
+
+{pretrained_scores}
+
+![Learning curves](library-curves.png)
+
+Validation accuracy by epoch, on two tasks of each kind.
+
+## On the bundled backbone
+
+{tasks} tasks, and {trials} trials of {configs} configurations on them with `{backbone}`. {whole} are whole tasks with
+all their training images (at most about 1,000), {small} have 100 training images, of which {parts} are parts of tasks:
+half of the classes, or the classes in groups. {twice} tasks were tuned with two seeds.
 
 ![Map of the whole tasks](library-map.png)
 
-## Every whole task, its nearest tasks and its best trial
+### Every whole task, its nearest tasks and its best trial
 
 Distances are log_cosine. The accuracy is that of the trial that scored best on the test images.
 
@@ -195,10 +230,10 @@ Distances are log_cosine. The accuracy is that of the trial that scored best on 
 
 ![Distances between the whole tasks](library-distances.png)
 
-## What each configuration reached
+### What each configuration reached
 
 Test accuracy in percent. A fifth of the training images chose the epoch, the other four fifths were learned from, and
-the test images only gave the score. With 1,000 test images one accuracy has a standard error of about 1.5 points.
+the test images only gave the score.
 
 All training images:
 
@@ -213,17 +248,63 @@ training images and seed 0.
 
 What recommendations from these trials are worth is measured in [evaluation](evaluation.md).
 
-How each number was made:
+## How each number was made
 
 | what | how |
 | --- | --- |
-| trials | `task2vec trials run` with `benchmarks/grid_1000.toml` and `grid_100.toml` |
+| trials on the pretrained backbone | `python benchmarks/evidence.py run DATASETS WEIGHTS -o TRIALS` |
+| their embeddings and facts | `python benchmarks/evidence.py facts DATASETS WEIGHTS -o FACTS --embeddings FOLDER` |
+| both in the library | `python benchmarks/library.py add TRIALS FACTS FOLDER` |
+| trials on the bundled backbone | `task2vec trials run` with `benchmarks/grid_1000.toml` and `grid_100.toml` |
 | embeddings, sources | `python benchmarks/library.py ship STORE` |
 | mean features, costs | `python benchmarks/library.py measure GRID` |
 | experts, warm starts | `python benchmarks/experts.py` |
 | published results for ViT-B/16 | `selection/evidence/library/published/`, with their sources |
 | this page | `python benchmarks/library.py docs` |
 """
+
+
+def _ground(tasks: list[selection.StoredTask]) -> str:
+    """How many tasks there are of each kind."""
+    kinds = Counter(task.tags[0] for task in tasks)
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+
+
+def _gain_row(task: selection.StoredTask) -> str:
+    scored = [trial for trial in task.trials if trial.score is not None]
+    linear = next(trial.score for trial in scored if trial.config.method == "linear")
+    best = max(scored, key=lambda trial: trial.score)
+    numbers = (
+        f"{100 * linear:.1f}",
+        best.config.label,
+        f"{100 * best.score:.1f}",
+        f"{100 * (best.score - linear):.1f}",
+    )
+    return f"| {' | '.join((task.name.split('@')[0], task.tags[0], str(len(task.classes)), *numbers))} |"
+
+
+def plot_curves(tasks: list[selection.StoredTask]) -> Figure:
+    """Validation accuracy by epoch of every method on two tasks of each kind, those with the most trials."""
+    tasks = sorted(tasks, key=lambda task: (-len(task.trials), task.name))
+    shown = [
+        task for kind in sorted({t.tags[0] for t in tasks}) for task in [t for t in tasks if t.tags[0] == kind][:2]
+    ]
+    labels = sorted({t.config.label for task in shown for t in task.trials if len(t.curve) > 1})
+    colours = {label: f"C{number}" for number, label in enumerate(labels)}
+    figure = Figure(figsize=(10, 5.5), layout="constrained")
+    for axes, task in zip(figure.subplots(2, 3).T.flat, shown, strict=False):
+        for trial in task.trials:
+            if len(trial.curve) > 1:
+                share = np.arange(1, len(trial.curve) + 1) / len(trial.curve)
+                values = [100 * accuracy for accuracy, _ in trial.curve]
+                axes.plot(100 * share, values, color=colours[trial.config.label], linewidth=1.2)
+        axes.set_title(task.name.split("@")[0], fontsize=9)
+        axes.set_xlabel("epochs done, %", fontsize=8)
+        axes.set_ylabel("validation accuracy, %", fontsize=8)
+        axes.tick_params(labelsize=8)
+    lines = [Line2D([], [], color=colour) for colour in colours.values()]
+    figure.legend(lines, list(colours), loc="outside lower center", ncols=3, fontsize=8)
+    return figure
 
 
 def _task_row(library: selection.TaskStore, embedding: task2vec.TaskEmbedding) -> str:
@@ -236,8 +317,9 @@ def _task_row(library: selection.TaskStore, embedding: task2vec.TaskEmbedding) -
 
 
 def _scores(tasks: list[selection.StoredTask]) -> str:
-    """A row for each configuration: on how many tasks it was tried, its mean gain over a task's level, its wins."""
-    embeddings = {e.task: e for e in selection.load_library().embeddings()}
+    """A row for each configuration: on how many tasks it was tried, its mean gain over a linear probe, its wins."""
+    probe = task2vec.load_probe().fingerprint
+    embeddings = {e.task: e for e in selection.load_library().embeddings(probe)}
     table = table_of([(task, embeddings[task.name]) for task in tasks])
     gains = table.gains()
     rows = []
@@ -246,7 +328,7 @@ def _scores(tasks: list[selection.StoredTask]) -> str:
         wins = sum(int(np.nanargmax(row) == c) for row in table.scores)
         rows.append((np.nanmean(gains[:, c]), config.label, int(tried.sum()), np.nanmean(table.scores[:, c]), wins))
     lines = [
-        "| configuration | tasks | mean | over a task's average | best on |",
+        "| configuration | tasks | mean | gain over a linear probe | best on |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for gain, label, count, mean, wins in sorted(rows, reverse=True):
