@@ -70,29 +70,33 @@ def rank_correlation(a: Array, b: Array) -> float:
     return float(spearmanr(a, b).statistic) if np.ptp(a) > 0 and np.ptp(b) > 0 else float("nan")
 
 
-def gain_explained(predictions: Sequence[Prediction], targets: Sequence[Target], average: float) -> Mean:
+def gains(accuracies: Array, target: Target) -> Array:
+    """By how much accuracies `(C,)` of a target's configurations exceed the linear probe's among them.
+
+    Without that one they are `(C - 1,)`. Where none was tried, all are counted from the probe that facts tell of.
+    """
+    if target.linear is None:
+        return accuracies - target.facts.level
+    return np.delete(accuracies, target.linear) - accuracies[target.linear]
+
+
+def gain_explained(predictions: Sequence[Prediction], targets: Sequence[Target]) -> Mean:
     """The share of the variance of gains over the linear probe that a row explains.
 
-    It is 1 - sum_tc (g_tc - expected_tc)^2 / sum_tc (g_tc - mean)^2 with the mean of all gains.
+    It is 1 - sum_tc (g_tc - expected_tc)^2 / sum_tc (g_tc - mean)^2 with the mean of all gains. Scores and linear probe
+    are of the same test images, so that what sets these apart from the training images plays no part.
 
     Args:
         predictions: One for each target.
         targets: Tasks whose answers are known.
-        average: The mean gain.
     """
-    left, spread = [], []
-    for prediction, target in zip(predictions, targets, strict=True):
-        gains = target.scores - target.facts.level
-        left.append(float(np.square(target.scores - prediction.mean).sum()))
-        spread.append(float(np.square(gains - average).sum()))
-    sources = [target.facts.source for target in targets]
-    unexplained = mean_over_sources(np.array(left), sources, np.array(spread))
+    true = [gains(target.scores, target) for target in targets]
+    average = np.mean(np.concatenate(true))
+    expected = [gains(prediction.mean, target) for prediction, target in zip(predictions, targets, strict=True)]
+    left = np.array([np.square(own - guess).sum() for own, guess in zip(true, expected, strict=True)])
+    spread = np.array([np.square(own - average).sum() for own in true])
+    unexplained = mean_over_sources(left, [target.facts.source for target in targets], spread)
     return Mean(1 - unexplained.value, 1 - unexplained.high, 1 - unexplained.low)
-
-
-def average_gain(targets: Sequence[Target]) -> float:
-    """The mean gain over the linear probe, of all configurations of all targets."""
-    return float(np.mean(np.concatenate([target.scores - target.facts.level for target in targets])))
 
 
 def lost_by_another_seed(target: Target) -> float:

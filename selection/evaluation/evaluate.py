@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from selection.errors import SelectionError
-from selection.evaluation.best import TRIES, Choice, average_gain, choose, gain_explained, rank_correlation
+from selection.evaluation.best import TRIES, Choice, choose, gain_explained, rank_correlation
 from selection.evaluation.budget import Replay, Search, at_random, by_model, in_order, successive_halving
 from selection.evaluation.cheapest import CheapChoice, cheapest_in_truth, choose_cheapest
 from selection.evaluation.optuna_search import is_installed, tpe_with_hyperband
@@ -81,7 +81,7 @@ class Evaluation:
 
     def explained(self, row: str) -> Mean:
         """Share of the variance of gains over the linear probe."""
-        return gain_explained(self.predictions[row], self.targets, average_gain(self.targets))
+        return gain_explained(self.predictions[row], self.targets)
 
     def has_model(self, row: str) -> bool:
         """Whether a row expects accuracies and not only an order."""

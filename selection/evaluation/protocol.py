@@ -49,6 +49,11 @@ class Target:
     costs: Array
 
     @property
+    def linear(self) -> int | None:
+        """The number of the linear probe among its configurations; None if that was not tried."""
+        return next((number for number, t in enumerate(self.trials) if t.config.method == "linear"), None)
+
+    @property
     def seconds(self) -> Array:
         """float64 `(C,)`, of training."""
         return np.array([trial.seconds for trial in self.trials])

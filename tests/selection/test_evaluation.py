@@ -9,7 +9,7 @@ import pytest
 from adapters import AdapterConfig
 from selection import SelectionError, TaskStore
 from selection.evaluation import evaluate_store
-from selection.evaluation.best import choose, gain_explained, lost_by_another_seed
+from selection.evaluation.best import choose, gain_explained, gains, lost_by_another_seed
 from selection.evaluation.budget import Replay, at_random, by_model, in_order, successive_halving
 from selection.evaluation.cheapest import cheapest_in_truth, choose_cheapest
 from selection.evaluation.optuna_search import tpe_with_hyperband
@@ -93,6 +93,7 @@ def target_of(scores, validation=None, by_seed=(), seconds=None):
         scores=np.array(scores),
         trials=trials,
         by_seed=np.array(by_seed).reshape(-1, len(scores)),
+        costs=np.array(seconds, np.float64) / 100,
     )
 
 
@@ -121,13 +122,20 @@ def test_coverage_counts_scores_inside_the_interval():
     assert found.width == pytest.approx(2 * 1.2816 * 0.1, abs=1e-4)
 
 
+def test_gains_are_counted_from_the_linear_probe_on_the_same_test_images():
+    target = target_of([0.5, 0.7, 0.9])
+    np.testing.assert_allclose(gains(target.scores, target), target.scores - target.facts.level)
+    trials = (dataclasses.replace(target.trials[0], config=AdapterConfig("linear")), *target.trials[1:])
+    np.testing.assert_allclose(gains(target.scores, dataclasses.replace(target, trials=trials)), [0.2, 0.4])
+
+
 def test_knowing_the_gains_explains_all_of_them_and_their_mean_none():
     targets = [target_of([0.9, 0.7, 0.5]), target_of([0.4, 0.6, 0.8])]
     average = np.mean([t.scores - t.facts.level for t in targets])
     truth = [Prediction(t.scores) for t in targets]
     mean = [Prediction(np.full(3, t.facts.level + average)) for t in targets]
-    assert gain_explained(truth, targets, average).value == pytest.approx(1)
-    assert gain_explained(mean, targets, average).value == pytest.approx(0)
+    assert gain_explained(truth, targets).value == pytest.approx(1)
+    assert gain_explained(mean, targets).value == pytest.approx(0)
 
 
 def test_the_cheapest_good_enough_configuration_is_judged_by_its_score_and_its_seconds():
