@@ -51,6 +51,7 @@ def protocol_jobs() -> list[Job]:
     """Four methods, short and long schedules, three seeds."""
     configs = [
         {"method": "linear", "learning_rate": 0.003, "epochs": 100},
+        {"method": "head2toe", "learning_rate": 0.0005, "epochs": 50},
         {"method": "lora", "rank": 8, "learning_rate": 0.002},
         {"method": "ssf", "learning_rate": 0.005},
         {"method": "full", "learning_rate": 0.0002},
@@ -59,7 +60,7 @@ def protocol_jobs() -> list[Job]:
     return [
         (task, IMAGES, seed, plan | config)
         for plan, seed, task, config in product(plans, range(3), TASKS[:4], configs)
-        if config["method"] != "linear" or plan == plans[0]
+        if "epochs" not in config or plan == plans[0]
     ]
 
 
@@ -77,6 +78,7 @@ RATES: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
     "pfeiffer": ({"bottleneck": 64}, (0.003, 0.01)),
     "vpt_shallow": ({"prompts": 50}, (0.01, 0.05)),
     "pixel_prompt": ({}, (0.03, 0.3)),
+    "head2toe": ({"epochs": 50}, (0.0003, 0.001, 0.003)),
 }
 """Sizes, and the learning rates that are compared."""
 
@@ -90,7 +92,7 @@ def rate_jobs() -> list[Job]:
         for rate in rates[place : place + 1]
     ]
     configs += [config | {"normalised": False} for config in configs if config["method"] == "adaptformer"]
-    return [(task, RATE_IMAGES, 0, config | {"epochs": 10}) for config in configs for task in RATE_TASKS]
+    return [(task, RATE_IMAGES, 0, {"epochs": 10} | config) for config in configs for task in RATE_TASKS]
 
 
 JOBS = {"protocol": protocol_jobs, "rates": rate_jobs}
@@ -125,7 +127,7 @@ def _by_task(rows: list[dict[str, Any]], end: str, epochs: int) -> dict[str, np.
     """For each task, test accuracies `(configurations, seeds)` of those that have every seed; linear probes count."""
     found: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
-        if row["settings"]["epochs"] == epochs or row["settings"]["method"] == "linear":
+        if row["settings"]["epochs"] == epochs or row["settings"]["method"] in ("linear", "head2toe"):
             found[row["task"]][row["settings"]["method"]][row["seed"]] = row[end]
     seeds = sorted({row["seed"] for row in rows})
     return {
