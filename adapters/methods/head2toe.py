@@ -35,6 +35,13 @@ class Head2ToeSettings(InBlocks):
     epochs: int = passes(50)
 
 
+class Shelf:
+    """Where what was read lies until the classifier takes it: no part of the network, which exporters would follow."""
+
+    def __init__(self) -> None:
+        self.read: Tensor | None = None
+
+
 class Reading(SiteAdapter):
     """Keeps what a block gives, pooled, for the classifier, and changes nothing.
 
@@ -47,7 +54,7 @@ class Reading(SiteAdapter):
         super().__init__()
         self.site, self.width, self.cells = site.name, site.output_width, cells
         self.grid = None if site.tokens is None else site.tokens.grid
-        self.taken: list[Tensor] = []
+        self.shelf = Shelf()
 
     @property
     def size(self) -> int:
@@ -56,7 +63,7 @@ class Reading(SiteAdapter):
 
     def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
         """The output as it is."""
-        self.taken[:] = [pooled(output, self.width, self.cells, self.grid)]
+        self.shelf.read = pooled(output, self.width, self.cells, self.grid)
         return output
 
 
@@ -80,8 +87,12 @@ class ReadingClassifier(nn.Linear):
 
     def inputs(self, features: Tensor) -> Tensor:
         """Features and readings `(N, in_features)`; a block may have seen several rows of each image."""
-        read = [r.taken[0].reshape(len(features), -1, r.size).mean(dim=1) for r in self.readings]
-        return torch.cat([features, *(F.layer_norm(x, x.shape[1:]).to(features.dtype) for x in read)], dim=1)
+        columns = [features]
+        for reading in self.readings:
+            assert reading.shelf.read is not None
+            read = reading.shelf.read.reshape(features.shape[0], -1, reading.size).mean(dim=1)
+            columns.append(F.layer_norm(read, (reading.size,)).to(features.dtype))
+        return torch.cat(columns, dim=1)
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits `(N, num_classes)`."""
