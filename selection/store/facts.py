@@ -43,12 +43,12 @@ class BackboneFacts:
 
     @property
     def numbers(self) -> Array:
-        """For recommenders: probe, probes by depth and in place, LogME, H-score for each class beyond the first, log
-        classes, log images; `(12,)`, about 1 large.
+        """For recommenders, each about 1 large, `(5,)`: the probe's accuracy; by how much the best of all probes
+        exceeds it, and by how much the one of all depths in place does; logarithms of classes and images.
         """
-        spread = self.h_score / max(1, self.num_classes - 1)
-        size = [np.log(self.num_classes / 8), np.log(self.num_images / 300)]
-        return np.array([self.linear_probe, *self.by_depth, *self.in_place, self.logme, spread, *size])
+        best = max(self.linear_probe, *self.by_depth, *self.in_place)
+        gains = [(best - self.linear_probe) / 0.15, (self.in_place[-1] - self.linear_probe) / 0.2]
+        return np.array([self.linear_probe / 0.25, *gains, np.log(self.num_classes / 8), np.log(self.num_images / 300)])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

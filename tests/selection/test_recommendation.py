@@ -53,8 +53,8 @@ def test_a_stored_copy_of_the_target_decides(recommender):
 
 
 def test_only_stored_tasks_that_agree_with_what_is_expected_are_given_as_reasons():
-    """The target's twin loses forty points, nine others nothing: what is expected follows the twin alone."""
-    store = stored([{SSF: 0.50, LORA: 0.4}] + [{SSF: 0.90 + 0.001 * i, LORA: 0.8} for i in range(9)])
+    """The target's twin loses twenty points, nine others nothing: what is expected follows the twin alone."""
+    store = stored([{SSF: 0.70, LORA: 0.6}] + [{SSF: 0.90 + 0.001 * i, LORA: 0.8} for i in range(9)])
     found = recommend(embedding("copy", seed=0), store, "vit")
     assert [e.task for e in found.evidence] == ["task 0"]
     assert "expected to lose" in found.explain()

@@ -17,11 +17,12 @@ from selection.recommendation.prediction import OWN_ERROR, SHARED_ERROR, Predict
 from selection.recommendation.recommenders import RECOMMENDERS, GaussianProcess
 from selection.recommendation.recommenders.best_fixed import best_fixed
 from selection.recommendation.recommenders.features import config_numbers, task_directions, task_numbers
-from selection.recommendation.recommenders.gaussian_process import START, _Likeness, kind_of, shipped
+from selection.recommendation.recommenders.gaussian_process import _Likeness, kind_of, shipped, starting_settings
 from selection.recommendation.recommenders.nearest_vote import distances_to, nearest_vote, shepard_weights
 from task2vec import distance_matrix, mean_log_embedding
 from tests.selection.test_store import embedding
 
+START = starting_settings(3, 0.01) | {"length of fact 0": 0.7}
 CONFIGS = (
     AdapterConfig("linear"),
     AdapterConfig("ssf"),
@@ -134,7 +135,8 @@ def written_out(a, b, tasks, configs):
         return np.exp(-np.square(values[i] - values[j]).sum() / (2 * length**2))
 
     (t, c), (u, d) = a, b
-    by_facts = gaussian(numbers, t, u, s["length of facts"])
+    lengths = np.array([s[f"length of fact {number}"] for number in range(3)])
+    by_facts = gaussian(numbers / lengths, t, u, 1)
     by_embedding = gaussian(directions, t, u, s["length of embedding"])
     share = s["share of method"] / (1 + s["share of method"])
     alike = share + (1 - share) * gaussian(settings, c, d, s["length of settings"])
@@ -158,7 +160,9 @@ def test_learning_makes_the_trials_likelier(table, process):
         covariance = kernel + settings["noise"] * np.eye(len(pairs))
         return multivariate_normal(np.zeros(len(pairs)), covariance).logpdf(table.gains()[tuple(pairs.T)])
 
-    assert log_likelihood(learned.settings) > log_likelihood(START) + 1
+    assert log_likelihood(learned.settings) > log_likelihood(
+        starting_settings(3, table.gains()[~np.isnan(table.gains())].var())
+    )
 
 
 def test_the_widening_is_that_of_predicting_each_source_from_the_others(process):

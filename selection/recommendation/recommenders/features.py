@@ -43,7 +43,7 @@ def task_numbers(tasks: Sequence[TaskFacts]) -> Array:
     """What is known of tasks beside their embeddings, `(T, F)`, about 1 large.
 
     These are the linear probe's accuracy and the logarithms of classes and images; where somebody looked at every task
-    through the backbone, also the probe's gain from each third of the network to the next, LogME and the H-score.
+    through the backbone, also what probes reach at other depths and in place (`BackboneFacts.numbers`).
     """
     looked = [task.backbone for task in tasks if task.backbone is not None]
     if len(looked) < len(tasks):
@@ -53,7 +53,7 @@ def task_numbers(tasks: Sequence[TaskFacts]) -> Array:
 
 def _probe_numbers(task: TaskFacts) -> Array:
     images, classes = task.embedding.num_images, max(2, len(task.embedding.classes))
-    return np.array([task.level, np.log(classes / 8), np.log(images / 300)])
+    return np.array([task.level / 0.25, np.log(classes / 8), np.log(images / 300)])
 
 
 def config_numbers(configs: Sequence[AdapterConfig]) -> tuple[Array, Array]:

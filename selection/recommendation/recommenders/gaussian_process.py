@@ -8,10 +8,10 @@ Indices: t task, c configuration, n observation.
                           + a_1 F_tt' + a_2 E_tt' + a_3 d_tt'    how much there is to gain on a task
                           + (a_4 F_tt' + a_5 E_tt' + a_6 d_tt') K_cc'    which configuration gains it there
 
-F is a Gaussian kernel of the tasks' facts, E one of their embeddings, exp(-log_cosine(t, t') / l^2), a Gaussian of the
-unit vectors whose cosine log_cosine is; d is 1 for a task with itself; K is a Gaussian kernel of the configurations, in
-part shared by all of one method. The products say that what worked on a task is expected to work on tasks like it, for
-the same configuration and for similar ones.
+F is a Gaussian kernel of the tasks' facts with a length for each of them, and E one of their embeddings,
+exp(-log_cosine(t, t') / l^2), a Gaussian of the unit vectors whose cosine log_cosine is; d is 1 for a task with itself;
+K is a Gaussian kernel of the configurations, in part shared by all of one method. The products say that what worked on
+a task is expected to work on tasks like it, for the same configuration and for similar ones.
 
 Amounts a, lengths and the noise maximise the marginal likelihood (Rasmussen and Williams 2006, section 5.4.1), with a
 weak prior that keeps them near ordinary sizes where the trials say little.
@@ -39,25 +39,34 @@ from selection.recommendation.recommenders.registry import register_recommender
 
 SHIPPED = Path(__file__).with_name("gaussian_process.json")
 ROWS = 400  # observations that the settings are learned from: the likelihood takes the cube of their number
-STEPS = 25  # of L-BFGS
+STEPS = 40  # of L-BFGS
 FEWEST_SOURCES = 8  # that a widening is learned from; with fewer the process is taken at its word
-PRIOR_SPREAD = 1.5  # of the logarithm of a setting around where learning starts
+PRIOR_SPREAD = 0.5  # of the logarithm of a setting around where learning starts
+FARTHEST = 5.0  # that a logarithm may go from there
+SMALLEST_VARIANCE = 1e-6  # of gains, where all are the same
 
-START = {
-    "average": 3e-3,
-    "level by facts": 3e-3,
-    "level by embedding": 3e-3,
-    "level of each task": 1e-3,
-    "choice by facts": 1e-3,
-    "choice by embedding": 1e-3,
-    "choice of each task": 3e-4,
-    "length of facts": 2.0,
-    "length of embedding": 0.8,
-    "length of settings": 1.5,
-    "share of method": 0.5,
-    "noise": 7e-4,
+AMOUNTS = {
+    "average": 0.3,
+    "level by facts": 0.3,
+    "level by embedding": 0.3,
+    "level of each task": 0.1,
+    "choice by facts": 0.1,
+    "choice by embedding": 0.1,
+    "choice of each task": 0.03,
+    "noise": 0.05,
 }
-"""The settings, and where learning starts: variances of accuracies in [0, 1], and lengths."""
+"""Where learning starts, as shares of the variance of gains."""
+
+LENGTHS = {"length of embedding": 0.8, "length of settings": 1.5, "share of method": 0.5}
+LENGTH_OF_FACT = 2.0
+"""The same for lengths; every fact has its own."""
+
+
+def starting_settings(num_facts: int, variance: float = 1.0) -> dict[str, float]:
+    """The settings of a process of gains with this variance, before anything is learned."""
+    amounts = {name: share * variance for name, share in AMOUNTS.items()}
+    return amounts | LENGTHS | {f"length of fact {number}": LENGTH_OF_FACT for number in range(num_facts)}
+
 
 Directions = Callable[[Sequence[TaskFacts]], Array]
 Wanted = tuple[TaskFacts, Sequence[AdapterConfig]]
@@ -69,7 +78,7 @@ class GaussianProcess:
     """The recommender with given settings.
 
     Attributes:
-        settings: A value for each of `START`.
+        settings: As `starting_settings` has them.
         directions: What stands for the tasks' embeddings, `(T, any)`; others than the embeddings are for ablations.
         numbers: What stands for the tasks' facts, `(T, any)`.
         widening: What standard deviations are multiplied by. A likelihood knows nothing of how far a new source may
@@ -94,18 +103,19 @@ class GaussianProcess:
         chosen = np.random.default_rng(seed).permutation(len(gains))[:ROWS]
         likeness = _Likeness.of(table.tasks, table.configs, directions, numbers)
         rows, y = pairs[torch.from_numpy(chosen)], torch.from_numpy(gains[chosen])
-        start = torch.tensor([math.log(value) for value in START.values()], dtype=torch.float64)
+        first = starting_settings(likeness.facts.shape[1], max(float(gains.var()), SMALLEST_VARIANCE))
+        start = torch.tensor([math.log(value) for value in first.values()], dtype=torch.float64)
 
         def loss(theta: Array) -> tuple[float, Array]:
             free = torch.tensor(theta, dtype=torch.float64, requires_grad=True)
-            value = _negative_log_likelihood(likeness, rows, y, _named(free.exp()))
+            value = _negative_log_likelihood(likeness, rows, y, dict(zip(first, free.exp(), strict=True)))
             value = value + ((free - start) / PRIOR_SPREAD).square().sum() / 2
             (gradient,) = torch.autograd.grad(value, free)
             return value.item(), gradient.numpy()
 
-        found = minimize(loss, start.numpy(), jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
-        values = np.exp(found.x).tolist()
-        return cls(dict(zip(START, values, strict=True)), directions, numbers)
+        bounds = [(value - FARTHEST, value + FARTHEST) for value in start.tolist()]
+        found = minimize(loss, start.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS})
+        return cls(dict(zip(first, np.exp(found.x).tolist(), strict=True)), directions, numbers)
 
     def __call__(self, table: TrialTable, target: TaskFacts, candidates: Sequence[AdapterConfig]) -> Prediction:
         """Mean and covariance of the candidates' accuracies on the target."""
@@ -188,10 +198,10 @@ def kind_of(table: TrialTable) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Likeness:
-    """Squared distances between tasks and between configurations, from which the kernel is made.
+    """What the kernel is made of: facts, and squared distances between tasks and between configurations.
 
     Attributes:
-        facts: float64 `(T, T)`.
+        facts: float64 `(T, F)`, the facts themselves.
         embedding: float64 `(T, T)`.
         method: float64 `(C, C)`, 1 for two configurations of one method and otherwise 0.
         settings: float64 `(C, C)`.
@@ -207,14 +217,16 @@ class _Likeness:
         cls, tasks: Sequence[TaskFacts], configs: Sequence[AdapterConfig], directions: Directions, numbers: Directions
     ) -> _Likeness:
         methods, settings = (torch.from_numpy(values) for values in config_numbers(configs))
-        facts, embedding = (_squared_distances(torch.from_numpy(values(tasks))) for values in (numbers, directions))
+        facts, embedding = torch.from_numpy(numbers(tasks)), _squared_distances(torch.from_numpy(directions(tasks)))
         return cls(facts, embedding, methods @ methods.T, _squared_distances(settings))
 
     def kernel(self, rows: Tensor, columns: Tensor, s: dict[str, Tensor]) -> Tensor:
         """k of the module's text between pairs `(N, 2)` and `(M, 2)` of task and configuration, `(N, M)`."""
         tasks = rows[:, 0][:, None], columns[:, 0][None]
         configs = rows[:, 1][:, None], columns[:, 1][None]
-        by_facts = torch.exp(-self.facts / (2 * s["length of facts"] ** 2))[tasks]
+        lengths = torch.stack([s[f"length of fact {number}"] for number in range(self.facts.shape[1])])
+        apart = (self.facts[:, None] - self.facts) / lengths
+        by_facts = torch.exp(-apart.square().sum(dim=2) / 2)[tasks]
         by_embedding = torch.exp(-self.embedding / (2 * s["length of embedding"] ** 2))[tasks]
         same = (tasks[0] == tasks[1]).double()
         alike = torch.exp(-self.settings / (2 * s["length of settings"] ** 2))
@@ -237,10 +249,6 @@ def _negative_log_likelihood(likeness: _Likeness, rows: Tensor, gains: Tensor, s
     factor = torch.linalg.cholesky(covariance)
     solved = torch.linalg.solve_triangular(factor, gains[:, None], upper=False)
     return solved.square().sum() / 2 + factor.diagonal().log().sum()
-
-
-def _named(values: Tensor) -> dict[str, Tensor]:
-    return dict(zip(START, values, strict=True))
 
 
 def _observations(table: TrialTable) -> tuple[Tensor, Array]:
