@@ -41,9 +41,10 @@ SHIPPED = Path(__file__).with_name("gaussian_process.json")
 ROWS = 400  # observations that the settings are learned from: the likelihood takes the cube of their number
 STEPS = 40  # of L-BFGS
 FEWEST_SOURCES = 8  # that a widening is learned from; with fewer the process is taken at its word
-PRIOR_SPREAD = 0.5  # of the logarithm of a setting around where learning starts
+PRIOR_SPREAD = 1.0  # of the logarithm of a setting around where learning starts
 FARTHEST = 5.0  # that a logarithm may go from there
-SMALLEST_VARIANCE = 1e-6  # of gains, where all are the same
+NOISE = 7e-4  # where learning starts: repeats of a trial differ by 2.7 points (docs/pilot.md)
+SMALLEST = 1e-4  # squared gain, where nothing gains anything
 
 AMOUNTS = {
     "average": 0.3,
@@ -53,19 +54,23 @@ AMOUNTS = {
     "choice by facts": 0.1,
     "choice by embedding": 0.1,
     "choice of each task": 0.03,
-    "noise": 0.05,
 }
-"""Where learning starts, as shares of the variance of gains."""
+"""Where learning starts, as shares of the mean squared gain."""
 
 LENGTHS = {"length of embedding": 0.8, "length of settings": 1.5, "share of method": 0.5}
 LENGTH_OF_FACT = 2.0
 """The same for lengths; every fact has its own."""
 
 
-def starting_settings(num_facts: int, variance: float = 1.0) -> dict[str, float]:
-    """The settings of a process of gains with this variance, before anything is learned."""
-    amounts = {name: share * variance for name, share in AMOUNTS.items()}
-    return amounts | LENGTHS | {f"length of fact {number}": LENGTH_OF_FACT for number in range(num_facts)}
+def starting_settings(num_facts: int, squared_gain: float) -> dict[str, float]:
+    """The settings of a process of gains with this mean square, before anything is learned."""
+    amounts = {name: share * squared_gain for name, share in AMOUNTS.items()}
+    return (
+        amounts
+        | LENGTHS
+        | {"noise": NOISE}
+        | {f"length of fact {number}": LENGTH_OF_FACT for number in range(num_facts)}
+    )
 
 
 Directions = Callable[[Sequence[TaskFacts]], Array]
@@ -103,7 +108,7 @@ class GaussianProcess:
         chosen = np.random.default_rng(seed).permutation(len(gains))[:ROWS]
         likeness = _Likeness.of(table.tasks, table.configs, directions, numbers)
         rows, y = pairs[torch.from_numpy(chosen)], torch.from_numpy(gains[chosen])
-        first = starting_settings(likeness.facts.shape[1], max(float(gains.var()), SMALLEST_VARIANCE))
+        first = starting_settings(likeness.facts.shape[1], max(float(np.square(gains).mean()), SMALLEST))
         start = torch.tensor([math.log(value) for value in first.values()], dtype=torch.float64)
 
         def loss(theta: Array) -> tuple[float, Array]:
