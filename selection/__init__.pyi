@@ -24,6 +24,9 @@ from selection.evidence.published import (
 from selection.evidence.runner import (
     run_grid as run_grid,
 )
+from selection.jobs import (
+    Cluster as Cluster,
+)
 from selection.recommendation.default_backbone import (
     BackboneChoice as BackboneChoice,
     default_backbone as default_backbone,
