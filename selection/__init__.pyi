@@ -10,6 +10,9 @@ from selection.errors import (
 from selection.evidence.backbone import (
     load_backbone as load_backbone,
 )
+from selection.evidence.embedding import (
+    embed_all as embed_all,
+)
 from selection.evidence.grid import (
     Grid as Grid,
 )

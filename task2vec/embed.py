@@ -10,7 +10,7 @@ import torch
 from task2vec.compute import Compute
 from task2vec.embedding import TaskEmbedding
 from task2vec.fisher import VariationalConfig
-from task2vec.plan import DEFAULT_L2, DEFAULT_MAX_SAMPLES, DEFAULT_METHOD, Plan, layers_of
+from task2vec.plan import DEFAULT_L2, DEFAULT_MAX_SAMPLES, DEFAULT_METHOD, Plan
 from task2vec.probe import Probe
 from task2vec.progress import reporting
 from task2vec.tasks import Task
@@ -75,11 +75,5 @@ def embed(
         dtype=dtype,
         seed=seed,
     )
-    probe = plan.placed(probe)
     with reporting(progress) as report:
-        inputs = plan.inputs(plan.task, probe, report)
-        report("Fitting the classifier", 0, 1)
-        classifier = plan.fit(inputs.features, inputs.task)
-        report("Fitting the classifier", 1, 1)
-        estimate = plan.estimate(inputs, classifier, report)
-    return plan.embedding(inputs.task, probe, layers_of(inputs), inputs.unmeasured, classifier, estimate)
+        return plan.run(probe, report)

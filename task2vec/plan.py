@@ -1,6 +1,6 @@
 """What embedding a task takes, decided and checked before anything is computed, and its steps.
 
-`embed` takes them one after the other; `task2vec.shards` takes some of them for a part of the images at a time.
+`embed` runs it; `task2vec.shards` takes some of them for a part of the images at a time.
 """
 
 from __future__ import annotations
@@ -91,6 +91,16 @@ class Plan:
             dtype=dtype,
             seed=seed,
         )
+
+    def run(self, probe: Probe, report: Report) -> TaskEmbedding:
+        """All steps, one after the other."""
+        probe = self.placed(probe)
+        inputs = self.inputs(self.task, probe, report)
+        report("Fitting the classifier", 0, 1)
+        classifier = self.fit(inputs.features, inputs.task)
+        report("Fitting the classifier", 1, 1)
+        estimate = self.estimate(inputs, classifier, report)
+        return self.embedding(inputs.task, probe, layers_of(inputs), inputs.unmeasured, classifier, estimate)
 
     def placed(self, probe: Probe) -> Probe:
         """The probe where it computes, and of the type that it computes in."""

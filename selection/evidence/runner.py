@@ -23,7 +23,7 @@ from adapters import AdapterConfig, BackboneId
 from adapters.data import Batches, transform_of
 from selection.evidence.backbone import load_backbone
 from selection.evidence.grid import Grid, GridTask
-from selection.jobs import Cluster, Failures, Job, Runner, running_on
+from selection.jobs import Cluster, Failures, Job, Runner, itself, running_on
 from selection.jobs.failures import LOGS
 from selection.store import TaskStore, Trial
 from task2vec import Compute, Probe, Task, embed, load_probe
@@ -139,7 +139,7 @@ def run_trial(
 
 def _embedding_jobs(runner: Runner, tasks: Iterable[GridTask], probe: Probe, compute: Compute) -> Iterator[Job]:
     """A job for each task to embed; it is about the task."""
-    shared = runner.share("probe", _given, probe)
+    shared = runner.share("probe", itself, probe)
     for task in tasks:
         name = task.train.name
         images = runner.share(f"images of {name} for the probe", _decoded, task.train, probe.transform, compute)
@@ -154,18 +154,13 @@ def _trial_jobs(
     compute: Compute,
 ) -> Iterator[Job]:
     """A job for each trial that is wanted, by seed and name of its task; it is about that name."""
-    shared = runner.share("backbone", _given, backbone)
+    shared = runner.share("backbone", itself, backbone)
     transform = transform_of(backbone)
     for (seed, name), configs in wanted.items():
         if configs:
             data = runner.share(f"images of {name}", _batches, tasks[name], transform, compute)
         for config in configs:
             yield Job(f"{name}, {config.label}, seed {seed}", _trial, (shared, config, data, seed, compute), name)
-
-
-def _given(value: Any) -> Any:
-    """What is shared as it is."""
-    return value
 
 
 def _decoded(task: Task, transform: adapters.data.Transform, compute: Compute) -> Task:

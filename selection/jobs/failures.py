@@ -30,9 +30,17 @@ class Failures:
         """Only the jobs that finished, and what they gave."""
         for job, outcome in outcomes:
             if isinstance(outcome, Failure):
-                self._add(outcome)
+                self.add(outcome)
             else:
                 yield job, outcome
+
+    def add(self, failure: Failure) -> None:
+        """Note a failure, and write its log."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = re.sub(r"[^-+.=@,\w]+", "_", failure.name)[:200]
+        (self.folder / f"{name}.log").write_text(failure.details)
+        self.names.append(failure.name)
+        self._described.append(f"{failure.name} ({failure.reason.rstrip('.')})")
 
     def raise_any(self) -> None:
         """Say what failed.
@@ -47,10 +55,3 @@ class Failures:
             f"{len(self.names)} failed: {'; '.join(self._described[:NAMED])}{more} (logs by their names in "
             f"{self.folder}); everything else is done, and the same command runs only what is missing"
         )
-
-    def _add(self, failure: Failure) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        name = re.sub(r"[^-+.=@,\w]+", "_", failure.name)[:200]
-        (self.folder / f"{name}.log").write_text(failure.details)
-        self.names.append(failure.name)
-        self._described.append(f"{failure.name} ({failure.reason.rstrip('.')})")

@@ -54,6 +54,11 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
+def itself(value: Any) -> Any:
+    """The call that a value is shared with as it is."""
+    return value
+
+
 class Runner(Protocol):
     """What runs jobs."""
 

@@ -1,15 +1,16 @@
 """Many at once: jobs on a Ray cluster, and what is left of them when something is lost."""
 
 import builtins
+import json
 
 import numpy as np
 import pytest
 import torch
 
 from adapters import AdapterConfig
-from selection import Cluster, Grid, SelectionError, TaskStore, run_grid
+from selection import Cluster, Grid, SelectionError, TaskStore, embed_all, run_grid
 from selection.jobs import Failure, Failures, Job, running_on
-from task2vec import Compute
+from task2vec import Compute, Task, TaskEmbedding, embed, load_probe
 from tests.selection.test_cli import as_json, run
 from tests.selection.test_grid import COLOURS, paint
 
@@ -191,3 +192,44 @@ def test_the_command_runs_a_grid_on_ray(cluster, folder, tmp_path):
     assert facts["trials"] == 2
     refused = run("trials", "run", grid, "--store", tmp_path / "tasks.db", "--cpus-per-trial", "2", ok=False)
     assert "give --ray too" in refused.stderr
+
+
+def test_a_folder_of_data_sets_is_embedded_at_once_and_goes_on_where_it_was(cluster, folder, tmp_path):
+    arguments = ("embed", folder, "--each", "--out", tmp_path / "saved")
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "tints.safetensors").write_bytes(b"half a file")
+    first = run(*arguments, "--ray", cwd=tmp_path)
+    assert sorted(line.split(":")[0] for line in first.stdout.splitlines()) == ["colours", "tints"]
+    whole = embed(Task.from_folder(folder / "tints"), load_probe())
+    np.testing.assert_allclose(TaskEmbedding.load(tmp_path / "saved" / "tints.safetensors").fisher, whole.fisher, 1e-4)
+    again = run(*arguments, cwd=tmp_path)
+    assert again.stdout == ""
+    assert "2 of 2 data sets are embedded" in again.stderr
+    (tmp_path / "saved" / "colours.safetensors").unlink()
+    assert json.loads(run(*arguments, "--json", cwd=tmp_path).stdout)["task"] == "colours"
+
+
+def test_a_data_set_that_cannot_be_read_is_named_after_all_others_are_embedded(cluster, folder, tmp_path):
+    for name in ("colours", "tints"):
+        (tmp_path / "sets" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "sets" / name).symlink_to(folder / name)
+    (tmp_path / "sets" / "empty").mkdir()
+    for where in ([], ["--ray"]):
+        arguments = ("embed", tmp_path / "sets", "--each", "--out", tmp_path / "-".join(["saved", *where]), *where)
+        failed = run(*arguments, cwd=tmp_path, ok=False)
+        assert "1 failed: empty, embedding (TaskError: no images under" in failed.stderr
+        assert len(failed.stdout.splitlines()) == 2
+        assert (tmp_path / "task2vec-logs" / "empty,_embedding.log").exists()
+
+
+def test_a_large_data_set_is_embedded_in_shards_with_the_same_result(cluster, folder, tmp_path):
+    task = Task.from_folder(folder / "colours")
+    (found,) = embed_all([task], cluster=cluster, images_per_shard=7, progress=False)
+    (whole,) = embed_all([task], progress=False)
+    said = run("embed", "colours", "-o", tmp_path / "colours.safetensors", "--ray", cwd=folder)
+    assert "Task embedding" in said.stdout
+    np.testing.assert_allclose(TaskEmbedding.load(tmp_path / "colours.safetensors").fisher, whole.fisher, rtol=1e-4)
+    np.testing.assert_allclose(found.fisher, whole.fisher, rtol=1e-4)
+    assert found.classifier.cross_validated == whole.classifier.cross_validated
+    (variational,) = embed_all([task], method="variational", cluster=cluster, images_per_shard=7, progress=False)
+    assert variational.convergence is not None
