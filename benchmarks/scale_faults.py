@@ -74,7 +74,7 @@ class Grid:
             self.cluster.add_node(num_cpus=1, include_dashboard=False)
         paint(folder / "datasets" / self.name)
         seeds = list(range(self.trials))
-        grid = f'folder = "datasets"\nseeds = {seeds}\nworkers = 0\n[[config]]\nmethod = "ssf"\nepochs = 5\n'
+        grid = f'folder = "datasets"\nseeds = {seeds}\nworkers = 0\n[[config]]\nmethod = "linear"\nepochs = 1\n'
         (folder / "grid.toml").write_text(grid)
         self.driver = self.start()
 
@@ -91,7 +91,7 @@ class Grid:
 
     def workers(self) -> list[int]:
         """The processes that run a trial of this grid."""
-        return [pid for pid, title in processes() if title.startswith(f"ray::{self.name}, ssf")]
+        return [pid for pid, title in processes() if title.startswith(f"ray::{self.name}, linear")]
 
     def close(self) -> None:
         """End everything."""

@@ -23,7 +23,7 @@ SLOWER = AdapterConfig("linear", learning_rate=0.05, epochs=1)
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
     """A Ray cluster of two CPUs on this machine, for all tests that need one."""
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
     yield Cluster()
     ray.shutdown()
 

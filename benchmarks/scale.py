@@ -1,0 +1,278 @@
+"""What does a cluster cost? Trials of no work, Ray's share of a long one, one worker and two, several nodes.
+
+.ci/with-postgres python benchmarks/scale.py all         every row and docs/scale.md, but for `workers`
+.ci/with-postgres python benchmarks/scale.py scheduling  1,000 trials of no work, scheduled and stored
+python benchmarks/scale.py share                         Ray's share of trials of 10 s
+python benchmarks/scale.py workers                       a grid on one worker and on two; needs two idle cores
+python benchmarks/scale.py nodes                         jobs of no work on 1, 2 and 4 Ray nodes on loopback
+python benchmarks/scale.py data                          a data set of 256 MB on its way to another Ray node
+python benchmarks/scale.py page                          docs/scale.md from what was measured
+
+Nodes on loopback are Ray nodes of one CPU each on this machine. `scale_faults.py` counts what is lost by faults.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import typer
+from page import DOCS, table
+from ray.cluster_utils import Cluster as Nodes
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from scale_faults import RESULTS as FAULTS
+from scale_faults import new_database, paint
+
+import adapters
+from adapters import AdapterConfig
+from selection import Cluster, Grid, TaskStore, Trial, run_grid
+from selection.jobs import Job, itself, running_on
+from task2vec import Task, embed, load_probe
+
+RESULTS = Path(__file__).parent / "results" / "scale.json"
+PAGE = DOCS / "scale.md"
+BEGIN, END = "<!-- measured: python benchmarks/scale.py page -->", "<!-- end -->"
+TRIALS, TASKS = 1000, 10
+LONG = 10.0  # seconds of a long trial
+ROUNDS = 6
+DATA = 256  # MB
+NODES = (1, 2, 4)
+
+app = typer.Typer(add_completion=False, help=__doc__)
+
+
+def keep(name: str, **measured: Any) -> None:
+    """Print what was measured, and keep it for the page."""
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    known[name] = measured
+    RESULTS.write_text(json.dumps(known, indent=1) + "\n")
+    typer.echo(f"{name}: {json.dumps(measured)}")
+
+
+def no_work(config: AdapterConfig, seed: int) -> Trial:
+    """What a trial gives, without one."""
+    backbone = adapters.BackboneId(adapters.DEFAULT_BACKBONE, "", "f" * 32)
+    return Trial(config, backbone, 0.5, 0.5, 1000, 1.0, seed, 80, curve=((0.5, 1.0),) * 20)
+
+
+def sleep(seconds: float, data: Any = None) -> float:
+    """A job that takes its time, and none of the machine's."""
+    time.sleep(seconds)
+    return seconds
+
+
+@contextmanager
+def machine(cpus: int) -> Iterator[None]:
+    """A Ray cluster of this machine alone."""
+    ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="warning")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def loopback(count: int) -> Iterator[None]:
+    """A cluster of so many Ray nodes of one CPU on this machine."""
+    nodes = Nodes()
+    for _ in range(count):
+        nodes.add_node(num_cpus=1, include_dashboard=False, object_store_memory=4 * DATA * 10**6)
+    ray.init(address=nodes.address, log_to_driver=False, logging_level="warning")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+
+
+def warm(runner: Any) -> None:
+    """Start the workers, which load torch first."""
+    for _ in runner.run(Job("warm", sleep, (2.0,)) for _ in range(8)):
+        pass
+
+
+@app.command()
+def scheduling() -> None:
+    """A thousand trials of no work on two workers, each stored on PostgreSQL as it comes."""
+    with tempfile.TemporaryDirectory() as folder, machine(2):
+        paint(Path(folder) / "noise")
+        embedding = embed(Task.from_folder(Path(folder) / "noise"), load_probe())
+        store = TaskStore(new_database())
+        for n in range(TASKS):
+            store.add(embedding, name=f"task {n}")
+        config = AdapterConfig("linear")
+        with running_on(Cluster()) as runner:
+            warm(runner)
+            jobs = [
+                Job(f"task {n % TASKS}, {config.label}, seed {n}", no_work, (config, n), f"task {n % TASKS}")
+                for n in range(TRIALS)
+            ]
+            start, storing = time.perf_counter(), 0.0
+            for job, trial in runner.run(jobs):
+                before = time.perf_counter()
+                store.add_trials(job.about, [trial])
+                storing += time.perf_counter() - before
+            seconds = time.perf_counter() - start
+        stored = sum(len(task.trials) for task in store.tasks())
+        store.close()
+    keep("scheduling", trials=stored, seconds=seconds, storing=storing)
+
+
+@app.command()
+def share() -> None:
+    """How much longer trials of ten seconds take on a cluster than they do; two at a time, with a data set each."""
+    with machine(2), running_on(Cluster()) as runner:
+        warm(runner)
+        start = time.perf_counter()
+        data = [runner.share("images", itself, np.zeros(10**7, np.uint8)) for _ in range(ROUNDS)]
+        jobs = (Job(f"long {n}", sleep, (LONG, data[n // 2])) for n in range(2 * ROUNDS))
+        assert [value for _, value in runner.run(jobs)] == [LONG] * 2 * ROUNDS
+        seconds = time.perf_counter() - start
+    keep("share", trials=2 * ROUNDS, seconds=seconds, work=ROUNDS * LONG, share=seconds / (ROUNDS * LONG) - 1)
+
+
+@app.command()
+def workers() -> None:
+    """Trials a second of one grid on one worker and on two, of one thread each."""
+    seconds = {}
+    with tempfile.TemporaryDirectory() as folder:
+        paint(Path(folder) / "datasets" / "noise")
+        grid = Grid(Path(folder) / "datasets", (AdapterConfig("ssf", epochs=20),), seeds=tuple(range(32)))
+        for cpus in (1, 2):
+            with machine(cpus), running_on(Cluster()) as runner:
+                warm(runner)
+                store = TaskStore()
+                few = dataclasses.replace(grid, seeds=grid.seeds[:2])
+                run_grid(few, store, cluster=Cluster(), progress=False)  # embeds, and loads the rest
+                start = time.perf_counter()
+                run_grid(grid, store, cluster=Cluster(), progress=False)
+                seconds[cpus] = time.perf_counter() - start
+    keep("workers", one=seconds[1], two=seconds[2], times=seconds[1] / seconds[2])
+
+
+@app.command()
+def nodes() -> None:
+    """Jobs of no work a second, on several Ray nodes."""
+    rates = {}
+    for count in NODES:
+        with loopback(count), running_on(Cluster()) as runner:
+            warm(runner)
+            start = time.perf_counter()
+            finished = sum(1 for _ in runner.run(Job(f"job {n}", sleep, (0.0,)) for n in range(TRIALS)))
+            rates[count] = finished / (time.perf_counter() - start)
+    keep("nodes", rates=rates)
+
+
+@app.command()
+def data() -> None:
+    """Seconds until a data set lies in the shared memory of another Ray node, and until a second job there has it."""
+    with loopback(2):
+        here = ray.get_runtime_context().get_node_id()
+        there = next(node["NodeID"] for node in ray.nodes() if node["NodeID"] != here)
+        pinned = NodeAffinitySchedulingStrategy(there, soft=False)
+        job = ray.remote(_size).options(scheduling_strategy=pinned)
+        ray.get(job.remote(np.zeros(1, np.uint8)))
+        first, again = [], []
+        for _ in range(3):
+            shared = ray.put(np.ones(DATA * 10**6, np.uint8))
+            for seconds in (first, again):
+                start = time.perf_counter()
+                ray.get(job.remote(shared))
+                seconds.append(time.perf_counter() - start)
+    keep("data", megabytes=DATA, first=statistics.median(first), again=statistics.median(again))
+
+
+def _size(value: np.ndarray) -> int:
+    return len(value)
+
+
+@app.command(name="all")
+def everything() -> None:
+    """Measure all but `workers`, and write the page."""
+    scheduling()
+    share()
+    nodes()
+    data()
+    page()
+
+
+@app.command()
+def page() -> None:
+    """Write what was measured, and what follows for larger clusters, into docs/scale.md."""
+    found = json.loads(RESULTS.read_text())
+    text = PAGE.read_text()
+    start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    PAGE.write_text(f"{text[:start]}\n\n{measured(found)}\n\n{text[end:]}")
+
+
+def measured(found: dict[str, Any]) -> str:
+    """The numbers."""
+    scheduled, long, moved = found["scheduling"], found["share"], found["data"]
+    per_trial = scheduled["seconds"] / scheduled["trials"]
+    storing = scheduled["storing"] / scheduled["trials"]
+    bandwidth = moved["megabytes"] / (moved["first"] - moved["again"])
+    rows = [
+        ["a trial of no work, scheduled on two workers and stored on PostgreSQL", f"{1000 * per_trial:.1f} ms"],
+        ["of that, writing it to the store", f"{1000 * storing:.1f} ms"],
+        [f"{scheduled['trials']:,} of them", f"{scheduled['seconds']:.1f} s"],
+        [f"Ray's share of trials of {LONG:.0f} s, each pair with a data set of its own", f"{long['share']:.1%}"],
+        [f"{moved['megabytes']} MB to another Ray node (loopback)", f"{moved['first']:.2f} s"],
+        ["the same for a second job on that node", f"{1000 * moved['again']:.0f} ms"],
+        *(
+            [f"jobs of no work a second, {count} Ray node{'s' if int(count) > 1 else ''} of one CPU", f"{rate:.0f}"]
+            for count, rate in found["nodes"]["rates"].items()
+        ),
+    ]
+    if "workers" in found:
+        rows.append(["trials a second of two workers, over one (one thread each)", f"{found['workers']['times']:.2f}"])
+    parts = [
+        table(["measured on one machine of two cores, busy with other work", ""], rows),
+        "The command hands out and stores one trial after the other. How many trials at once keep it fully busy, by "
+        "what one of them takes:",
+        table(
+            ["a trial takes", "trials at once, at most"],
+            [[f"{seconds:,} s", f"{int(seconds / per_trial):,}"] for seconds in (1, 10, 60, 600)],
+        ),
+        f"And what a grid of 100 tasks of {moved['megabytes']} MB and 100 configurations needs on larger clusters, for "
+        "trials of 10 minutes and one at once a node, by the numbers above. Every node may come to run trials of every "
+        "task; all data then leaves the machine of the command.",
+        table(
+            [
+                "nodes",
+                "days of the grid",
+                "share of the command's time",
+                "data sent",
+                "hours of sending, one after another",
+            ],
+            [_grown(count, per_trial, moved["megabytes"], bandwidth) for count in (1, 10, 100, 10_000)],
+        ),
+    ]
+    if FAULTS.exists():
+        rows = [
+            [row["fault"], row["times"], f"{row['stored']} of {row['trials']}", row["lost"], row["twice"]]
+            for row in json.loads(FAULTS.read_text())
+        ]
+        head = ["fault, while a grid runs", "times", "trials stored in the end", "stored ones lost", "stored twice"]
+        parts.append(table(head, rows))
+    return "\n\n".join(parts)
+
+
+def _grown(nodes: int, per_trial: float, megabytes: int, bandwidth: float) -> list[str]:
+    trials, seconds, tasks = 10_000, 600, 100
+    days = trials * seconds / min(nodes, trials) / 86400
+    sent = tasks * megabytes * min(nodes - 1, trials / tasks)  # a task's trials reach so many nodes at most
+    busy = per_trial * trials / (days * 86400)
+    return [f"{nodes:,}", f"{days:.2g}", f"{busy:.2%}", f"{sent / 1e6:.2g} TB", f"{sent / bandwidth / 3600:.2g}"]
+
+
+if __name__ == "__main__":
+    app()
