@@ -10,7 +10,7 @@
 set -euo pipefail
 grid=$1 store=$2 port=6379
 gpus=${SLURM_GPUS_ON_NODE:-0}
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -1)
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 export RAY_USAGE_STATS_ENABLED=0
 ulimit -n 65535 || true
 
