@@ -117,9 +117,9 @@ def scheduling() -> None:
                 for n in range(TRIALS)
             ]
             start, storing = time.perf_counter(), 0.0
-            for job, trial in runner.run(jobs):
+            for together in runner.run(jobs):
                 before = time.perf_counter()
-                store.add_trials(job.about, [trial])
+                store.add_trials_of([(job.about, trial) for job, trial in together])
                 storing += time.perf_counter() - before
             seconds = time.perf_counter() - start
         stored = sum(len(task.trials) for task in store.tasks())
@@ -135,7 +135,7 @@ def share() -> None:
         start = time.perf_counter()
         data = [runner.share("images", itself, np.zeros(10**7, np.uint8)) for _ in range(ROUNDS)]
         jobs = (Job(f"long {n}", sleep, (LONG, data[n // 2])) for n in range(2 * ROUNDS))
-        assert [value for _, value in runner.run(jobs)] == [LONG] * 2 * ROUNDS
+        assert [value for together in runner.run(jobs) for _, value in together] == [LONG] * 2 * ROUNDS
         seconds = time.perf_counter() - start
     keep("share", trials=2 * ROUNDS, seconds=seconds, work=ROUNDS * LONG, share=seconds / (ROUNDS * LONG) - 1)
 
@@ -167,7 +167,8 @@ def nodes() -> None:
         with loopback(count), running_on(Cluster()) as runner:
             warm(runner)
             start = time.perf_counter()
-            finished = sum(1 for _ in runner.run(Job(f"job {n}", sleep, (0.0,)) for n in range(TRIALS)))
+            jobs = (Job(f"job {n}", sleep, (0.0,)) for n in range(TRIALS))
+            finished = sum(len(together) for together in runner.run(jobs))
             rates[count] = finished / (time.perf_counter() - start)
     keep("nodes", rates=rates)
 
@@ -236,8 +237,8 @@ def measured(found: dict[str, Any]) -> str:
         rows.append(["trials a second of two workers, over one (one thread each)", f"{found['workers']['times']:.2f}"])
     parts = [
         table(["measured on one machine of two cores, busy with other work", ""], rows),
-        "The command hands out and stores one trial after the other. How many trials at once keep it fully busy, by "
-        "what one of them takes:",
+        "The command hands out one trial after the other, and stores together those that end together. How many trials "
+        "at once keep it fully busy, by what one of them takes:",
         table(
             ["a trial takes", "trials at once, at most"],
             [[f"{seconds:,} s", f"{int(seconds / per_trial):,}"] for seconds in (1, 10, 60, 600)],
@@ -259,7 +260,7 @@ def measured(found: dict[str, Any]) -> str:
     if FAULTS.exists():
         rows = [
             [row["fault"], row["times"], f"{row['stored']} of {row['trials']}", row["lost"], row["twice"]]
-            for row in json.loads(FAULTS.read_text())
+            for row in json.loads(FAULTS.read_text()).values()
         ]
         head = ["fault, while a grid runs", "times", "trials stored in the end", "stored ones lost", "stored twice"]
         parts.append(table(head, rows))

@@ -4,9 +4,10 @@
 .ci/with-postgres python benchmarks/scale_faults.py machines    one of three Ray nodes on loopback is killed
 .ci/with-postgres python benchmarks/scale_faults.py databases   PostgreSQL is stopped at once and started again
 .ci/with-postgres python benchmarks/scale_faults.py drivers     the command that runs the grid is killed, and run again
-.ci/with-postgres python benchmarks/scale_faults.py all         each of them 20 times, for docs/scale.md
+.ci/with-postgres python benchmarks/scale_faults.py all         each of them 20 times
 
 `task2vec trials run` runs real trials of a small grid all the while, on PostgreSQL as `.ci/with-postgres` starts it.
+What was counted is kept for docs/scale.md, which `scale.py page` writes.
 """
 
 from __future__ import annotations
@@ -126,6 +127,8 @@ def survive(fault: str, times: int, cause: Callable[[Grid], None], nodes: int = 
             grid.close()
     survived = Survived(fault, times, grid.trials, stored, lost, stored - different, time.perf_counter() - start)
     typer.echo(json.dumps(survived._asdict()))
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    RESULTS.write_text(json.dumps(known | {fault: survived._asdict()}, indent=1) + "\n")
     return survived
 
 
@@ -181,9 +184,9 @@ def drivers(times: Times = 20) -> Survived:
 
 @app.command(name="all")
 def everything(times: Times = 20) -> None:
-    """Cause every fault, and keep what was counted for docs/scale.md."""
-    rows = [cause(times) for cause in (workers, machines, databases, drivers)]
-    RESULTS.write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n")
+    """Cause every fault."""
+    for cause in (workers, machines, databases, drivers):
+        cause(times)
 
 
 def processes() -> Iterator[tuple[int, str]]:

@@ -60,9 +60,9 @@ def embed_all(
         shared = runner.share("probe", itself, probe)
         large: list[Job] = []
         jobs = _jobs(given, split_name, shared, settings, failures, large, images_per_shard if cluster else None)
-        sharded = ((job, _in_shards(runner, job, probe, shared, images_per_shard, report)) for job in large)
+        sharded = ([(job, _in_shards(runner, job, probe, shared, images_per_shard, report))] for job in large)
         outcomes = failures.sort_out(chain(runner.run(jobs), sharded))
-        for done, (_, embedding) in enumerate(outcomes, 1):
+        for done, (_, embedding) in enumerate(chain.from_iterable(outcomes), 1):
             report("Embedding data sets", done, len(given))
             yield embedding
     failures.raise_any()
@@ -133,7 +133,7 @@ def _each(
     """What a function gives for each of some arguments, in their order; or the first failure."""
     found: dict[int, Any] = {}
     jobs = (Job(f"{name} {n} of {len(given)}", function, arguments, n) for n, arguments in enumerate(given, 1))
-    for job, outcome in runner.run(jobs):
+    for job, outcome in chain.from_iterable(runner.run(jobs)):
         if isinstance(outcome, Failure):
             return outcome
         found[job.about] = outcome

@@ -10,7 +10,7 @@ import copy
 import platform
 import time
 from collections.abc import Iterable, Iterator
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def run_grid(
     with running_on(cluster) as runner, reporting(progress) as report:
         new = [t for t in tasks if not store.embeddings(probe.fingerprint, name=t.train.name)]
         embeddings = failures.sort_out(runner.run(_embedding_jobs(runner, new, probe, compute)))
-        for number, (job, embedding) in enumerate(embeddings, 1):
+        for number, (job, embedding) in enumerate(chain.from_iterable(embeddings), 1):
             store.add(embedding, name=job.about.train.name, source=job.about.source)
             report("Embedding tasks", number, len(new))
         wanted = {
@@ -79,9 +79,9 @@ def run_grid(
         finished = total - sum(map(len, wanted.values()))
         report(f"Trials on {grid.backbone}", finished, total)
         jobs = _trial_jobs(runner, {task.train.name: task for task in tasks}, wanted, backbone, compute)
-        for job, trial in failures.sort_out(runner.run(jobs)):
-            store.add_trials(job.about, [trial])
-            finished += 1
+        for together in failures.sort_out(runner.run(jobs)):
+            store.add_trials_of([(job.about, trial) for job, trial in together])
+            finished += len(together)
             report(f"Trials on {grid.backbone}", finished, total)
     failures.raise_any()
 

@@ -2,7 +2,7 @@
 
 from selection.jobs.cluster import Cluster
 from selection.jobs.failures import Failures
-from selection.jobs.job import Failure, Job, Runner, itself
+from selection.jobs.job import Failure, Job, Outcome, Runner, itself
 from selection.jobs.running import running_on
 
-__all__ = ["Cluster", "Failure", "Failures", "Job", "Runner", "itself", "running_on"]
+__all__ = ["Cluster", "Failure", "Failures", "Job", "Outcome", "Runner", "itself", "running_on"]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from selection.errors import SelectionError
-from selection.jobs.job import Failure, Job, one_line
+from selection.jobs.job import Failure, Job, Outcome, one_line
 from task2vec import Compute
 
 RETRIES = 5  # of a job whose worker or machine was lost
@@ -140,7 +140,7 @@ class RayRunner:
         except Exception as error:
             return Failure.of(name, error)
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Any]]:
+    def run(self, jobs: Iterable[Job]) -> Iterator[list[Outcome]]:
         """See `Runner`."""
         waiting, running, is_all = iter(jobs), dict[Any, Job](), False
         try:
@@ -151,16 +151,19 @@ class RayRunner:
                     if job is None:
                         is_all = True
                     elif broken is not None:
-                        yield job, dataclasses.replace(broken, name=job.name)
+                        yield [(job, dataclasses.replace(broken, name=job.name))]
                     else:
                         running[self._submit(job)] = job
                 if not running:
                     return
                 done, _ = self._ray.wait(list(running), num_returns=1, timeout=LOOK_AGAIN)
-                done += self._ray.wait(list(running), num_returns=len(running), timeout=0)[0] if done else []
-                for reference in dict.fromkeys(done):
-                    job = running.pop(reference)
-                    yield job, self._outcome(job, reference)
+                if done:
+                    done, _ = self._ray.wait(list(running), num_returns=len(running), timeout=0)
+                outcomes = [(running[reference], self._outcome(running[reference], reference)) for reference in done]
+                for reference in done:
+                    del running[reference]
+                if outcomes:
+                    yield outcomes
         finally:
             for reference in running:
                 self._ray.cancel(reference, force=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from selection.errors import SelectionError
-from selection.jobs.job import Failure, Job
+from selection.jobs.job import Failure, Outcome
 
 LOGS = "task2vec-logs"  # folder of the logs, where the caller names none
 NAMED = 3  # failed jobs that the sentence names
@@ -26,13 +25,15 @@ class Failures:
         self.names: list[str] = []
         self._described: list[str] = []
 
-    def sort_out(self, outcomes: Iterable[tuple[Job, Any]]) -> Iterator[tuple[Job, Any]]:
+    def sort_out(self, outcomes: Iterable[list[Outcome]]) -> Iterator[list[Outcome]]:
         """Only the jobs that finished, and what they gave."""
-        for job, outcome in outcomes:
-            if isinstance(outcome, Failure):
-                self.add(outcome)
-            else:
-                yield job, outcome
+        for together in outcomes:
+            for _, outcome in together:
+                if isinstance(outcome, Failure):
+                    self.add(outcome)
+            finished = [(job, outcome) for job, outcome in together if not isinstance(outcome, Failure)]
+            if finished:
+                yield finished
 
     def add(self, failure: Failure) -> None:
         """Note a failure, and write its log."""

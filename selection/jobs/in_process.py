@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
-from selection.jobs.job import Failure, Job
+from selection.jobs.job import Failure, Job, Outcome
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class InProcess:
         """See `Runner`."""
         return Shared(function, arguments)
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Any]]:
+    def run(self, jobs: Iterable[Job]) -> Iterator[list[Outcome]]:
         """See `Runner`."""
         for job in jobs:
             try:
@@ -38,4 +38,4 @@ class InProcess:
                 outcome = job.function(*given)
             except Exception as error:
                 outcome = Failure.of(job.name, error)
-            yield job, outcome
+            yield [(job, outcome)]

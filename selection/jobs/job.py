@@ -48,6 +48,10 @@ class Failure:
         return cls(name, one_line(error), f"{name}, {where}\n\n{''.join(traceback.format_exception(error))}")
 
 
+Outcome = tuple[Job, Any]
+"""A job, and what it gave or its `Failure`."""
+
+
 def one_line(error: BaseException) -> str:
     """The kind of an error and the first line of what it says."""
     first = next(iter(str(error).strip().splitlines()), "")
@@ -66,8 +70,8 @@ class Runner(Protocol):
         """What a call gives, for many jobs: a stand-in that they take as an argument. It is made once."""
         ...
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Any]]:
-        """Each job and what it gave, or a `Failure`, as they finish.
+    def run(self, jobs: Iterable[Job]) -> Iterator[list[Outcome]]:
+        """Each job and what it gave, or a `Failure`, as they finish; those that are found finished together at once.
 
         Jobs are taken as there is room for them: what a generator shares for its jobs is made when they are near.
         """

@@ -272,10 +272,21 @@ class TaskStore:
         Raises:
             StoreError: there is no such task.
         """
-        new = list(trials)
+        self.add_trials_of((name, trial) for trial in trials)
+
+    def add_trials_of(self, trials: Iterable[tuple[str, Trial]]) -> None:
+        """Store more trials of stored tasks, given by name: all of them, or none.
+
+        Raises:
+            StoreError: there is no such task.
+        """
+        new: dict[str, list[Trial]] = {}
+        for name, trial in trials:
+            new.setdefault(name, []).append(trial)
 
         def change(session: Session) -> None:
-            put_trials(session, self._existing(session, name), new)
+            for name, some in new.items():
+                put_trials(session, self._existing(session, name), some)
 
         self._write(change)
 

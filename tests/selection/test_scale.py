@@ -2,6 +2,7 @@
 
 import builtins
 import json
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -52,6 +53,10 @@ def threads():
     return torch.get_num_threads()
 
 
+def outcomes(runner, *jobs):
+    return [outcome for _, outcome in chain(*runner.run(jobs))]
+
+
 @pytest.mark.parametrize("place", ["process", "cluster"])
 def test_jobs_give_the_same_wherever_they_run_and_an_error_is_named_without_stopping_the_others(
     place, request, tmp_path
@@ -61,9 +66,9 @@ def test_jobs_give_the_same_wherever_they_run_and_an_error_is_named_without_stop
     with running_on(where) as runner:
         shared = runner.share("ten", double, 5)
         jobs = (Job(f"job {n}", fail_on_odd, (n,), n) for n in range(40))
-        found = {job.about: value for job, value in failures.sort_out(runner.run(jobs))}
+        found = {job.about: value for job, value in chain(*failures.sort_out(runner.run(jobs)))}
         assert found == {n: n for n in range(0, 40, 2)}
-        assert [value for _, value in runner.run([Job("twenty", double, (shared,))])] == [20]
+        assert outcomes(runner, Job("twenty", double, (shared,))) == [20]
     with pytest.raises(SelectionError, match=r"20 failed: job \d+ \(ValueError: \d+ is odd\); .*, and 17 more"):
         failures.raise_any()
     assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == sorted(
@@ -75,7 +80,7 @@ def test_jobs_give_the_same_wherever_they_run_and_an_error_is_named_without_stop
 def test_what_cannot_be_shared_fails_each_job_that_needs_it(cluster):
     with running_on(cluster) as runner:
         shared = runner.share("broken", fail_on_odd, 1)
-        ((_, found),) = runner.run([Job("needs it", double, (shared,))])
+        (found,) = outcomes(runner, Job("needs it", double, (shared,)))
     assert isinstance(found, Failure)
     assert found.reason == "ValueError: 1 is odd"
 
@@ -83,7 +88,7 @@ def test_what_cannot_be_shared_fails_each_job_that_needs_it(cluster):
 def test_a_job_computes_with_as_many_threads_as_it_has_cpus(cluster):
     for cpus in (1, 2):
         with running_on(Cluster(cpus=cpus)) as runner:
-            assert [n for _, n in runner.run([Job("threads", threads, ())])] == [cpus]
+            assert outcomes(runner, Job("threads", threads, ())) == [cpus]
     assert Cluster(cpus=4).compute(Compute()).workers == 3
     assert Cluster(cpus=4).compute(Compute(workers=0)).workers == 0
 
