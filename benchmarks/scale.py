@@ -18,7 +18,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -209,70 +209,85 @@ def everything() -> None:
 @app.command()
 def page() -> None:
     """Write what was measured, and what follows for larger clusters, into docs/scale.md."""
-    found = json.loads(RESULTS.read_text())
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     text = PAGE.read_text()
     start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
     PAGE.write_text(f"{text[:start]}\n\n{measured(found)}\n\n{text[end:]}")
 
 
 def measured(found: dict[str, Any]) -> str:
-    """The numbers."""
-    scheduled, long, moved = found["scheduling"], found["share"], found["data"]
-    per_trial = scheduled["seconds"] / scheduled["trials"]
-    storing = scheduled["storing"] / scheduled["trials"]
-    bandwidth = moved["megabytes"] / (moved["first"] - moved["again"])
-    rows = [
-        ["a trial of no work, scheduled on two workers and stored on PostgreSQL", f"{1000 * per_trial:.1f} ms"],
-        ["of that, writing it to the store", f"{1000 * storing:.1f} ms"],
-        [f"{scheduled['trials']:,} of them", f"{scheduled['seconds']:.1f} s"],
-        [f"Ray's share of trials of {LONG:.0f} s, each pair with a data set of its own", f"{long['share']:.1%}"],
-        [f"{moved['megabytes']} MB to another Ray node (loopback)", f"{moved['first']:.2f} s"],
-        ["the same for a second job on that node", f"{1000 * moved['again']:.0f} ms"],
-        *(
-            [f"jobs of no work a second, {count} Ray node{'s' if int(count) > 1 else ''} of one CPU", f"{rate:.0f}"]
-            for count, rate in found["nodes"]["rates"].items()
-        ),
-    ]
-    if "workers" in found:
-        rows.append(["trials a second of two workers, over one (one thread each)", f"{found['workers']['times']:.2f}"])
-    parts = [
-        table(["measured on one machine of two cores, busy with other work", ""], rows),
-        "The command hands out one trial after the other, and stores together those that end together. How many trials "
-        "at once keep it fully busy, by what one of them takes:",
-        table(
-            ["a trial takes", "trials at once, at most"],
-            [[f"{seconds:,} s", f"{int(seconds / per_trial):,}"] for seconds in (1, 10, 60, 600)],
-        ),
-        f"And what a grid of 100 tasks of {moved['megabytes']} MB and 100 configurations needs on larger clusters, for "
-        "trials of 10 minutes and one at once a node, by the numbers above. Every node may come to run trials of every "
-        "task; all data then leaves the machine of the command.",
-        table(
-            [
-                "nodes",
-                "days of the grid",
-                "share of the command's time",
-                "data sent",
-                "hours of sending, one after another",
-            ],
-            [_grown(count, per_trial, moved["megabytes"], bandwidth) for count in (1, 10, 100, 10_000)],
-        ),
-    ]
+    """The numbers there are."""
+    parts = []
+    rows = [row for name, row in ROWS.items() if name in found for row in row(found[name])]
+    if rows:
+        parts.append(table(["on one machine of two cores", ""], rows))
+    if "scheduling" in found:
+        parts += [
+            "The command hands out one trial after the other, and stores together those that end together. How many "
+            "trials at once keep it fully busy, by what one of them takes:",
+            busiest(found["scheduling"]),
+        ]
+    if {"scheduling", "data"} <= set(found):
+        parts += [
+            f"And what a grid of 100 tasks of {found['data']['megabytes']} MB and 100 configurations needs on larger "
+            "clusters, for trials of 10 minutes and one at once a node, calculated from the numbers above. Every node "
+            "may come to run trials of every task; all data then leaves the machine of the command.",
+            grown(found["scheduling"], found["data"]),
+        ]
     if FAULTS.exists():
-        rows = [
+        counted = [
             [row["fault"], row["times"], f"{row['stored']} of {row['trials']}", row["lost"], row["twice"]]
             for row in json.loads(FAULTS.read_text()).values()
         ]
         head = ["fault, while a grid runs", "times", "trials stored in the end", "stored ones lost", "stored twice"]
-        parts.append(table(head, rows))
+        parts += [
+            "Each of these faults was caused for real (`python benchmarks/scale_faults.py`); the trials that were "
+            "stored when it was caused are looked for again when the command has ended.",
+            table(head, counted),
+        ]
     return "\n\n".join(parts)
 
 
-def _grown(nodes: int, per_trial: float, megabytes: int, bandwidth: float) -> list[str]:
-    trials, seconds, tasks = 10_000, 600, 100
-    days = trials * seconds / min(nodes, trials) / 86400
-    sent = tasks * megabytes * min(nodes - 1, trials / tasks)  # a task's trials reach so many nodes at most
-    busy = per_trial * trials / (days * 86400)
-    return [f"{nodes:,}", f"{days:.2g}", f"{busy:.2%}", f"{sent / 1e6:.2g} TB", f"{sent / bandwidth / 3600:.2g}"]
+ROWS: dict[str, Callable[[dict[str, Any]], list[list[str]]]] = {
+    "scheduling": lambda m: [
+        [f"{m['trials']:,} trials of no work, scheduled and stored on PostgreSQL", f"{m['seconds']:.1f} s"],
+        ["of that, writing to the store", f"{m['storing']:.1f} s"],
+    ],
+    "share": lambda m: [[f"Ray's share of trials of {LONG:.0f} s, each pair with its own data", f"{m['share']:.1%}"]],
+    "data": lambda m: [
+        [f"{m['megabytes']} MB to another Ray node (loopback)", f"{m['first']:.2f} s"],
+        ["the same for a second job on that node", f"{1000 * m['again']:.0f} ms"],
+    ],
+    "nodes": lambda m: [
+        [f"jobs of no work a second, {count} Ray nodes of one CPU on loopback", f"{rate:.0f}"]
+        for count, rate in m["rates"].items()
+    ],
+    "workers": lambda m: [["trials a second of two workers, over one (one thread each)", f"{m['times']:.2f}"]],
+}
+"""The rows of the table, by what was measured."""
+
+
+def busiest(scheduled: dict[str, float]) -> str:
+    """How many trials at once the command can keep up with."""
+    per_trial = scheduled["seconds"] / scheduled["trials"]
+    rows = [[f"{seconds:,} s", f"{int(seconds / per_trial):,}"] for seconds in (1, 10, 60, 600)]
+    return table(["a trial takes", "trials at once, at most"], rows)
+
+
+def grown(scheduled: dict[str, float], moved: dict[str, float]) -> str:
+    """A grid of 10,000 trials of 10 minutes on clusters of several sizes."""
+    per_trial = scheduled["seconds"] / scheduled["trials"]
+    bandwidth = moved["megabytes"] / (moved["first"] - moved["again"])
+    rows = []
+    for count in (1, 10, 100, 10_000):
+        trials, seconds, tasks = 10_000, 600, 100
+        days = trials * seconds / min(count, trials) / 86400
+        sent = tasks * moved["megabytes"] * min(count - 1, trials / tasks)  # as many as a task has trials
+        busy = per_trial * trials / (days * 86400)
+        hours = sent / bandwidth / 3600
+        rows.append([f"{count:,}", f"{days:.2g}", f"{busy:.2%}", f"{sent / 1e6:.2g} TB", f"{hours:.2g}"])
+    head = ["nodes", "days of the grid", "share of the command's time", "data sent", "hours of sending it at that rate"]
+    return table(head, rows)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -166,7 +166,8 @@ class RayRunner:
                     yield outcomes
         finally:
             for reference in running:
-                self._ray.cancel(reference, force=True)
+                with suppress(self._ray.exceptions.RayError):  # a cluster that is gone runs nothing
+                    self._ray.cancel(reference, force=True)
 
     def _submit(self, job: Job) -> Any:
         options = self._attempt.options(
