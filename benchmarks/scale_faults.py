@@ -38,6 +38,8 @@ BETWEEN = 2  # trials that are stored between two faults
 SPARE = 8  # trials that are left when the last fault is caused
 COMMAND = "from selection.cli import main; main()"
 
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # a busy machine takes longer than Ray waits
+
 Times = Annotated[int, typer.Option(help="how often the fault is caused")]
 app = typer.Typer(add_completion=False, help=__doc__)
 

@@ -42,9 +42,10 @@ def open_engine(location: str | Path | None) -> sql.Engine:
             connect_args={"check_same_thread": False},
         )
     elif "://" in str(location):
+        kind = sql.make_url(str(location)).get_backend_name()
+        if kind not in KINDS:
+            raise StoreError(f"{kind} is no kind of store; give a URL of {' or '.join(KINDS)}")
         engine = sql.create_engine(str(location), pool_pre_ping=True)
-        if engine.dialect.name not in KINDS:
-            raise StoreError(f"{engine.dialect.name} is no kind of store; give a URL of {' or '.join(KINDS)}")
     else:
         path = Path(location)
         path.parent.mkdir(parents=True, exist_ok=True)
