@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import socket
 import time
@@ -130,7 +131,7 @@ class RayRunner:
         self._needs = {"CPU": cluster.cpus, "GPU": float(has_gpus) if cluster.gpus is None else cluster.gpus}
         self._memory = 0 if cluster.memory is None else int(cluster.memory * 1e9)
         self._attempt = ray.remote(max_retries=RETRIES, retry_exceptions=False)(_attempt)
-        self._looked, self._room = -LOOK_AGAIN, 0
+        self._looked, self._room = -math.inf, 0
         self._check_room()
 
     def share(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
