@@ -16,9 +16,9 @@ from page import table, write_section
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from task2vec.classifier import fit_classifier
-from task2vec.embed import DEFAULT_L2
 from task2vec.fisher import ESTIMATORS, DiagonalFisher, Settings
 from task2vec.inputs import ProbeInputs
+from task2vec.plan import DEFAULT_L2
 from task2vec.progress import silent
 from tests.conftest import plain_probe, random_task
 from tests.task2vec.brute_force import all_labels, brute_force, relative_error

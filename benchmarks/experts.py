@@ -42,7 +42,6 @@ RATES = (0.01, 0.003)
 app = typer.Typer(add_completion=False, help=__doc__)
 GridFile = Annotated[Path, typer.Argument(help="a grid file; its folder, sources and excluded tasks count")]
 Experts = Annotated[Path, typer.Argument(help="where the tuned adapters lie")]
-Part = Annotated[int, typer.Option(help="which share of the tasks, for several processes at once")]
 
 
 def whole_tasks(grid: Path, images: int | None) -> list[GridTask]:
@@ -52,9 +51,9 @@ def whole_tasks(grid: Path, images: int | None) -> list[GridTask]:
 
 
 @app.command()
-def train(grid: GridFile, experts: Experts, part: Part = 0, parts: int = 1) -> None:
+def train(grid: GridFile, experts: Experts) -> None:
     """Tune an expert on every task."""
-    for task in whole_tasks(grid, None)[part::parts]:
+    for task in whole_tasks(grid, None):
         out = experts / task.train.name
         if (out / "adapter.json").exists():
             continue
@@ -67,13 +66,13 @@ def train(grid: GridFile, experts: Experts, part: Part = 0, parts: int = 1) -> N
 
 
 @app.command()
-def transfer(grid: GridFile, experts: Experts, part: Part = 0, parts: int = 1) -> None:
+def transfer(grid: GridFile, experts: Experts) -> None:
     """A linear classifier on the frozen features of every expert from another source, for every target."""
     path = EXPERTS
     done = {(row["target"], row["expert"]) for row in rows_of(path)}
     sources = {task.train.name: task.source for task in whole_tasks(grid, None)}
     transform = transform_of(load_backbone(adapters.DEFAULT_BACKBONE))
-    for task in whole_tasks(grid, IMAGES)[part::parts]:
+    for task in whole_tasks(grid, IMAGES):
         target = task.train.name.split("@")[0]
         train, test = Batches(task.train, transform), Batches(task.test, transform)
         for expert in sources:
@@ -94,13 +93,13 @@ def transfer(grid: GridFile, experts: Experts, part: Part = 0, parts: int = 1) -
 
 
 @app.command()
-def warm(grid: GridFile, experts: Experts, part: Part = 0, parts: int = 1) -> None:
+def warm(grid: GridFile, experts: Experts) -> None:
     """Tune from the expert that the asymmetric distance names, and from scratch, at two learning rates."""
     path = WARM_STARTS
     done = {(row["target"], row["seed"], row["rate"]) for row in rows_of(path)}
     probe, library = load_probe(), load_library()
     tasks = whole_tasks(grid, IMAGES)
-    for task in tasks[part::parts]:
+    for task in tasks:
         target = task.train.name.split("@")[0]
         embedding = embed(task.train, probe)
         same = {t.train.name.split("@")[0] for t in tasks if t.source == task.source}

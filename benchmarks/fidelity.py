@@ -22,12 +22,12 @@ from torch.nn import functional as F
 import task2vec
 from task2vec import Probe, Task
 from task2vec.classifier import Classifier, fit_classifier
-from task2vec.embed import DEFAULT_L2
 from task2vec.fisher import DiagonalFisher
 from task2vec.fisher.hutchinson import hutchinson
 from task2vec.fisher.montecarlo import montecarlo
 from task2vec.fisher.registry import Estimate, Settings
 from task2vec.inputs import ProbeInputs
+from task2vec.plan import DEFAULT_L2
 from task2vec.progress import silent
 
 IMAGES = 1000

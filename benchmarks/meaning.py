@@ -23,9 +23,9 @@ from scipy.stats import spearmanr
 import task2vec
 from task2vec import DISTANCES, Probe, Task
 from task2vec.classifier import fit_classifier
-from task2vec.embed import DEFAULT_L2, DEFAULT_METHOD
 from task2vec.fisher import ESTIMATORS, DiagonalFisher, Settings
 from task2vec.inputs import ProbeInputs
+from task2vec.plan import DEFAULT_L2, DEFAULT_METHOD
 from task2vec.progress import silent
 
 WORDNET = Path(__file__).with_name("wordnet.json")  # each class's WordNet 3.0 ancestors, and how many steps up they are

@@ -21,10 +21,10 @@ from torch.nn import functional as F
 import task2vec
 from task2vec import Task, VariationalConfig
 from task2vec.classifier import Classifier, fit_classifier
-from task2vec.embed import DEFAULT_L2
 from task2vec.fisher import DiagonalFisher, Settings
 from task2vec.fisher.variational import prior_variances, variational
 from task2vec.inputs import ProbeInputs
+from task2vec.plan import DEFAULT_L2
 from task2vec.progress import silent
 
 IMAGES = 400

@@ -10,6 +10,9 @@ from selection.errors import (
 from selection.evidence.backbone import (
     load_backbone as load_backbone,
 )
+from selection.evidence.embedding import (
+    embed_all as embed_all,
+)
 from selection.evidence.grid import (
     Grid as Grid,
 )
@@ -23,6 +26,9 @@ from selection.evidence.published import (
 )
 from selection.evidence.runner import (
     run_grid as run_grid,
+)
+from selection.jobs import (
+    Cluster as Cluster,
 )
 from selection.recommendation.default_backbone import (
     BackboneChoice as BackboneChoice,

@@ -21,7 +21,7 @@ from task2vec.classifier import Classifier
 from task2vec.compute import Compute
 from task2vec.distances import DISTANCES, distance, distance_matrix
 from task2vec.distances.matrix import mean_log_embedding
-from task2vec.embed import DEFAULT_METHOD, embed
+from task2vec.embed import embed
 from task2vec.embedding import Layer, TaskEmbedding
 from task2vec.errors import (
     ComputeError,
@@ -35,6 +35,7 @@ from task2vec.errors import (
     WeightsError,
 )
 from task2vec.fisher import ESTIMATORS, Convergence, VariationalConfig
+from task2vec.plan import DEFAULT_METHOD
 from task2vec.probe import Probe, load_probe
 from task2vec.sensitivity import Sensitivity, sensitivity
 from task2vec.tasks import Splits, Task, read_splits

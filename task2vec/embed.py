@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 
-from task2vec.classifier import cross_validated_accuracy, fit_classifier
 from task2vec.compute import Compute
-from task2vec.embedding import Layer, TaskEmbedding
-from task2vec.errors import Task2VecError
-from task2vec.fisher import ESTIMATORS, DiagonalFisher, Settings, VariationalConfig
-from task2vec.inputs import ProbeInputs, choose_batch_size
+from task2vec.embedding import TaskEmbedding
+from task2vec.fisher import VariationalConfig
+from task2vec.plan import DEFAULT_L2, DEFAULT_MAX_SAMPLES, DEFAULT_METHOD, Plan
 from task2vec.probe import Probe
 from task2vec.progress import reporting
 from task2vec.tasks import Task
-
-# Chosen by how often the halves of a task find each other: docs/benchmarks.md, "Meaning".
-DEFAULT_METHOD = "montecarlo"
-DEFAULT_L2 = 1.0
-DEFAULT_MAX_SAMPLES = 10_000
 
 
 def embed(
@@ -71,45 +62,18 @@ def embed(
         ComputeError: the device is not there.
         Task2VecError: an unknown method or a setting out of range.
     """
-    if method not in ESTIMATORS:
-        raise Task2VecError(f"there is no estimator {method!r}; choose from {', '.join(sorted(ESTIMATORS))}")
-    if draws < 1 or l2 <= 0 or (batch_size != "auto" and batch_size < 1):
-        raise Task2VecError(f"draws={draws}, batch_size={batch_size} and l2={l2} must all be above 0")
-    if not isinstance(task, Task):
-        task = Task.from_folder(task)
-    compute = compute or Compute()
-    device = compute.device_for(probe.device)
-    computed_in = dtype or compute.autocast_dtype or probe.dtype
-    probe = probe.to(device, computed_in if computed_in in (torch.float32, torch.float64) else None)
-    num_images = len(task.learnable())
-    task = task.subsample(max_samples, seed=seed)
-    size = choose_batch_size(task, probe) if batch_size == "auto" else batch_size
-    settings = Settings(draws, np.random.default_rng(seed), variational or VariationalConfig())
-    with reporting(progress) as report:
-        inputs = ProbeInputs(
-            task, probe, from_layer=from_layer, batch_size=size, report=report, workers=compute.workers
-        )
-        task = inputs.task
-        report("Fitting the classifier", 0, 1)
-        classifier = fit_classifier(inputs.features, task.labels, task.num_classes, l2=l2)
-        unseen = cross_validated_accuracy(inputs.features, task.labels, task.num_classes, l2=l2, seed=seed)
-        classifier = dataclasses.replace(classifier, cross_validated=unseen)
-        report("Fitting the classifier", 1, 1)
-        fisher = DiagonalFisher(inputs, classifier, batch_size=size, dtype=computed_in, report=report)
-        estimate = ESTIMATORS[method](fisher, settings)
-    return TaskEmbedding(
-        fisher=estimate.fisher.astype(np.float32),
-        layers=tuple(Layer(name, len(layer.weight)) for name, layer in inputs.layers.items()),
-        probe=probe.fingerprint,
-        probe_name=probe.name,
-        method=method,
-        num_samples=len(task),
-        classes=task.class_names,
-        classifier=classifier,
-        task=task.name,
-        num_images=num_images,
-        unmeasured=probe.unmeasured + inputs.unmeasured,
-        unreadable=task.unreadable,
-        trivial=None if estimate.trivial is None else estimate.trivial.astype(np.float32),
-        convergence=estimate.convergence,
+    plan = Plan.of(
+        task,
+        method,
+        draws=draws,
+        l2=l2,
+        variational=variational,
+        from_layer=from_layer,
+        max_samples=max_samples,
+        batch_size=batch_size,
+        compute=compute,
+        dtype=dtype,
+        seed=seed,
     )
+    with reporting(progress) as report:
+        return plan.run(probe, report)

@@ -44,6 +44,7 @@ class ProbeInputs:
 
     Attributes:
         task: The task without unreadable images.
+        batch_size: Images at once.
         features: float32 `(N, d)`, the classifier's inputs.
         layers: The measured layers at and after the entry.
         unmeasured: Weights of layers that the features do not depend on through a call of the layer: the network reads
@@ -65,7 +66,7 @@ class ProbeInputs:
         workers: Workers = "auto",
     ) -> None:
         self.task = task = task.decoded(probe.transform, workers=workers, progress=report)
-        self.probe, self._workers = probe, workers
+        self.probe, self.batch_size, self._workers = probe, batch_size, workers
         self._on_accelerator = probe.device.type not in ("cpu", "meta")
         self.layers = probe.layers
         self.unmeasured: tuple[str, ...] = ()

@@ -22,9 +22,10 @@ from timm.data import create_transform, resolve_data_config
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
-from task2vec.embed import DEFAULT_METHOD, embed
+from task2vec.embed import embed
 from task2vec.embedding import Layer
 from task2vec.errors import EmbeddingError, ProbeError
+from task2vec.plan import DEFAULT_METHOD
 from task2vec.probe import Probe
 
 if TYPE_CHECKING:

@@ -1,23 +1,32 @@
-"""`task2vec embed`: a folder of images becomes a saved embedding."""
+"""`task2vec embed`: a folder of images becomes a saved embedding, or each of many."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+import selection
 import task2vec
 from selection.cli import options as o
-from selection.cli.output import describe_embedding, print_facts, print_json, print_unreadable
-from task2vec import DEFAULT_METHOD, Task
+from selection.cli.output import describe_embedding, print_facts, print_json, print_unreadable, short
+from selection.errors import SelectionError
+from selection.evidence.embedding import name_of
+from selection.jobs.failures import LOGS
+from task2vec import DEFAULT_METHOD, Probe, Task, Task2VecError, TaskEmbedding
 
 
 def embed(
     images: o.Images,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Where to save; NAME.safetensors if not given.")
+        Path | None,
+        typer.Option("--out", "-o", help="Where to save: NAME.safetensors if not given; a folder with --each."),
     ] = None,
+    each: Annotated[
+        bool, typer.Option("--each", help="The folder holds data sets, a folder or zip each; go on where it was.")
+    ] = False,
     name: Annotated[str | None, typer.Option(help="What to call the task; the folder's name if not given.")] = None,
     split: o.Split = None,
     probe: o.ProbeName = o.PROBE,
@@ -29,23 +38,37 @@ def embed(
     precision: o.Precision = "auto",
     workers: o.Workers = "auto",
     max_samples: Annotated[int, typer.Option(help="At most so many images.")] = 10_000,
+    ray: o.OnRay = False,
+    ray_address: o.RayAddress = None,
+    cpus: Annotated[float, typer.Option("--cpus-per-job", help="CPUs of a data set, or a shard of one, on Ray.")] = 1,
+    gpus: Annotated[
+        float | None, typer.Option("--gpus-per-job", help="GPUs of it, or a share such as 0.25; 1 if there are any.")
+    ] = None,
+    logs: o.Logs = Path(LOGS),
     seed: o.Seed = 0,
     as_json: o.Json = False,
 ) -> None:
-    """Embed a labelled image folder and save the embedding."""
-    task = Task.from_folder(images, split=split, name=name)
+    """Embed a labelled image folder and save the embedding; with --each, every data set in a folder.
+
+    On Ray, many data sets are embedded at once, and a large one in shards. All machines then read the same folders.
+    """
     network = task2vec.load_probe(probe, checkpoint=probe_weights)
-    embedding = task2vec.embed(
-        task,
-        network,
-        method,
-        draws=draws,
-        from_layer=from_layer,
-        compute=o.compute_of(device, precision, workers),
-        max_samples=max_samples,
-        seed=seed,
-        progress=True,
-    )
+    settings: dict[str, Any] = {
+        "draws": draws, "from_layer": from_layer, "max_samples": max_samples, "seed": seed,
+        "compute": o.compute_of(device, precision, workers),
+    }  # fmt: skip
+    cluster = o.cluster_of(ray, ray_address, cpus, gpus)
+    if each:
+        if name is not None:
+            raise SelectionError(f"--name {name} names one task; leave it out with --each")
+        on_cluster = {"cluster": cluster, "logs": logs, "split_name": split}
+        _embed_each(images, out or Path("embeddings"), network, method, as_json, **settings, **on_cluster)
+        return
+    task = Task.from_folder(images if cluster is None else images.absolute(), split=split, name=name)
+    if cluster is None:
+        embedding = task2vec.embed(task, network, method, **settings, progress=True)
+    else:
+        (embedding,) = selection.embed_all([task], network, method, **settings, cluster=cluster, logs=logs)
     path = out or Path(f"{embedding.task}.safetensors")
     embedding.save(path)
     print_unreadable(embedding)
@@ -54,3 +77,40 @@ def embed(
         print_json(facts)
         return
     print_facts("Task embedding", facts | {"unreadable images": len(embedding.unreadable)})
+
+
+def _embed_each(images: Path, out: Path, probe: Probe, method: str, as_json: bool, **settings: Any) -> None:
+    """Embed what is not saved yet, and say a line of each as it is finished.
+
+    Raises:
+        SelectionError: there are no data sets, two would be saved under one name, or some failed.
+    """
+    found = sorted(p for p in images.iterdir() if (p.is_dir() or p.suffix == ".zip") and not p.name.startswith("."))
+    if not found:
+        raise SelectionError(f"{images} holds no data sets; give a folder of folders or zips, or leave --each out")
+    names = [name_of(path) for path in found]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise SelectionError(f"two data sets of {images} are called {twice}; rename one")
+    places = {name: out / f"{name}.safetensors" for name in names}
+    out.mkdir(parents=True, exist_ok=True)
+    missing = [path for path in found if not _is_saved(places[name_of(path)], probe, method)]
+    typer.echo(f"{len(found) - len(missing)} of {len(found)} data sets are embedded in {out} already", err=True)
+    for embedding in selection.embed_all(missing, probe, method, **settings):
+        place = places[embedding.task]
+        embedding.save(place)
+        print_unreadable(embedding)
+        counts = f"{embedding.num_samples:,} images, {len(embedding.classes)} classes, norm {short(embedding.norm)}"
+        facts = describe_embedding(embedding) | {"saved": str(place)}
+        typer.echo(json.dumps(facts) if as_json else f"{embedding.task}: {counts}, saved in {place}")
+
+
+def _is_saved(place: Path, probe: Probe, method: str) -> bool:
+    """Whether an embedding by this probe and method lies there, whole."""
+    if not place.exists():
+        return False
+    try:
+        embedding = TaskEmbedding.load(place)
+    except Task2VecError:
+        return False
+    return (embedding.probe, embedding.method) == (probe.fingerprint, method)

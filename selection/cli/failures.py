@@ -74,6 +74,10 @@ SENTENCES: dict[str, Callable[[Any], str]] = {
     "sqlalchemy.SQLAlchemyError": _of_database,
     "safetensors.SafetensorError": _of_safetensors,
     "safetensors_rust.SafetensorError": _of_safetensors,
+    "ray.RayError": lambda error: (
+        f"the Ray cluster failed ({_first_line(error)}); look at ray status, and run the same command again: it goes "
+        "on where it was"
+    ),
     "PIL.UnidentifiedImageError": lambda error: f"{_first_line(error)}; give a file of another type",
     "PIL.DecompressionBombError": lambda error: f"{_first_line(error)}; give a smaller image",
     "huggingface_hub.HfHubHTTPError": lambda error: (

@@ -16,6 +16,7 @@ from selection.cli.output import print_unreadable
 from selection.errors import SelectionError, StoreError
 from selection.evidence.backbone import load_backbone
 from selection.evidence.library import load_library
+from selection.jobs import Cluster
 from selection.recommendation.default_backbone import default_backbone, shrinking
 from selection.store import TaskStore
 from selection.store.engine import sqlite_file
@@ -40,6 +41,12 @@ DistanceName = Annotated[str, typer.Option("--distance", help=f"One of {', '.joi
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps.")]
 Precision = Annotated[str, typer.Option(help="auto, none, bfloat16 or float16; auto is bfloat16 on an accelerator.")]
 Workers = Annotated[str, typer.Option(help="Processes that read images: auto or a number.")]
+OnRay = Annotated[
+    bool,
+    typer.Option("--ray", help="Run on Ray: this machine's cluster, or one that is started for it and ends with it."),
+]
+RayAddress = Annotated[str | None, typer.Option(help="Run on the Ray cluster whose head is at HOST:PORT.")]
+Logs = Annotated[Path, typer.Option(help="Folder for the logs of what fails, each called by what failed.")]
 Seed = Annotated[int, typer.Option(help="Fixes everything that is drawn at random.")]
 
 
@@ -68,6 +75,21 @@ def compute_of(device: str, precision: str, workers: str) -> Compute:
     compute = Compute(device, precision, "auto" if workers == "auto" else int(workers))
     assert compute.torch_device  # a device that is not there is said before anything long is done
     return compute
+
+
+def cluster_of(
+    ray: bool, address: str | None, cpus: float, gpus: float | None = None, memory: float | None = None
+) -> Cluster | None:
+    """The cluster that the options name; None for this process.
+
+    Raises:
+        SelectionError: they give a job too little, or give it something where there is no cluster.
+    """
+    if ray or address is not None:
+        return Cluster(address, cpus, gpus, memory)
+    if (cpus, gpus, memory) != (1, None, None):
+        raise SelectionError("what a job gets of a cluster needs one; give --ray too")
+    return None
 
 
 def backbone_name(named: str | None, checkpoint: Path | None, task: Task | None) -> str:

@@ -104,7 +104,7 @@ class Grid:
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
         if unknown or "folder" not in values:
             raise SelectionError(f"{path} has {', '.join(sorted(unknown)) or 'no folder'}; see selection.Grid")
-        folder = path.parent / values.pop("folder")
+        folder = (path.parent / values.pop("folder")).absolute()
         lists: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }

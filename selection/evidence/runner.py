@@ -1,14 +1,18 @@
 """Run a grid of trials: every configuration on every task, each finished trial written to the store at once.
 
-A run that is killed goes on where it stopped: trials that are in the store are not run again. Several processes may
-share a grid and a store.
+A run that is killed goes on where it stopped: trials that are in the store are not run again. Only this process writes
+to the store, wherever the trials run, so that a file will do.
 """
 
 from __future__ import annotations
 
+import copy
 import platform
 import time
-from itertools import product
+from collections.abc import Iterable, Iterator
+from itertools import chain, product
+from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -19,8 +23,10 @@ from adapters import AdapterConfig, BackboneId
 from adapters.data import Batches, transform_of
 from selection.evidence.backbone import load_backbone
 from selection.evidence.grid import Grid, GridTask
+from selection.jobs import Cluster, Failures, Job, Runner, itself, running_on
+from selection.jobs.failures import LOGS
 from selection.store import TaskStore, Trial
-from task2vec import Compute, Probe, embed, load_probe
+from task2vec import Compute, Probe, Task, embed, load_probe
 from task2vec.progress import reporting
 
 VALIDATION_SHARE = 0.2  # of a task's images, set aside to watch over the training
@@ -32,37 +38,52 @@ def run_grid(
     *,
     probe: Probe | None = None,
     compute: Compute | None = None,
-    part: int = 0,
-    parts: int = 1,
+    cluster: Cluster | None = None,
+    logs: str | Path = LOGS,
     progress: bool = True,
 ) -> None:
     """Embed the tasks of a grid, tune each configuration on each of them, and store what came out.
+
+    What fails keeps nothing else from running; its traceback is kept in `logs`, and the run ends with an error.
 
     Args:
         grid: What to run. A fifth of a task's training images watches over the training; the test images score it.
         store: Where tasks and trials go; trials in it are skipped.
         probe: What to embed with; the bundled probe if not given.
         compute: Where and how to compute; what the grid says if not given.
-        part: Which share of the tasks is run here, counted from 0.
-        parts: How many processes share the grid.
+        cluster: The Ray cluster to run on, many trials at once; this process, one after the other, if not given.
+        logs: Folder for the logs of what failed, which are called by task and configuration.
         progress: Show progress and the time left on standard error.
+
+    Raises:
+        SelectionError: something failed, after all else was run; or there is no such cluster.
+        StoreError: the store cannot be written; what was finished before is in it.
     """
-    tasks = list(grid.tasks())[part::parts]
-    total, finished = len(tasks) * len(grid.configs) * len(grid.seeds), 0
+    tasks = list(grid.tasks())
     probe, compute = probe or load_probe(), compute or grid.compute
-    load_backbone(grid.backbone)  # weights that cannot be had are said before anything is embedded
-    with reporting(progress) as report:
-        for seed, task in product(grid.seeds, tasks):  # every task once before any of them again
-            missing = _missing(grid, store, task, probe, compute, seed)
-            finished += len(grid.configs) - len(missing)
+    compute = compute if cluster is None else cluster.compute(compute)
+    backbone = load_backbone(grid.backbone)  # weights that cannot be had are said before anything is embedded
+    failures = Failures(logs)
+    with running_on(cluster) as runner, reporting(progress) as report:
+        new = [t for t in tasks if not store.embeddings(probe.fingerprint, name=t.train.name)]
+        embeddings = failures.sort_out(runner.run(_embedding_jobs(runner, new, probe, compute)))
+        for number, (job, embedding) in enumerate(chain.from_iterable(embeddings), 1):
+            store.add(embedding, name=job.about.train.name, source=job.about.source)
+            report("Embedding tasks", number, len(new))
+        wanted = {
+            (seed, task.train.name): _missing(grid, store, task, seed)
+            for seed, task in product(grid.seeds, tasks)  # every task once before any of them again
+            if task.train.name in store
+        }
+        total = len(wanted) * len(grid.configs)
+        finished = total - sum(map(len, wanted.values()))
+        report(f"Trials on {grid.backbone}", finished, total)
+        jobs = _trial_jobs(runner, {task.train.name: task for task in tasks}, wanted, backbone, compute)
+        for together in failures.sort_out(runner.run(jobs)):
+            store.add_trials_of([(job.about, trial) for job, trial in together])
+            finished += len(together)
             report(f"Trials on {grid.backbone}", finished, total)
-            data = _decode(task, transform_of(load_backbone(grid.backbone))) if missing else None
-            for config in missing:
-                assert data is not None
-                trial = run_trial(load_backbone(grid.backbone), config, *data, seed=seed, compute=compute)
-                store.add_trials(task.train.name, [trial])
-                finished += 1
-                report(f"Trials on {grid.backbone}", finished, total)
+    failures.raise_any()
 
 
 def run_trial(
@@ -116,21 +137,62 @@ def run_trial(
     )
 
 
-def _missing(
-    grid: Grid, store: TaskStore, task: GridTask, probe: Probe, compute: Compute, seed: int
-) -> list[AdapterConfig]:
-    """What is left to run on a task, which is embedded and stored if it is not there yet."""
-    name = task.train.name
-    if name not in store or not store.embeddings(probe.fingerprint, name=name):
-        store.add(embed(task.train, probe, compute=compute), name=name, source=task.source)
-    wanted = BackboneId.of_name(grid.backbone)
-    done = {t.config for t in store.task(name).trials if t.backbone.is_same(wanted) and t.seed == seed}
-    return [config for config in grid.configs if config not in done]
+def _embedding_jobs(runner: Runner, tasks: Iterable[GridTask], probe: Probe, compute: Compute) -> Iterator[Job]:
+    """A job for each task to embed; it is about the task."""
+    shared = runner.share("probe", itself, probe)
+    for task in tasks:
+        name = task.train.name
+        images = runner.share(f"images of {name} for the probe", _decoded, task.train, probe.transform, compute)
+        yield Job(f"{name}, embedding", _embed, (images, shared, compute), task)
 
 
-def _decode(task: GridTask, transform: adapters.data.Transform) -> tuple[Batches, Batches, Batches]:
+def _trial_jobs(
+    runner: Runner,
+    tasks: dict[str, GridTask],
+    wanted: dict[tuple[int, str], list[AdapterConfig]],
+    backbone: nn.Module,
+    compute: Compute,
+) -> Iterator[Job]:
+    """A job for each trial that is wanted, by seed and name of its task; it is about that name."""
+    shared = runner.share("backbone", itself, backbone)
+    transform = transform_of(backbone)
+    for (seed, name), configs in wanted.items():
+        if configs:
+            data = runner.share(f"images of {name}", _batches, tasks[name], transform, compute)
+        for config in configs:
+            yield Job(f"{name}, {config.label}, seed {seed}", _trial, (shared, config, data, seed, compute), name)
+
+
+def _decoded(task: Task, transform: adapters.data.Transform, compute: Compute) -> Task:
+    return task.decoded(transform, workers=compute.workers)
+
+
+def _embed(task: Task, probe: Probe, compute: Compute) -> Any:
+    return embed(task, probe, compute=compute)
+
+
+def _batches(task: GridTask, transform: adapters.data.Transform, compute: Compute) -> tuple[Batches, Batches, Batches]:
+    """Images to learn from, to watch and to score by."""
     learning, validation = task.train.split(VALIDATION_SHARE)
-    return Batches(learning, transform), Batches(validation, transform), Batches(task.test, transform)
+    workers = compute.workers
+    return (
+        Batches(learning, transform, workers=workers),
+        Batches(validation, transform, workers=workers),
+        Batches(task.test, transform, workers=workers),
+    )
+
+
+def _trial(
+    backbone: nn.Module, config: AdapterConfig, data: tuple[Batches, Batches, Batches], seed: int, compute: Compute
+) -> Trial:
+    return run_trial(copy.deepcopy(backbone), config, *data, seed=seed, compute=compute)
+
+
+def _missing(grid: Grid, store: TaskStore, task: GridTask, seed: int) -> list[AdapterConfig]:
+    """What is left to run on a stored task."""
+    wanted = BackboneId.of_name(grid.backbone)
+    done = {t.config for t in store.task(task.train.name).trials if t.backbone.is_same(wanted) and t.seed == seed}
+    return [config for config in grid.configs if config not in done]
 
 
 def _environment(device: str, autocast: torch.dtype | None) -> str:

@@ -1,4 +1,4 @@
-"""Connections to the database: SQLite in write-ahead mode, or whatever SQLAlchemy finds behind a URL.
+"""Connections to the database: SQLite in write-ahead mode, or PostgreSQL behind a URL.
 
 Several processes may write at once. SQLite's writers wait for each other from the beginning of their transaction:
 had they begun by reading, two of them could each wait for the other to stop.
@@ -7,21 +7,30 @@ had they begun by reading, two of them could each wait for the other to stop.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import QueuePool
 
-WAIT = 60.0  # seconds that a writer waits for the others
+from selection.errors import StoreError
+
+WAIT = 60.0  # seconds that a writer waits for the others, and everybody for a server that went away
+KINDS = ("sqlite", "postgresql")
 WRITES = "task2vec_writes"  # the option that marks transactions that write
 ALONE = "task2vec_alone"  # the option that marks statements that must not be in a transaction
 OPENING = 0x7A5C2EC  # PostgreSQL's lock for making and migrating tables, any number that others do not use
 
 
 def open_engine(location: str | Path | None) -> sql.Engine:
-    """An engine for a SQLite file, a SQLAlchemy URL, or a database in memory."""
+    """An engine for a SQLite file, the URL of a SQLite or PostgreSQL database, or a database in memory.
+
+    Raises:
+        StoreError: the URL is that of another kind of database.
+    """
     if location is None:
         # A database in memory lives in its one connection, which threads take in turn.
         engine = sql.create_engine(
@@ -33,6 +42,9 @@ def open_engine(location: str | Path | None) -> sql.Engine:
             connect_args={"check_same_thread": False},
         )
     elif "://" in str(location):
+        kind = sql.make_url(str(location)).get_backend_name()
+        if kind not in KINDS:
+            raise StoreError(f"{kind} is no kind of store; give a URL of {' or '.join(KINDS)}")
         engine = sql.create_engine(str(location), pool_pre_ping=True)
     else:
         path = Path(location)
@@ -60,6 +72,26 @@ def lock_for_opening(connection: sql.Connection) -> None:
     """Let nobody else make or migrate tables until the transaction ends; SQLite's writing transactions do anyway."""
     if connection.dialect.name == "postgresql":
         connection.execute(sql.text(f"SELECT pg_advisory_xact_lock({OPENING})"))
+
+
+@contextmanager
+def connected(engine: sql.Engine) -> Iterator[sql.Connection]:
+    """A connection; a server that does not answer may be starting again, and is asked for a minute.
+
+    Raises:
+        sqlalchemy.exc.SQLAlchemyError: there is none to be had.
+    """
+    deadline = time.monotonic() + WAIT
+    while True:
+        try:
+            connection = engine.connect()
+            break
+        except OperationalError:
+            if engine.dialect.name == "sqlite" or time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+    with connection:
+        yield connection
 
 
 def is_lost(error: Exception) -> bool:

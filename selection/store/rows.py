@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sql
 from safetensors import SafetensorError
 from safetensors.numpy import load as from_bytes
 from safetensors.numpy import save as to_bytes
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from adapters import AdapterConfig, BackboneId, ConfigError
 from selection.errors import StoreError
 from selection.store.facts import BackboneFacts
-from selection.store.schema import EmbeddingRow, FactsRow, TaskRow, TrialRow, checksum_of
+from selection.store.schema import TRIAL_KEY, EmbeddingRow, FactsRow, TaskRow, TrialRow, checksum_of
 from selection.store.trial import Trial
 from task2vec import EmbeddingError, TaskEmbedding
 from task2vec.embedding import embedding_from, embedding_parts
 
 REVISION = "task2vec_revision"  # under which a session that writes knows the number of its change
+UPSERTS: dict[str, Callable[..., Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
 def get_task(session: Session, name: str) -> TaskRow | None:
@@ -108,17 +111,23 @@ def to_embedding(row: EmbeddingRow, name: str) -> TaskEmbedding:
     return dataclasses.replace(embedding, task=name)
 
 
-def put_trial(row: TaskRow, trial: Trial) -> None:
-    """Add a trial to a task, in place of one of the same config, backbone, seed and number of images."""
+def put_trials(session: Session, row: TaskRow, trials: Iterable[Trial]) -> None:
+    """Add trials to a task, each in place of one of the same config, backbone, seed and number of images.
+
+    The database decides whether there is one: a trial that ran in two places at once is stored once.
+    """
+    session.flush()  # a new task gets its number
+    rows = [{"task_id": row.id} | _trial_columns(trial) for trial in trials]
+    if not rows:
+        return
+    insert = UPSERTS[session.get_bind().dialect.name](TrialRow.__table__)
+    others = {name: insert.excluded[name] for name in rows[0] if name not in TRIAL_KEY}
+    session.execute(insert.on_conflict_do_update(index_elements=TRIAL_KEY, set_=others), rows)
+
+
+def _trial_columns(trial: Trial) -> dict[str, Any]:
     values = trial.to_dict()
-    values |= {"config": json.dumps(values["config"], sort_keys=True), "curve": json.dumps(values["curve"])}
-    key = ("backbone_fingerprint", "config", "seed", "num_images")
-    found = next((t for t in row.trials if all(getattr(t, k) == values[k] for k in key)), None)
-    if found is None:
-        row.trials.append(TrialRow(**values))
-    else:
-        for field, value in values.items():
-            setattr(found, field, value)
+    return values | {"config": json.dumps(values["config"], sort_keys=True), "curve": json.dumps(values["curve"])}
 
 
 def put_facts(row: TaskRow, facts: BackboneFacts) -> None:

@@ -22,6 +22,7 @@ SCHEMA_VERSION = 5
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 NAME_LENGTH = 200  # the most characters that a task's name may have
+TRIAL_KEY = ("task_id", "backbone_fingerprint", "config", "seed", "num_images")  # what tells one trial from another
 
 
 class Base(DeclarativeBase):
@@ -80,7 +81,7 @@ class TrialRow(Base):
     """A trial of a task."""
 
     __tablename__ = "trials"
-    __table_args__ = (sql.UniqueConstraint("task_id", "backbone_fingerprint", "config", "seed", "num_images"),)
+    __table_args__ = (sql.UniqueConstraint(*TRIAL_KEY),)
     id: Mapped[int] = mapped_column(primary_key=True)
     task_id: Mapped[int] = mapped_column(sql.ForeignKey("tasks.id", ondelete="CASCADE"))
     config: Mapped[str] = mapped_column(sql.String(2000))

@@ -1,7 +1,7 @@
 """The task store: tasks, their embeddings and trials, and tuned adapters, in SQL.
 
 SQLite by default, one file in write-ahead mode; PostgreSQL by URL. Every call is one transaction: it happens whole or
-not at all, and what it wrote when it returns stays.
+not at all, and what it wrote when it returns stays. A server that goes away while a store is open is waited for.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from adapters import BackboneId
 from selection.errors import StoreError
-from selection.store.engine import ALONE, WRITES, is_lost, lock_for_opening, open_engine
+from selection.store.engine import ALONE, WRITES, connected, is_lost, lock_for_opening, open_engine
 from selection.store.facts import BackboneFacts
 from selection.store.files import AdapterFiles
 from selection.store.migrations import upgrade
@@ -33,7 +33,7 @@ from selection.store.rows import (
     put_embedding,
     put_facts,
     put_many,
-    put_trial,
+    put_trials,
     refuse_other_classes,
     to_embedding,
     to_trial,
@@ -237,8 +237,7 @@ class TaskStore:
             row.source = source or row.source
             row.adapter = kept or row.adapter
             put_embedding(session, row, embedding)
-            for trial in new_trials:
-                put_trial(row, trial)
+            put_trials(session, row, new_trials)
             for found in new_facts:
                 put_facts(row, found)
 
@@ -273,12 +272,21 @@ class TaskStore:
         Raises:
             StoreError: there is no such task.
         """
-        new = list(trials)
+        self.add_trials_of((name, trial) for trial in trials)
+
+    def add_trials_of(self, trials: Iterable[tuple[str, Trial]]) -> None:
+        """Store more trials of stored tasks, given by name: all of them, or none.
+
+        Raises:
+            StoreError: there is no such task.
+        """
+        new: dict[str, list[Trial]] = {}
+        for name, trial in trials:
+            new.setdefault(name, []).append(trial)
 
         def change(session: Session) -> None:
-            row = self._existing(session, name)
-            for trial in new:
-                put_trial(row, trial)
+            for name, some in new.items():
+                put_trials(session, self._existing(session, name), some)
 
         self._write(change)
 
@@ -456,7 +464,7 @@ class TaskStore:
     @contextmanager
     def _reading(self) -> Iterator[Session]:
         try:
-            with Session(self._engine) as session, session.begin():
+            with connected(self._engine) as connection, Session(connection) as session, session.begin():
                 yield session
         except SQLAlchemyError as error:
             raise StoreError(f"{self.location} could not be read ({_cause(error)}); try again") from error
@@ -465,7 +473,7 @@ class TaskStore:
         """Do `change` in a transaction; again, where another process wrote the same or the connection broke."""
         for attempt in range(1, TRIES + 1):
             try:
-                with Session(self._writing) as session, session.begin():
+                with connected(self._writing) as connection, Session(connection) as session, session.begin():
                     # Counting first makes writers wait for each other, so that revisions come in the order of commits.
                     count = sql.update(SchemaRow).values(revision=SchemaRow.revision + 1).returning(SchemaRow.revision)
                     session.info[REVISION] = session.scalar(count)

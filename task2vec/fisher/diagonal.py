@@ -7,6 +7,7 @@ over the weights of every convolution and linear layer before the classifier.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
@@ -27,6 +28,19 @@ Scores = Callable[[Tensor, Tensor], Iterator[Tensor]]
 backward pass for each, in float64."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """Some images of a task.
+
+    Attributes:
+        numbers: int64 `(n,)`, theirs among all images of the task.
+        labels: The labels of all images of the task, `(N,)` or `(N, C)`.
+    """
+
+    numbers: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+
+
 class DiagonalFisher:
     """Measures mean squared gradients of one task under one probe.
 
@@ -36,16 +50,28 @@ class DiagonalFisher:
         batch_size: Images at once.
         dtype: What to compute in; where it is a half precision, sums are still taken in float32.
         report: Told how far it is.
+        shard: Which images of a larger task `inputs` holds. What is measured is then their share of that task's mean:
+            the shares of all shards add up to it.
     """
 
     def __init__(
-        self, inputs: ProbeInputs, classifier: Classifier, *, batch_size: int, dtype: torch.dtype, report: Report
+        self,
+        inputs: ProbeInputs,
+        classifier: Classifier,
+        *,
+        batch_size: int,
+        dtype: torch.dtype,
+        report: Report,
+        shard: Shard | None = None,
     ) -> None:
         self.inputs = inputs
         self.batch_size = batch_size
         self.report = report
         self.layers = inputs.layers
-        self.labels = torch.from_numpy(inputs.task.labels)
+        own = inputs.task.labels
+        shard = shard or Shard(np.arange(len(own)), own)
+        self._numbers = torch.from_numpy(shard.numbers)
+        self.labels = torch.from_numpy(shard.labels)
         self.likelihood: Likelihood = likelihood_of(self.labels)
         self._device, self._dtype = inputs.probe.device, dtype
         exact_type = torch.promote_types(dtype, torch.float32)
@@ -54,7 +80,7 @@ class DiagonalFisher:
 
     @property
     def num_images(self) -> int:
-        """How many images the task has."""
+        """How many images the task has, whether or not they are all here."""
         return len(self.labels)
 
     @property
@@ -71,32 +97,35 @@ class DiagonalFisher:
     ) -> npt.NDArray[np.float64]:
         """Mean over the images of the summed squares of what each score pulls back to the weights, `(D,)`.
 
+        Of a shard, the sum over its images is divided by how many the whole task has.
+
         Args:
             scores: Which gradients to take.
-            images: Numbers of the images; all of them if not given.
+            images: Numbers of the images; all of them if not given. They cannot be chosen of a shard.
             around_batch: A context to compute each batch in.
             largest_batch: At most so many images at once, where that is fewer than otherwise.
         """
         batch_size = min(self.batch_size, largest_batch or self.batch_size)
-        images = np.arange(self.num_images) if images is None else images
+        count = self.num_images if images is None else len(images)
+        images = np.arange(len(self._numbers)) if images is None else images
         precise = torch.float32 if self._device.type == "mps" else torch.float64  # all that Apple's GPUs have
         totals = {n: torch.zeros(len(m.weight), dtype=precise, device=self._device) for n, m in self.layers.items()}
         done = 0
         with self.inputs.feature_tap() as features:
-            for numbers, inputs in self.inputs.batches(images, batch_size):
+            for places, inputs in self.inputs.batches(images, batch_size):
                 recorder = SquaredGradients(self.layers, len(inputs))
                 with around_batch():
                     with torch.enable_grad(), recorder.recording(), self._precision():
                         taken = features(inputs)
                     logits = F.linear(taken.to(self._weight.dtype), self._weight, self._bias)
                     probabilities = self.likelihood.probabilities(logits.detach().cpu().double())
-                    for score, is_last in _with_last(scores(probabilities, numbers)):
+                    for score, is_last in _with_last(scores(probabilities, self._numbers[places])):
                         squares = recorder.of(logits, score.to(logits), keep_graph=not is_last)
                         for name, values in squares.items():
                             totals[name] += values.sum(dim=0, dtype=precise)
                 done += len(inputs)
                 self.report("Measuring the Fisher", done, len(images))
-        return torch.cat(list(totals.values())).cpu().double().numpy() / len(images)
+        return torch.cat(list(totals.values())).cpu().double().numpy() / count
 
     def _precision(self) -> AbstractContextManager[object]:
         reduced = self._dtype in (torch.bfloat16, torch.float16)

@@ -11,7 +11,7 @@ from task2vec.fisher.diagonal import DiagonalFisher, Scores
 from task2vec.fisher.registry import Estimate, Settings, register_estimator
 
 
-@register_estimator("hutchinson")
+@register_estimator("hutchinson", is_mean=True)
 def hutchinson(fisher: DiagonalFisher, settings: Settings) -> Estimate:
     """`draws` backward passes, each of a random combination of all labels: an unbiased estimate of the Fisher.
 

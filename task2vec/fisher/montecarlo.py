@@ -12,7 +12,7 @@ from task2vec.fisher.diagonal import DiagonalFisher, Scores
 from task2vec.fisher.registry import Estimate, Settings, register_estimator
 
 
-@register_estimator("montecarlo")
+@register_estimator("montecarlo", is_mean=True)
 def montecarlo(fisher: DiagonalFisher, settings: Settings) -> Estimate:
     """`draws` labels for each image from p(y|x), each counting 1 / draws: an unbiased estimate of the Fisher."""
     return Estimate(fisher.mean_squares(drawn_scores(fisher, settings)))

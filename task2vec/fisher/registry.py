@@ -92,10 +92,20 @@ Estimator = Callable[[DiagonalFisher, Settings], Estimate]
 ESTIMATORS: Registry[Estimator] = Registry("estimator", "task2vec.estimators")
 
 
-def register_estimator(name: str) -> Callable[[Estimator], Estimator]:
+MEANS: set[str] = set()
+"""Estimators that are a single mean over the images: the shares of shards add up to the whole."""
+
+
+def register_estimator(name: str, *, is_mean: bool = False) -> Callable[[Estimator], Estimator]:
     """Enter an estimator under `name`.
+
+    Args:
+        name: What it is called.
+        is_mean: Whether its Fisher is what one call of `DiagonalFisher.mean_squares` for all images gives.
 
     Raises:
         ValueError: the name is taken.
     """
+    if is_mean:
+        MEANS.add(name)
     return ESTIMATORS.register(name)

@@ -19,7 +19,7 @@ import weakref
 from bisect import bisect_right
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,11 @@ DECODED_AT_ONCE = 16  # images that a worker hands over together
 
 
 class PixelStore:
-    """Pixels by address: in memory first, then in a file that is removed with the store."""
+    """Pixels by address: in memory first, then in a file that is removed with the store.
+
+    What another process gets of it has the pixels in memory, and those of the file as long as that is there: on another
+    machine, or once the store is gone here, it is not.
+    """
 
     def __init__(self, room: Room) -> None:
         self._room = room
@@ -70,18 +74,25 @@ class PixelStore:
         self._used += len(flat)
         return address
 
-    def get(self, address: int, size: int) -> Pixels:
-        """The pixels at an address."""
+    def get(self, address: int, size: int) -> Pixels | None:
+        """The pixels at an address; None where they were in a file that is not here."""
         if address < self._room.memory:
             segment = bisect_right(self._starts, address) - 1
             start = address - self._starts[segment]
             return self._segments[segment][start : start + size]
         assert self._file is not None  # who has such an address has written it
-        file, place = self._file.get(), address - self._room.memory
+        try:
+            file, place = self._file.get(), address - self._room.memory
+        except FileNotFoundError:
+            return None
         if hasattr(os, "pread"):  # leaves the file's position alone, which threads share
             return np.frombuffer(os.pread(file.fileno(), size, place), np.uint8)
         file.seek(place)
         return np.frombuffer(file.read(size), np.uint8)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the memory that nothing was put into yet."""
+        return vars(self) | {"_segments": [*self._segments[:-1], *(s[: self._used] for s in self._segments[-1:])]}
 
     def _add_to_file(self, flat: Pixels) -> int:
         """Beyond the memory, addresses are places in the file.
@@ -149,7 +160,8 @@ class DecodedImages(ImageSource):
         if address == NOT_KEPT:
             return None
         rows, columns = places.shapes[index].tolist()
-        return Image.fromarray(self.store.get(address, rows * columns * 3).reshape(rows, columns, 3))
+        pixels = self.store.get(address, rows * columns * 3)
+        return None if pixels is None else Image.fromarray(pixels.reshape(rows, columns, 3))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -334,16 +334,29 @@ class Task:
         Raises:
             UnreadableImageError: fewer than 90% of the images can be decoded, or none of some class.
         """
+        task, bad = self.decode(*transforms, memory=memory, workers=workers, progress=progress)
+        return task.without(bad)
+
+    def decode(
+        self,
+        *transforms: Transform,
+        memory: float = MEMORY_SHARE,
+        workers: Workers = "auto",
+        progress: bool | Report = False,
+    ) -> tuple[Task, dict[int, str]]:
+        """What `decoded` does, before images that cannot be decoded are left out: all images, and a message for each
+        of those by its number.
+        """
         resizes = {resize.key: resize for resize in (stages(transform)[0] for transform in transforms)}
         resizes = resizes or {Resize().key: Resize()}
         if all(self.images.keeps(resize) for resize in resizes.values()):
-            return self
+            return self, {}
         processes = num_workers(workers, len(self) // CHECKED_AT_ONCE, cheap=self.in_memory)
         with reporting(progress) as report:
             images, bad = decode(
                 self.images, len(self), tuple(resizes.values()), room_for(memory), workers=processes, report=report
             )
-        return dataclasses.replace(self, images=images).without(bad)
+        return dataclasses.replace(self, images=images), bad
 
     def readable(self, *, workers: Workers = "auto", progress: bool | Report = False) -> Task:
         """This task without the images that cannot be decoded, whose names are kept in `unreadable`.

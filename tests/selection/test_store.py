@@ -550,6 +550,23 @@ def test_four_threads_use_one_store_in_memory():
     assert len(store) == 80
 
 
+def test_trials_of_several_tasks_are_stored_together_or_not_at_all_and_each_once(store):
+    store.add(embedding("birds"))
+    store.add(embedding("cats", seed=1))
+    with pytest.raises(StoreError, match="no task 'dogs'"):
+        store.add_trials_of([("birds", trial()), ("dogs", trial())])
+    assert store.task("birds").trials == ()
+    store.add_trials_of([("birds", trial(0.1)), ("cats", trial()), ("birds", trial(0.2)), ("birds", trial(seed=1))])
+    store.add_trials("birds", [trial(0.3)])
+    assert store.task("birds").trials == (trial(0.3), trial(seed=1))
+    assert store.task("cats").trials == (trial(),)
+
+
+def test_a_database_of_another_kind_is_refused():
+    with pytest.raises(StoreError, match="mysql is no kind of store"):
+        TaskStore("mysql+mysqldb://user@server/tasks")
+
+
 def test_a_store_of_version_0_1_opens_and_means_what_it_meant(store):
     """Schema 3: scores that must be there, no curves, the frame of pixel prompts around a shrunken image."""
     if store.location == "memory":

@@ -122,3 +122,16 @@ def test_images_in_memory_are_not_kept_twice():
     kept = Task.from_arrays(pixels, np.arange(6) % 2).decoded(TRANSFORMS["backbone"]())
     assert kept.images.store.in_memory == 0
     np.testing.assert_array_equal(np.asarray(kept[2][0]), pixels[2])
+
+
+@pytest.mark.parametrize("room", ["memory", "a file", "half memory, half file"])
+def test_on_another_machine_what_lay_in_a_file_is_read_from_the_source_again(tmp_path, monkeypatch, room):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(task, "room_for", lambda share: ROOMS[room])
+    transform = TRANSFORMS["probe"]()
+    kept = Task.from_folder(photographs(tmp_path / "pets")).decoded(transform)
+    expected, sent = tensors(kept, transform), pickle.dumps(kept)
+    del kept
+    assert list(tmp_path.glob("task2vec-*")) == []
+    assert torch.equal(tensors(pickle.loads(sent), transform), expected)
+    assert len(sent) < 10**6  # memory that nothing was put into is not sent
