@@ -18,6 +18,7 @@ from task2vec.inputs import ProbeInputs, choose_batch_size
 from task2vec.probe import Probe
 from task2vec.progress import reporting
 from task2vec.tasks import Task
+from task2vec.thumbnails import thumbnails_of
 
 # Chosen by how often the halves of a task find each other: docs/benchmarks.md, "Meaning".
 DEFAULT_METHOD = "montecarlo"
@@ -39,6 +40,7 @@ def embed(
     compute: Compute | None = None,
     dtype: torch.dtype | None = None,
     seed: int = 0,
+    thumbnails: bool = False,
     progress: bool = False,
 ) -> TaskEmbedding:
     """Embed a task under a probe (Task2Vec, Achille et al. 2019, https://arxiv.org/abs/1902.03545).
@@ -62,6 +64,8 @@ def embed(
             is compiled here: gradients are taken layer by layer.
         dtype: What to compute in, instead of what `compute` says. With bfloat16 or float16, sums are still float32.
         seed: Fixes the drawn images, labels and noise.
+        thumbnails: Keep 16 small pictures of the task's images with the embedding, for its card in an atlas. Whoever
+            gets the embedding, a store or archive that it is added to, or their atlas then sees these images.
         progress: Show progress bars on standard error.
 
     Raises:
@@ -112,4 +116,5 @@ def embed(
         unreadable=task.unreadable,
         trivial=None if estimate.trivial is None else estimate.trivial.astype(np.float32),
         convergence=estimate.convergence,
+        thumbnails=thumbnails_of(task, seed=seed) if thumbnails else (),
     )

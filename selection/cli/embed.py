@@ -30,6 +30,7 @@ def embed(
     workers: o.Workers = "auto",
     max_samples: Annotated[int, typer.Option(help="At most so many images.")] = 10_000,
     seed: o.Seed = 0,
+    thumbnails: o.Thumbnails = False,
     as_json: o.Json = False,
 ) -> None:
     """Embed a labelled image folder and save the embedding."""
@@ -44,6 +45,7 @@ def embed(
         compute=o.compute_of(device, precision, workers),
         max_samples=max_samples,
         seed=seed,
+        thumbnails=thumbnails,
         progress=True,
     )
     path = out or Path(f"{embedding.task}.safetensors")

@@ -40,6 +40,14 @@ DistanceName = Annotated[str, typer.Option("--distance", help=f"One of {', '.joi
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps.")]
 Precision = Annotated[str, typer.Option(help="auto, none, bfloat16 or float16; auto is bfloat16 on an accelerator.")]
 Workers = Annotated[str, typer.Option(help="Processes that read images: auto or a number.")]
+Thumbnails = Annotated[
+    bool,
+    typer.Option(
+        "--thumbnails",
+        help="Keep 16 small pictures of the images, for the task's card in an atlas. Whoever gets the embedding, the "
+        "store or an atlas of it sees them.",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Fixes everything that is drawn at random.")]
 
 
@@ -148,14 +156,27 @@ def is_embedding(source: Path) -> bool:
 
 
 def embedding_of(
-    source: Path, probe: str, weights: Path | None, split: str | None, seed: int, compute: Compute
+    source: Path,
+    probe: str,
+    weights: Path | None,
+    split: str | None,
+    seed: int,
+    compute: Compute,
+    *,
+    thumbnails: bool = False,
 ) -> TaskEmbedding:
-    """The embedding saved at `source`, or that of the images there; says which images could not be read."""
+    """The embedding saved at `source`, or that of the images there; says which images could not be read.
+
+    Raises:
+        SelectionError: thumbnails are asked for, and the saved embedding has none.
+    """
     if is_embedding(source):
         embedding = TaskEmbedding.load(source)
+        if thumbnails and not embedding.thumbnails:
+            raise SelectionError(f"{source} has no thumbnails; embed the images with --thumbnails, or give the images")
     else:
         task = Task.from_folder(source, split=split)
         network = task2vec.load_probe(probe, checkpoint=weights)
-        embedding = task2vec.embed(task, network, compute=compute, seed=seed, progress=True)
+        embedding = task2vec.embed(task, network, compute=compute, seed=seed, thumbnails=thumbnails, progress=True)
     print_unreadable(embedding)
     return embedding

@@ -106,6 +106,7 @@ def describe_embedding(embedding: TaskEmbedding) -> dict[str, Any]:
         "converged": None if embedding.convergence is None else embedding.convergence.converged,
         "unmeasured": list(embedding.unmeasured),
         "unreadable": list(embedding.unreadable),
+        "thumbnails": len(embedding.thumbnails),
     }
 
 

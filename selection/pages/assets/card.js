@@ -20,6 +20,14 @@ function factsOf(task) {
   return element("dl", {}, ...rows.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
 }
 
+function picturesOf(task) {
+  if (!task.pictures.length) return null;
+  const items = task.pictures.map(([label, url]) =>
+    element("li", {}, element("img", { src: url, alt: `An image of ${label}`, title: label, loading: "lazy" })),
+  );
+  return element("ul", { id: "pictures", "aria-label": `Some of the images of ${task.name}` }, ...items);
+}
+
 function adviceOf(task) {
   const advice = task.advice;
   if (!advice) {
@@ -159,6 +167,7 @@ function showCard(focus) {
   cardPlace.replaceChildren(
     ...[
       element("div", { class: "title" }, element("h2", {}, task.name), close),
+      picturesOf(task),
       factsOf(task),
       adviceOf(task),
       element("h3", {}, `Nearest tasks by ${data.distance}`),

@@ -1,15 +1,19 @@
 """The pages as a reader uses them, in a real browser."""
 
 import contextlib
+import dataclasses
 
 import numpy as np
 import pytest
 
 import selection
+from selection import TaskStore
 from selection.pages.data import Atlas, AtlasTask, gather
 from selection.pages.layout import Layout
 from selection.pages.matrix import ordered
 from selection.pages.page import page as page_of
+from task2vec.thumbnails import thumbnails_of
+from tests.conftest import random_task
 from tests.selection.pages.conftest import HOSTILE, SHOWN
 
 DRAWN = """document.getElementById("map").data
@@ -82,6 +86,25 @@ def test_clicking_a_point_opens_its_card(chromium, atlas, few):
         assert [n for n in tab.locator("#nearest button").all_inner_texts() if n in few.names()][:3] == nearest
         tab.locator("#nearest button").first.click()
         tab.wait_for_function("document.querySelector('#card h2').textContent !== 'gtsrb'")
+
+
+def test_a_card_shows_thumbnails_with_what_is_on_them(chromium, few, tmp_path):
+    store, shown = TaskStore(), thumbnails_of(random_task(40, 5))
+    first, second = few.embeddings()[:2]
+    labelled = [thumbnail._replace(label=HOSTILE) for thumbnail in shown]
+    store.add(dataclasses.replace(first, thumbnails=tuple(labelled)))
+    store.add(second)
+    path = selection.atlas(store, tmp_path / "pictured.html", progress=False)
+    with opened(chromium, path) as tab:
+        tab.locator("#list button", has_text=first.task).first.click()
+        widths = tab.locator("#pictures img").evaluate_all(
+            "async all => { for (const one of all) await one.decode(); return all.map((one) => one.naturalWidth); }"
+        )
+        assert widths == [32] * 16
+        assert tab.locator("#pictures img").first.get_attribute("alt") == f"An image of {HOSTILE}"
+        assert tab.title() != "taken"
+        tab.locator("#list button", has_text=second.task).first.click()
+        assert tab.locator("#pictures").count() == 0
 
 
 def test_filters_filter_the_map_and_the_list(chromium, atlas, few):
