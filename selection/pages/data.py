@@ -136,6 +136,7 @@ def gather(
     backbone: str | None = None,
     names: Sequence[str] | None = None,
     advise: bool | None = None,
+    map_by: str = "mds",
     thumbnails: bool = True,
     progress: bool = False,
     title: str = "Atlas of tasks",
@@ -150,6 +151,7 @@ def gather(
         backbone: Whose trials are shown first, and what recommendations are for; that with most trials if not given.
         names: Only these stored tasks.
         advise: Recommend for stored tasks as well; where at most `ADVISED` of them have trials, if None.
+        map_by: How tasks are placed on the map: one of `MAPS`.
         thumbnails: Show pictures of the images of tasks that have some.
         progress: Show progress on standard error.
         title: The page's heading.
@@ -157,6 +159,7 @@ def gather(
     Raises:
         StoreError: there is nothing to show, or no trial used the backbone.
         DistanceError: there is no such distance.
+        SelectionError: there is no such map.
     """
     embeddings = [e for e in _of_one_kind(store, target) if names is None or e.task in names]
     if not embeddings:
@@ -173,7 +176,7 @@ def gather(
     sample = everyone
     if len(shown) > MATRIX:
         sample = sorted(np.random.default_rng(0).choice(len(shown), MATRIX, replace=False).tolist())
-    layout = place(between, len(shown))
+    layout = place(between, len(shown), map_by)
     few = len(shown) <= COMPARED
     nearest = _nearest(between(everyone, everyone)) if few else [()] * len(shown)
     pictures = _pictures(store, shown, target) if thumbnails else [()] * len(shown)

@@ -22,6 +22,7 @@ def atlas(
     distance: str = "log_cosine",
     backbone: str | None = None,
     advise: bool | None = None,
+    map_by: str = "mds",
     thumbnails: bool = True,
     progress: bool = True,
 ) -> Path:
@@ -38,6 +39,7 @@ def atlas(
         backbone: Whose trials are shown first, and what recommendations are for; that with most trials if not given.
         advise: Recommend for every stored task, as if it and its source were unknown; where at most 100 of them have
             trials, if None.
+        map_by: How tasks are placed on the map: `mds` keeps distances as well as a plane can, `tsne` neighbours.
         thumbnails: Show pictures of the images of tasks that have some.
         progress: Show progress on standard error.
 
@@ -47,6 +49,7 @@ def atlas(
     Raises:
         StoreError: there is nothing to show, or no trial used the backbone.
         DistanceError: there is no such distance.
+        SelectionError: there is no such map.
     """
     found = gather(
         store,
@@ -54,6 +57,7 @@ def atlas(
         distance=distance,
         backbone=backbone,
         advise=advise,
+        map_by=map_by,
         thumbnails=thumbnails,
         progress=progress,
     )

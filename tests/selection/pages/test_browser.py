@@ -230,7 +230,7 @@ def test_a_hundred_thousand_tasks_can_be_searched(chromium, tmp_path):
         )
         for i in range(n)
     )
-    layout = Layout(points, 0.9, 5, 0.2, 1000)
+    layout = Layout(points, "mds", 0.9, 5, 0.2, 1000)
     found = Atlas(
         "Many", "log_cosine", "p", "montecarlo", 0, ("a",), (), layout, tasks, None, ordered(np.zeros((1, 1))), (0,)
     )
