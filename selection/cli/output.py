@@ -121,7 +121,7 @@ def print_recommendation(recommendation: Recommendation) -> None:
         (
             (
                 brief(c.config),
-                f"{c.predicted:.1%}" if recommendation.is_calibrated else "-",
+                f"{c.accuracy:.1%}" if recommendation.is_calibrated else "-",
                 f"{c.interval[0]:.0%} and {c.interval[1]:.0%}" if recommendation.is_calibrated else "-",
                 f"{c.parameters:,}",
                 f"{c.seconds:.0f}",

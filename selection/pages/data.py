@@ -235,7 +235,7 @@ def told_of(found: Recommendation, backbone: str) -> dict[str, Any]:
         "ranking": [
             {
                 "config": c.config.label,
-                "predicted": c.predicted if calibrated else None,
+                "predicted": c.accuracy if calibrated else None,
                 "interval": list(c.interval) if calibrated else None,
                 "parameters": c.parameters,
                 "seconds": c.seconds,
