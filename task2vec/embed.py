@@ -43,7 +43,13 @@ def embed(
     thumbnails: bool = False,
     progress: bool = False,
 ) -> TaskEmbedding:
-    """Embed a task under a probe (Task2Vec, Achille et al. 2019, https://arxiv.org/abs/1902.03545).
+    r"""Embed a task under a probe (Task2Vec, Achille et al. 2019, https://arxiv.org/abs/1902.03545).
+
+    The embedding is the mean over each filter's weights of the diagonal Fisher
+
+    $$F = \mathbb{E}_x \mathbb{E}_{y \sim p(y \mid x)} \left( \frac{\partial \log p(y \mid x)}{\partial w} \right)^2$$
+
+    with a classifier on the frozen probe that was fitted to the task first.
 
     Args:
         task: The labelled images; with labels `(N, C)`, each class is present or absent by itself. A path is read by
