@@ -86,6 +86,9 @@ def test_the_book_builds_with_its_tutorials_run_and_loads_nothing(tmp_path):
         text = page.read_text("utf-8")
         assert not re.search(r"<(?:script|img|iframe)[^>]*\ssrc=\"?https?:", text), page
         assert not re.search(r"<link[^>]*rel=\"?(?:stylesheet|preconnect)\"?[^>]*href=\"?https?:", text), page
+        for link in re.findall(r'<a [^>]*href="(?!\w+:|//|#)([^"#?]+)', text):
+            there = (tmp_path / link.lstrip("/") if link.startswith("/") else page.parent / link).resolve()
+            assert there.exists(), f"{page} links to {link}"
         assert 'class="arithmatex"' not in text, f"{page} has a formula that was not drawn"
     for tutorial in (DOCS / "tutorials").glob("*.py"):
         text = (tmp_path / "tutorials" / tutorial.stem / "index.html").read_text("utf-8")
