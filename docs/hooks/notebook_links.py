@@ -1,4 +1,4 @@
-"""Links in tutorials lead to pages of the book, as those in other pages do: notebooks keep theirs as they are written."""
+"""Links in tutorials lead to pages of the book, which notebooks alone would leave as they are written."""
 
 from __future__ import annotations
 
