@@ -24,7 +24,8 @@ Between = Callable[[Sequence[int], Sequence[int]], Array]
 """Distances `(n, m)` from some tasks to others, by their numbers."""
 
 LANDMARKS = 1000
-STEPS = 60  # of each task that is no landmark
+STEPS = 60  # of each task that is no landmark, at most
+STILL = 1e-3  # of the map's extent: a step shorter than that is the last
 CHUNK = 2000  # tasks that are placed at once
 NEIGHBOURS = 5  # that trustworthiness asks for
 PERPLEXITY = 15.0  # about how many neighbours of each t-SNE keeps
@@ -104,13 +105,24 @@ def placed_against(distances: Array, landmarks: Array) -> Array:
     Each starts beside its nearest landmarks. A step of SMACOF for a single point moves it to the mean of where each
     landmark would have it: at the true distance, in the direction in which it lies now.
     """
-    points = placed_between(distances, landmarks)
+    # With f = distance / length of each pair, the mean is that of the landmarks + f (point - landmark). Products of
+    # matrices say it without a vector for each pair, and half the digits are far more than a picture shows.
+    centre = landmarks.mean(0)
+    fixed = (landmarks - centre).astype(np.float32)
+    points = (placed_between(distances, landmarks) - centre).astype(np.float32)
+    wanted, squares = distances.astype(np.float32), np.square(fixed).sum(1)
+    enough = STILL * float(np.sqrt(squares.mean()))
     for _ in range(STEPS):
-        away = points[:, None] - landmarks
-        lengths = np.linalg.norm(away, axis=2)
-        factors = distances / np.maximum(lengths, 1e-12)
-        points = landmarks.mean(0) + np.einsum("nl,nld->nd", factors, away) / len(landmarks)
-    return points
+        lengths = points @ (-2 * fixed.T)
+        lengths += squares
+        lengths += np.square(points).sum(1, keepdims=True)
+        np.sqrt(lengths.clip(min=1e-12, out=lengths), out=lengths)
+        factors = np.divide(wanted, lengths, out=lengths)
+        moved = (points * factors.sum(1, keepdims=True) - factors @ fixed) / len(fixed)
+        step, points = float(np.abs(moved - points).max()), moved
+        if step < enough:
+            break
+    return points + centre
 
 
 def neighbourly(distances: Array) -> Array:
