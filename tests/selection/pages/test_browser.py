@@ -82,6 +82,12 @@ def test_clicking_a_point_opens_its_card(chromium, atlas, few):
         best = max(t.score for t in few.task("gtsrb").trials)
         assert f"{best:.1%} on test images" in facts
         assert tab.locator("#by-parameters .point").count() == tab.locator("#by-seconds .point").count() > 10
+        layers = tab.locator("#layers-table tbody tr").evaluate_all("all => all.map((row) => row.cells[1].textContent)")
+        own = few.embeddings(name="gtsrb")[0]
+        means = [
+            part.mean() for part in np.split(own.fisher, np.cumsum([layer.num_filters for layer in own.layers])[:-1])
+        ]
+        np.testing.assert_allclose([float(value) for value in layers], means, rtol=0.01)
         nearest = [n.name for n in few.nearest(few.embeddings(name="gtsrb")[0], 4)][1:]
         assert [n for n in tab.locator("#nearest button").all_inner_texts() if n in few.names()][:3] == nearest
         tab.locator("#nearest button").first.click()
