@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import typer
+from matplotlib.figure import Figure
 from page import DOCS, table, write_section
 from torch import nn
 from torch.nn import functional as F
@@ -29,6 +29,7 @@ from task2vec.fisher.registry import Estimate, Settings
 from task2vec.inputs import ProbeInputs
 from task2vec.plan import DEFAULT_L2
 from task2vec.progress import silent
+from task2vec.style import QUIET, in_style
 
 IMAGES = 1000
 GOAL = 0.05
@@ -165,7 +166,7 @@ def main(archive: Annotated[Path, typer.Argument(help="a task's zip")]) -> None:
         "batch means, its own classifier": curve(reference(task, probe, None), their_expected, batches),
         "batch means, our classifier": curve(reference(task, probe, ours_classifier), expected, batches),
     }
-    _plot(curves)
+    _plot(curves).savefig(DOCS / "benchmarks-fidelity.png")
     rows = [[name, *_reached(values, batches)] for name, values in curves.items()]
     head = ["", "error", "error of the direction", "seconds", f"seconds to {GOAL:.0%}", f"to {GOAL:.0%} in direction"]
     ours_seconds, theirs = curves["hutchinson"], curves["batch means, its own classifier"]
@@ -208,16 +209,25 @@ def _reached(values: Array, batches: int) -> list[str]:
     ]
 
 
-def _plot(curves: dict[str, Array]) -> None:
-    figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
-    for name, values in curves.items():
-        (line,) = axes.plot(values[:, 0], values[:, 1], label=name)
+@in_style
+def _plot(curves: dict[str, Array]) -> Figure:
+    figure = Figure(figsize=(8, 5.2), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, values) in enumerate(curves.items()):
+        # Curves of many points have shapes here and there, each at other places: two that coincide are both seen.
+        every = max(1, len(values) // 8)
+        marks = {"markevery": (number * every // 4, every)}
+        (line,) = axes.plot(values[:, 0], values[:, 1], label=name, **marks)
         if name.startswith("batch"):
-            axes.plot(values[:, 0], values[:, 2], "--", color=line.get_color(), label=f"{name}, direction alone")
-    axes.axhline(GOAL, color="grey", linewidth=0.8)
+            own = {"color": line.get_color(), "marker": line.get_marker(), "markerfacecolor": "white"}
+            axes.plot(values[:, 0], values[:, 2], "--", label=f"{name}, direction alone", **own, **marks)
+    axes.axhline(GOAL, color=QUIET, linewidth=1)
+    axes.annotate(
+        f"goal: {GOAL:.0%}", (1, GOAL), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=QUIET
+    )
     axes.set(xscale="log", yscale="log", xlabel="seconds", ylabel="relative error against the exact Fisher")
-    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False)
-    figure.savefig(DOCS / "benchmarks-fidelity.png", dpi=110)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+    return figure
 
 
 if __name__ == "__main__":

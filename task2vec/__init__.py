@@ -39,6 +39,7 @@ from task2vec.plan import DEFAULT_METHOD
 from task2vec.probe import Probe, load_probe
 from task2vec.sensitivity import Sensitivity, sensitivity
 from task2vec.tasks import Splits, Task, read_splits
+from task2vec.thumbnails import Thumbnail
 
 if TYPE_CHECKING:
     from task2vec.plots import plot_distances, plot_map
@@ -64,6 +65,7 @@ __all__ = [
     "Task2VecError",
     "TaskEmbedding",
     "TaskError",
+    "Thumbnail",
     "UnreadableImageError",
     "VariationalConfig",
     "WeightsError",

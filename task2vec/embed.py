@@ -30,9 +30,16 @@ def embed(
     compute: Compute | None = None,
     dtype: torch.dtype | None = None,
     seed: int = 0,
+    thumbnails: bool = False,
     progress: bool = False,
 ) -> TaskEmbedding:
-    """Embed a task under a probe (Task2Vec, Achille et al. 2019, https://arxiv.org/abs/1902.03545).
+    r"""Embed a task under a probe (Task2Vec, Achille et al. 2019, https://arxiv.org/abs/1902.03545).
+
+    The embedding is the mean over each filter's weights of the diagonal Fisher
+
+    $$F = \mathbb{E}_x \mathbb{E}_{y \sim p(y \mid x)} \left( \frac{\partial \log p(y \mid x)}{\partial w} \right)^2$$
+
+    with a classifier on the frozen probe that was fitted to the task first.
 
     Args:
         task: The labelled images; with labels `(N, C)`, each class is present or absent by itself. A path is read by
@@ -53,6 +60,8 @@ def embed(
             is compiled here: gradients are taken layer by layer.
         dtype: What to compute in, instead of what `compute` says. With bfloat16 or float16, sums are still float32.
         seed: Fixes the drawn images, labels and noise.
+        thumbnails: Keep 16 small pictures of the task's images with the embedding, for its card in an atlas. Whoever
+            gets the embedding, a store or archive that it is added to, or their atlas then sees these images.
         progress: Show progress bars on standard error.
 
     Raises:
@@ -74,6 +83,7 @@ def embed(
         compute=compute,
         dtype=dtype,
         seed=seed,
+        thumbnails=thumbnails,
     )
     with reporting(progress) as report:
         return plan.run(probe, report)

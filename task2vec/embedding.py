@@ -16,6 +16,7 @@ from safetensors.numpy import save as to_bytes
 from task2vec.classifier import Classifier
 from task2vec.errors import EmbeddingError
 from task2vec.fisher import ESTIMATORS, Convergence
+from task2vec.thumbnails import Thumbnail, check_thumbnails
 
 FORMAT_VERSION = 1
 FINGERPRINT = re.compile(r"[0-9a-f]{32}")
@@ -49,6 +50,7 @@ class TaskEmbedding:
         trivial: float32 `(D,)`, what the estimator finds for the trivial task t0; None stands for ever smaller
             constants.
         convergence: What an iterative estimator reached; None for the others.
+        thumbnails: Small pictures of a few of the images; none unless they were asked for.
     """
 
     fisher: npt.NDArray[np.float32]
@@ -65,6 +67,7 @@ class TaskEmbedding:
     trivial: npt.NDArray[np.float32] | None = None
     convergence: Convergence | None = None
     num_images: int = 0
+    thumbnails: tuple[Thumbnail, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse vectors that are no Fisher, and names that no probe or estimator has."""
@@ -81,6 +84,7 @@ class TaskEmbedding:
             *self.unmeasured,
             *self.unreadable,
             *(n for n, _ in self.layers),
+            *(thumbnail.label for thumbnail in self.thumbnails),
         )
         odd = next((text for text in texts if not isinstance(text, str) or _CONTROL.search(text)), None)
         if odd is not None:
@@ -94,6 +98,7 @@ class TaskEmbedding:
         if wrong.any():
             at = int(wrong.argmax())
             raise EmbeddingError(f"embedding of {self.task!r} has {self.fisher[at]} at entry {at}; embed it again")
+        check_thumbnails(self.thumbnails)
 
     def __repr__(self) -> str:
         return (
@@ -114,8 +119,11 @@ class TaskEmbedding:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors, metadata = embedding_parts(self)
+        pictures = {_picture(i): np.frombuffer(t.webp, np.uint8) for i, t in enumerate(self.thumbnails)}
+        if pictures:
+            metadata["thumbnails"] = [thumbnail.label for thumbnail in self.thumbnails]
         temporary = path.with_name(path.name + ".partial")
-        temporary.write_bytes(to_bytes(tensors, metadata={"task2vec": json.dumps(metadata)}))
+        temporary.write_bytes(to_bytes({**tensors, **pictures}, metadata={"task2vec": json.dumps(metadata)}))
         temporary.replace(path)
 
     @classmethod
@@ -127,22 +135,36 @@ class TaskEmbedding:
         """
         try:
             with safe_open(path, framework="numpy") as file:
-                metadata = json.loads((file.metadata() or {})["task2vec"])
+                metadata = dict(json.loads((file.metadata() or {})["task2vec"]))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except FileNotFoundError as error:
             raise EmbeddingError(f"there is no embedding at {path}; check the path") from error
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise EmbeddingError(f"{path} is not a task embedding ({error}); make one with task2vec embed") from error
-        return embedding_from(tensors, metadata, str(path))
+        labels = metadata.pop("thumbnails", [])
+        embedding = embedding_from(tensors, metadata, str(path))
+        try:
+            pictures = tuple(Thumbnail(label, tensors[_picture(i)].tobytes()) for i, label in enumerate(labels))
+        except (KeyError, TypeError) as error:
+            raise EmbeddingError(f"{path} lacks a thumbnail ({error}); make it again with task2vec embed") from error
+        return dataclasses.replace(embedding, thumbnails=pictures)
+
+
+def _picture(number: int) -> str:
+    """Name of the tensor that holds a thumbnail's file in an embedding's file."""
+    return f"thumbnail.{number}"
 
 
 def embedding_parts(embedding: TaskEmbedding) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, Any]]:
-    """The tensors of an embedding and everything else as plain values for JSON; `embedding_from` reads them."""
+    """The tensors of an embedding and everything else as plain values for JSON; `embedding_from` reads them.
+
+    Thumbnails are not among them: files and stores keep those apart, so that comparing tasks reads no pictures.
+    """
     classifier = embedding.classifier
     tensors = {"fisher": embedding.fisher, "weight": classifier.weight, "bias": classifier.bias}
     if embedding.trivial is not None:
         tensors["trivial"] = embedding.trivial
-    held = ("fisher", "classifier", "trivial", "convergence")
+    held = ("fisher", "classifier", "trivial", "convergence", "thumbnails")
     facts = {f.name: getattr(embedding, f.name) for f in dataclasses.fields(embedding) if f.name not in held}
     if embedding.convergence is not None:
         facts["convergence"] = dataclasses.asdict(embedding.convergence)

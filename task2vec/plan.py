@@ -22,6 +22,7 @@ from task2vec.inputs import ProbeInputs, choose_batch_size
 from task2vec.probe import Probe
 from task2vec.progress import Report
 from task2vec.tasks import Task
+from task2vec.thumbnails import thumbnails_of
 
 # Chosen by how often the halves of a task find each other: docs/benchmarks.md, "Meaning".
 DEFAULT_METHOD = "montecarlo"
@@ -49,6 +50,7 @@ class Plan:
     compute: Compute
     dtype: torch.dtype | None
     seed: int
+    thumbnails: bool
 
     @classmethod
     def of(
@@ -65,6 +67,7 @@ class Plan:
         compute: Compute | None = None,
         dtype: torch.dtype | None = None,
         seed: int = 0,
+        thumbnails: bool = False,
     ) -> Plan:
         """The plan that arguments of `embed` make.
 
@@ -90,6 +93,7 @@ class Plan:
             compute=compute or Compute(),
             dtype=dtype,
             seed=seed,
+            thumbnails=thumbnails,
         )
 
     def run(self, probe: Probe, report: Report) -> TaskEmbedding:
@@ -161,6 +165,7 @@ class Plan:
             unreadable=task.unreadable,
             trivial=None if estimate.trivial is None else estimate.trivial.astype(np.float32),
             convergence=estimate.convergence,
+            thumbnails=thumbnails_of(task, seed=self.seed) if self.thumbnails else (),
         )
 
     def _computed_in(self, probe: Probe) -> torch.dtype:

@@ -10,6 +10,7 @@ import numpy as np
 from task2vec.distances import distance_matrix
 from task2vec.distances.registry import Matrix
 from task2vec.embedding import TaskEmbedding
+from task2vec.style import ACCENT, COLOURS, in_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,6 +33,7 @@ NAME_PLACES = (
 """Where a name may stand beside its point, in points from it, and which of the name's edges is there."""
 
 
+@in_style
 def plot_distances(
     embeddings: Sequence[TaskEmbedding], distance: str = "cosine", *, names: Sequence[str] | None = None
 ) -> Figure:
@@ -49,14 +51,16 @@ def plot_distances(
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     shown = np.where(np.eye(len(labels), dtype=bool), np.nan, distances)
-    image = axes.imshow(shown, cmap="viridis_r")
+    image = axes.imshow(shown, cmap="cividis_r")
+    axes.grid(False)
     axes.set_xticks(range(len(labels)), labels, rotation=90)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_title(f"{distance} distance" + (", from row to column" if distance == "asymmetric" else ""))
-    figure.colorbar(image, ax=axes, shrink=0.7)
+    figure.colorbar(image, ax=axes, shrink=0.7, label="distance")
     return figure
 
 
+@in_style
 def plot_map(
     embeddings: Sequence[TaskEmbedding],
     distance: str = "log_cosine",
@@ -66,7 +70,8 @@ def plot_map(
 ) -> Figure:
     """The tasks as points whose distances on the page follow their distances as tasks.
 
-    Metric scaling: classical scaling gives the start, and SMACOF then minimises the sum of squared differences.
+    Metric scaling: classical scaling gives the start, and SMACOF then minimises the sum of squared differences. How
+    much of it is left is said below, as Kruskal's stress 1.
     """
     from matplotlib.figure import Figure
     from sklearn.manifold import smacof
@@ -77,12 +82,17 @@ def plot_map(
     figure = Figure(figsize=(9, 7), layout="constrained")
     axes = figure.subplots()
     marked = np.array([label in highlight for label in labels])
-    axes.scatter(points[~marked, 0], points[~marked, 1], s=30, color="tab:blue")
-    axes.scatter(points[marked, 0], points[marked, 1], s=90, color="tab:red", marker="*")
+    axes.scatter(points[~marked, 0], points[~marked, 1], s=30, color=COLOURS[0])
+    axes.scatter(points[marked, 0], points[marked, 1], s=110, color=ACCENT, marker="*")
     axes.set_title(f"Tasks by {distance} distance")
     axes.margins(x=0.12, y=0.05)  # room for the names
     axes.set_xticks([])
     axes.set_yticks([])
+    axes.spines[:].set_visible(True)
+    axes.set_aspect("equal", adjustable="datalim")
+    on_page = np.linalg.norm(points[:, None] - points, axis=2)
+    stress = np.sqrt(np.square(on_page - distances).sum() / max(float(np.square(distances).sum()), 1e-12))
+    axes.set_xlabel(f"Distances on the page follow those of the tasks; stress {stress:.2f}, where 0 would be to scale.")
     name_points(axes, points, labels, bold=marked.tolist())
     return figure
 

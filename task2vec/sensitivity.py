@@ -80,13 +80,13 @@ class Sensitivity:
 
     @property
     def mass(self) -> dict[str, float]:
-        """M_l = n_l sum_f F_lf, the sum over all weights of a layer, by its name."""
+        r"""$M_l = n_l \sum_f F_{lf}$, the sum over all weights of a layer, by its name."""
         sums = (float(part.sum(dtype=np.float64)) for part in self.filters.values())
         return {layer.name: n * s for layer, n, s in zip(self.layers, self.weights, sums, strict=True)}
 
     @property
     def shares(self) -> dict[str, float]:
-        """M_l over the sum of all layers', by name."""
+        """$M_l$ over the sum of all layers', by name."""
         mass = self.mass
         total = sum(mass.values())
         return {name: value / total for name, value in mass.items()}

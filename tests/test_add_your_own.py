@@ -1,4 +1,4 @@
-"""docs/add-your-own.md does what it says, and somebody else's installed package is found."""
+"""docs/tutorials/add_your_own.py does what it says, and somebody else's installed package is found."""
 
 import os
 import re
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "add-your-own.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+PAGE = (ROOT / "docs" / "tutorials" / "add_your_own.py").read_text()
+CELLS = re.split(r"^# %%.*\n", PAGE, flags=re.M)
 
 
 def run(code, *folders):
@@ -21,10 +21,16 @@ def run(code, *folders):
     )
 
 
+def cell_of(family):
+    """The tutorial's cell that enters something into a register."""
+    (cell,) = [cell for cell in CELLS if f"@register_{family}(" in cell]
+    return cell
+
+
 def test_the_examples_of_the_page_run_one_after_another():
     assert [len(re.findall(rf"@register_{kind}\(", PAGE)) for kind in ("method", "distance", "estimator")] == [1, 1, 1]
     assert "@register_recommender(" in PAGE
-    done = run("\n\n".join(BLOCKS))
+    done = run(PAGE)
     assert done.returncode == 0, done.stderr
 
 
@@ -50,8 +56,7 @@ def install(folder, name, files, points):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """A package with the page's method and distance, a name that is taken, a module that fails, and one that lies."""
-    method, distance = BLOCKS[0], next(block for block in BLOCKS if "@register_distance(" in block)
-    distance = "import numpy as np\n" + distance
+    method, distance = cell_of("method"), "import numpy as np\n" + cell_of("distance")
     return install(
         tmp_path_factory.mktemp("wheels"),
         "my_adapters",

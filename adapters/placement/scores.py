@@ -55,7 +55,9 @@ def gradient_scores(model: nn.Module, batches: Batches) -> dict[str, Tensor]:
 
 
 def fisher_scores(model: nn.Module, batches: Batches) -> dict[str, Tensor]:
-    """1/N sum_n (d log p(y_n | x_n) / dw)^2, one image at a time: the scores of the FISH mask.
+    r"""The scores of the FISH mask, one image at a time.
+
+    $$F_w = \frac{1}{N} \sum_n \left( \frac{\partial \log p(y_n \mid x_n)}{\partial w} \right)^2$$
 
     Sung et al. 2021, https://arxiv.org/abs/2111.09839, section 3.
 

@@ -26,6 +26,10 @@ def atlas(
         bool | None,
         typer.Option(help="Recommend for every stored task; if neither is given, where at most 100 have trials."),
     ] = None,
+    map_by: Annotated[
+        str, typer.Option("--map", help="mds keeps distances as well as a plane can, tsne keeps neighbours together.")
+    ] = "mds",
+    thumbnails: Annotated[bool, typer.Option(help="Show pictures of the images of tasks that have some.")] = True,
     name: o.DistanceName = o.DISTANCE,
     split: o.Split = None,
     probe: o.ProbeName = o.PROBE,
@@ -39,5 +43,14 @@ def atlas(
     opened = o.open_store(store)
     compute = o.compute_of(device, precision, workers)
     placed = None if target is None else o.embedding_of(target, probe, probe_weights, split, seed, compute)
-    page = write_atlas(opened, out, target=placed, distance=name, backbone=backbone, advise=advise)
+    page = write_atlas(
+        opened,
+        out,
+        target=placed,
+        distance=name,
+        backbone=backbone,
+        advise=advise,
+        map_by=map_by,
+        thumbnails=thumbnails,
+    )
     typer.echo(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB); open it in a browser")

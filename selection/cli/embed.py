@@ -46,6 +46,7 @@ def embed(
     ] = None,
     logs: o.Logs = Path(LOGS),
     seed: o.Seed = 0,
+    thumbnails: o.Thumbnails = False,
     as_json: o.Json = False,
 ) -> None:
     """Embed a labelled image folder and save the embedding; with --each, every data set in a folder.
@@ -55,6 +56,7 @@ def embed(
     network = task2vec.load_probe(probe, checkpoint=probe_weights)
     settings: dict[str, Any] = {
         "draws": draws, "from_layer": from_layer, "max_samples": max_samples, "seed": seed,
+        "thumbnails": thumbnails,
         "compute": o.compute_of(device, precision, workers),
     }  # fmt: skip
     cluster = o.cluster_of(ray, ray_address, cpus, gpus)

@@ -47,6 +47,14 @@ OnRay = Annotated[
 ]
 RayAddress = Annotated[str | None, typer.Option(help="Run on the Ray cluster whose head is at HOST:PORT.")]
 Logs = Annotated[Path, typer.Option(help="Folder for the logs of what fails, each called by what failed.")]
+Thumbnails = Annotated[
+    bool,
+    typer.Option(
+        "--thumbnails",
+        help="Keep 16 small pictures of the images, for the task's card in an atlas. Whoever gets the embedding, the "
+        "store or an atlas of it sees them.",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Fixes everything that is drawn at random.")]
 
 
@@ -170,14 +178,27 @@ def is_embedding(source: Path) -> bool:
 
 
 def embedding_of(
-    source: Path, probe: str, weights: Path | None, split: str | None, seed: int, compute: Compute
+    source: Path,
+    probe: str,
+    weights: Path | None,
+    split: str | None,
+    seed: int,
+    compute: Compute,
+    *,
+    thumbnails: bool = False,
 ) -> TaskEmbedding:
-    """The embedding saved at `source`, or that of the images there; says which images could not be read."""
+    """The embedding saved at `source`, or that of the images there; says which images could not be read.
+
+    Raises:
+        SelectionError: thumbnails are asked for, and the saved embedding has none.
+    """
     if is_embedding(source):
         embedding = TaskEmbedding.load(source)
+        if thumbnails and not embedding.thumbnails:
+            raise SelectionError(f"{source} has no thumbnails; embed the images with --thumbnails, or give the images")
     else:
         task = Task.from_folder(source, split=split)
         network = task2vec.load_probe(probe, checkpoint=weights)
-        embedding = task2vec.embed(task, network, compute=compute, seed=seed, progress=True)
+        embedding = task2vec.embed(task, network, compute=compute, seed=seed, thumbnails=thumbnails, progress=True)
     print_unreadable(embedding)
     return embedding

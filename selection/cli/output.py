@@ -106,6 +106,7 @@ def describe_embedding(embedding: TaskEmbedding) -> dict[str, Any]:
         "converged": None if embedding.convergence is None else embedding.convergence.converged,
         "unmeasured": list(embedding.unmeasured),
         "unreadable": list(embedding.unreadable),
+        "thumbnails": len(embedding.thumbnails),
     }
 
 
@@ -120,7 +121,7 @@ def print_recommendation(recommendation: Recommendation) -> None:
         (
             (
                 brief(c.config),
-                f"{c.predicted:.1%}" if recommendation.is_calibrated else "-",
+                f"{c.accuracy:.1%}" if recommendation.is_calibrated else "-",
                 f"{c.interval[0]:.0%} and {c.interval[1]:.0%}" if recommendation.is_calibrated else "-",
                 f"{c.parameters:,}",
                 f"{c.seconds:.0f}",

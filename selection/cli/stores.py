@@ -103,6 +103,7 @@ def add(
     precision: o.Precision = "auto",
     workers: o.Workers = "auto",
     seed: o.Seed = 0,
+    thumbnails: o.Thumbnails = False,
     as_json: o.Json = False,
 ) -> None:
     """Add a task to a store: its embedding, and what was tuned on it."""
@@ -112,7 +113,7 @@ def add(
     if not o.is_embedding(source):
         task = Task.from_folder(source, split=split)
         opened.check_classes(name or task.name, task.class_names)
-    embedding = o.embedding_of(source, probe, probe_weights, split, seed, compute)
+    embedding = o.embedding_of(source, probe, probe_weights, split, seed, compute, thumbnails=thumbnails)
     opened.add(embedding, name=name, trials=read, adapter=adapter, tags=tag or (), source=origin)
     _say(describe_embedding(embedding) | {"task": name or embedding.task, "trials": len(read)}, as_json)
 
@@ -123,6 +124,19 @@ def remove(location: Location, name: str, as_json: o.Json = False) -> None:
     opened = o.open_store(location)
     opened.remove(name)
     _say({"removed": name, "tasks": len(opened)}, as_json)
+
+
+@app.command()
+def forget_thumbnails(
+    location: Location,
+    name: Annotated[str | None, typer.Argument(help="The task; all tasks if not given.")] = None,
+    as_json: o.Json = False,
+) -> None:
+    """Remove the small pictures of a task's images, or of all tasks', and give their space back."""
+    opened = o.open_store(location)
+    removed = opened.forget_thumbnails(name)
+    opened.vacuum()
+    _say({"thumbnails removed": removed, "tasks": len(opened)}, as_json)
 
 
 @app.command()

@@ -5,6 +5,7 @@ Everything that depends on a choice of the reader (the backbone whose trials cou
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from selection.recommendation.recommend import recommend
 from selection.recommendation.recommenders.features import reference_of
 from selection.recommendation.result import Recommendation
 from selection.store import StoredTask, TaskStore, Trial
-from task2vec import TaskEmbedding, distance_matrix
+from task2vec import TaskEmbedding, Thumbnail, distance_matrix
 from task2vec.progress import reporting
 
 Array = npt.NDArray[np.float64]
@@ -29,6 +30,7 @@ Array = npt.NDArray[np.float64]
 NEAREST = 8  # tasks that a card names
 COMPARED = 5000  # with more tasks, cards name no nearest tasks, no classes and no Fisher
 MATRIX = 300  # tasks of which the distance matrix is shown
+PICTURED = 2_000_000  # bytes of pictures in a page; with more, every card shows fewer of its own
 ADVISED = 100  # with more tasks that have trials, only the target gets a recommendation
 
 
@@ -73,6 +75,7 @@ class AtlasTask:
         probes: For each backbone, the accuracy of a linear probe on its features, where somebody looked.
         fisher: For each layer of the probe the base-10 logarithm of the filters' mean Fisher; None where it is 0.
         advice: What is recommended for it without it and all tasks of its source; None where that was not computed.
+        pictures: Labels of some of its images with the images as data URLs, where the store has thumbnails.
     """
 
     name: str
@@ -88,6 +91,7 @@ class AtlasTask:
     probes: dict[str, float]
     fisher: tuple[float | None, ...]
     advice: dict[str, Any] | None
+    pictures: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +136,8 @@ def gather(
     backbone: str | None = None,
     names: Sequence[str] | None = None,
     advise: bool | None = None,
+    map_by: str = "mds",
+    thumbnails: bool = True,
     progress: bool = False,
     title: str = "Atlas of tasks",
 ) -> Atlas:
@@ -145,12 +151,15 @@ def gather(
         backbone: Whose trials are shown first, and what recommendations are for; that with most trials if not given.
         names: Only these stored tasks.
         advise: Recommend for stored tasks as well; where at most `ADVISED` of them have trials, if None.
+        map_by: How tasks are placed on the map: one of `MAPS`.
+        thumbnails: Show pictures of the images of tasks that have some.
         progress: Show progress on standard error.
         title: The page's heading.
 
     Raises:
         StoreError: there is nothing to show, or no trial used the backbone.
         DistanceError: there is no such distance.
+        SelectionError: there is no such map.
     """
     embeddings = [e for e in _of_one_kind(store, target) if names is None or e.task in names]
     if not embeddings:
@@ -167,9 +176,10 @@ def gather(
     sample = everyone
     if len(shown) > MATRIX:
         sample = sorted(np.random.default_rng(0).choice(len(shown), MATRIX, replace=False).tolist())
-    layout = place(between, len(shown))
+    layout = place(between, len(shown), map_by)
     few = len(shown) <= COMPARED
     nearest = _nearest(between(everyone, everyone)) if few else [()] * len(shown)
+    pictures = _pictures(store, shown, target) if thumbnails else [()] * len(shown)
     tasks = []
     advised = sum(bool(stored[e.task].trials) for e in embeddings) <= ADVISED if advise is None else advise
     with reporting(progress and advised) as report:
@@ -182,7 +192,8 @@ def gather(
                 found = _recommended(store, embedding, task, backbones[first], stored)
                 told = None if found is None else told_of(found, first)
             position = float(layout.points[number, 0]), float(layout.points[number, 1])
-            tasks.append(_shown(embedding, task, names_of, position, nearest[number], told, detailed=few))
+            seen = _shown(embedding, task, names_of, position, nearest[number], told, detailed=few)
+            tasks.append(dataclasses.replace(seen, pictures=pictures[number]))
     return Atlas(
         title=title,
         distance=distance,
@@ -224,7 +235,7 @@ def told_of(found: Recommendation, backbone: str) -> dict[str, Any]:
         "ranking": [
             {
                 "config": c.config.label,
-                "predicted": c.predicted if calibrated else None,
+                "predicted": c.accuracy if calibrated else None,
                 "interval": list(c.interval) if calibrated else None,
                 "parameters": c.parameters,
                 "seconds": c.seconds,
@@ -266,6 +277,22 @@ def _name_of(backbone: BackboneId, shared: Counter[str]) -> str:
     """Its name, with the first letters of its fingerprint where other weights share the name."""
     name = str(backbone)
     return name if shared[name] < 2 else f"{name} ({backbone.fingerprint[:8] or 'unknown weights'})"
+
+
+def _pictures(
+    store: TaskStore, shown: Sequence[TaskEmbedding], target: TaskEmbedding | None
+) -> list[tuple[tuple[str, str], ...]]:
+    """The pictures of each task, of every task as many as leave room for those of the others."""
+    pictured = store.pictured()
+    found = [e.thumbnails if e is target else store.thumbnails(e.task) if e.task in pictured else () for e in shown]
+    most = max(map(len, found), default=0)
+    while sum(len(t.webp) for own in found for t in own[:most]) > PICTURED:
+        most -= 1
+    return [tuple((t.label, _data_url(t)) for t in own[:most]) for own in found]
+
+
+def _data_url(thumbnail: Thumbnail) -> str:
+    return f"data:image/webp;base64,{base64.b64encode(thumbnail.webp).decode()}"
 
 
 def _nearest(distances: Array) -> list[tuple[tuple[int, float], ...]]:

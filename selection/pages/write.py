@@ -22,12 +22,14 @@ def atlas(
     distance: str = "log_cosine",
     backbone: str | None = None,
     advise: bool | None = None,
+    map_by: str = "mds",
+    thumbnails: bool = True,
     progress: bool = True,
 ) -> Path:
     """Write one page on which the tasks of a store can be seen: a map, a card for each task, the distance matrix.
 
     The page holds everything it needs and loads nothing. It shows what the store knows, the names of tasks and classes
-    included, so whoever gets the page gets those.
+    included and, where tasks were added with thumbnails, some of their images: whoever gets the page gets those.
 
     Args:
         store: Tasks that were embedded by the target's probe and estimator, or by those that most of them have.
@@ -37,6 +39,8 @@ def atlas(
         backbone: Whose trials are shown first, and what recommendations are for; that with most trials if not given.
         advise: Recommend for every stored task, as if it and its source were unknown; where at most 100 of them have
             trials, if None.
+        map_by: How tasks are placed on the map: `mds` keeps distances as well as a plane can, `tsne` neighbours.
+        thumbnails: Show pictures of the images of tasks that have some.
         progress: Show progress on standard error.
 
     Returns:
@@ -45,8 +49,18 @@ def atlas(
     Raises:
         StoreError: there is nothing to show, or no trial used the backbone.
         DistanceError: there is no such distance.
+        SelectionError: there is no such map.
     """
-    found = gather(store, target=target, distance=distance, backbone=backbone, advise=advise, progress=progress)
+    found = gather(
+        store,
+        target=target,
+        distance=distance,
+        backbone=backbone,
+        advise=advise,
+        map_by=map_by,
+        thumbnails=thumbnails,
+        progress=progress,
+    )
     return _write(page(found), out)
 
 

@@ -39,12 +39,12 @@ def _expected(found: Recommendation) -> list[str]:
     if found.is_calibrated:
         chosen = found.candidate
         low, high = chosen.interval
-        gain = 100 * (chosen.predicted - found.level)
+        gain = 100 * (chosen.accuracy - found.level)
         adds = f"add {gain:.0f} points" if gain >= 0.5 else "add less than a point"
         if gain <= -0.5:
             adds = f"lose {-gain:.0f} points"
         said.append(
-            f"Tuning is expected to {adds}, to {chosen.predicted:.0%}, and with a chance of 80% to end between "
+            f"Tuning is expected to {adds}, to {chosen.accuracy:.0%}, and with a chance of 80% to end between "
             f"{low:.0%} and {high:.0%}."
         )
     return said

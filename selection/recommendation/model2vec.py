@@ -25,12 +25,12 @@ Embeddings = Sequence[TaskEmbedding] | npt.NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True)
 class Model2Vec:
-    """Experts as vectors in task space (Achille et al. 2019, section 4).
+    r"""Experts as vectors in task space (Achille et al. 2019, section 4).
 
-    Expert k stands at m_k = F_k + b_k: the embedding F_k of the task it comes from, moved by what its success on other
-    tasks says. The probability that it is the best one for a task t falls with its distance,
+    Expert k stands at $m_k = F_k + b_k$: the embedding $F_k$ of the task it comes from, moved by what its success on
+    other tasks says. The probability that it is the best one for a task t falls with its distance,
 
-        p(k | t) = softmax_k( -d_asym(m_k -> t) / temperature ).
+    $$p(k \mid t) = \mathrm{softmax}_k \left( -d_{asym}(m_k \to t) / \tau \right), \tau \text{ the temperature.}$$
 
     Attributes:
         experts: Their names.

@@ -20,7 +20,8 @@ class Candidate:
 
     Attributes:
         config: The configuration.
-        predicted: Expected top-1 accuracy, in [0, 1].
+        predicted: Expected top-1 accuracy. It is what the linear probe reaches and the gain that is expected of tuning,
+            which may lead above 1 where the linear probe is nearly perfect.
         std: Standard deviation of what a trial would score; NaN where the recommender does not know.
         parameters: Trainable parameters beside the classifier's.
         seconds: Expected training time for as many images as the target has, on the machine that made the trials or
@@ -34,12 +35,18 @@ class Candidate:
     seconds: float
 
     @property
+    def accuracy(self) -> float:
+        """`predicted`, as an accuracy in [0, 1]."""
+        return min(1.0, max(0.0, self.predicted))
+
+    @property
     def interval(self) -> tuple[float, float]:
         """Where a trial is expected to score with a chance of 80%; NaN without `std`."""
         if not np.isfinite(self.std):
             return np.nan, np.nan
         width = float(norm.ppf(0.5 + COVERAGE / 2)) * self.std
-        return max(0.0, self.predicted - width), min(1.0, self.predicted + width)
+        low, high = np.clip((self.predicted - width, self.predicted + width), 0.0, 1.0)
+        return float(low), float(high)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,5 +126,5 @@ class Recommendation:
         return explain(self)
 
     def __repr__(self) -> str:
-        expected = f", {self.predicted:.1%} expected" if self.is_calibrated else ""
+        expected = f", {self.candidate.accuracy:.1%} expected" if self.is_calibrated else ""
         return f"Recommendation({self.config.label}{expected}, of {len(self.ranking)} candidates)"

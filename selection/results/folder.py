@@ -20,6 +20,7 @@ from selection.recommendation.result import Recommendation
 from selection.results.card import card
 from selection.results.description import FILE, Description
 from selection.results.result import MERGED
+from task2vec.style import in_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,6 +97,7 @@ def _number(value: float) -> float | None:
     return value if value == value else None
 
 
+@in_style
 def plot_history(history: Sequence[Mapping[str, float]]) -> Figure:
     """Training loss and validation accuracy by epoch."""
     from matplotlib.figure import Figure
@@ -105,7 +107,7 @@ def plot_history(history: Sequence[Mapping[str, float]]) -> Figure:
     for axes, (name, label) in zip(
         figure.subplots(1, 2), (("loss", "training loss"), ("accuracy", "accuracy")), strict=True
     ):
-        axes.plot(epochs, [record[name] for record in history], marker=".")
+        axes.plot(epochs, [record[name] for record in history], markersize=3)
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
     return figure

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from selection.results.description import Measured
+from task2vec.style import in_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,6 +94,7 @@ class Validation:
             "unreadable": list(self.unreadable),
         }
 
+    @in_style
     def plot(self) -> Figure:
         """The confusion matrix, as shares of the images of each class."""
         from matplotlib.figure import Figure
@@ -102,14 +104,15 @@ class Validation:
         figure = Figure(figsize=(side + 1, side), layout="constrained")
         axes = figure.subplots()
         shares = self.confusion / np.maximum(self.confusion.sum(axis=1, keepdims=True), 1)
-        drawn = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+        drawn = axes.imshow(shares, vmin=0, vmax=1)
+        axes.grid(False)
         axes.set_xticks(range(count), self.class_names, rotation=90)
         axes.set_yticks(range(count), self.class_names)
         axes.set_xlabel("taken for")
         axes.set_ylabel("class")
         if count <= 20:
             for c, d in np.argwhere(self.confusion > 0):
-                colour = "white" if shares[c, d] > 0.5 else "black"
+                colour = "black" if shares[c, d] > 0.5 else "white"
                 axes.text(d, c, str(self.confusion[c, d]), ha="center", va="center", color=colour, fontsize=8)
         figure.colorbar(drawn, label="share of the class's images")
         return figure

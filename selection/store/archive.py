@@ -4,10 +4,11 @@
     tasks.jsonl                   a task a line, with its trials
     embeddings/NUMBER.safetensors the tensors of one embedding, its facts in the header
     adapters/DIGEST/...           the files of one adapter
+    thumbnails/NUMBER.webp        a small picture of one of a task's images
 
 An archive may come from a stranger. Nothing in it chooses where anything is written, names of entries are matched
-against the three patterns above, sizes are limited, checksums compared, and everything is read by the same functions
-that check what a user gives. Nothing is unpickled.
+against the patterns above, sizes are limited, checksums compared, and everything is read by the same functions
+that check what a user gives. Nothing is unpickled, and pictures are decoded before they are taken.
 """
 
 from __future__ import annotations
@@ -33,16 +34,17 @@ from selection.store.files import NAMES, digest_of
 from selection.store.schema import NAME_LENGTH, is_text
 from selection.store.store import StoredTask, TaskStore
 from selection.store.trial import Trial, config_of_version_0_1
-from task2vec import EmbeddingError, TaskEmbedding
+from task2vec import EmbeddingError, TaskEmbedding, Thumbnail
 from task2vec.embedding import embedding_from, embedding_parts
+from task2vec.thumbnails import COUNT, LARGEST, check_thumbnails
 
-FORMAT_VERSION = 3
-READ_VERSIONS = (1, 2, 3)  # before 3, configs left out what there was no choice of yet
+FORMAT_VERSION = 4
+READ_VERSIONS = (1, 2, 3, 4)  # before 3, configs left out what there was no choice of yet
 LARGEST_ENTRY = 2**31  # bytes of one file in an archive
 LARGEST_TOTAL = 2**36  # bytes of all of them
 LARGEST_RATIO = 1000  # of a file to what it takes in the archive
 ENTRY = re.compile(
-    r"manifest\.json|tasks\.jsonl|embeddings/\d{1,9}\.safetensors|"
+    r"manifest\.json|tasks\.jsonl|embeddings/\d{1,9}\.safetensors|thumbnails/\d{1,9}\.webp|"
     rf"adapters/[0-9a-f]{{32}}/({'|'.join(map(re.escape, NAMES))})"
 )
 
@@ -53,7 +55,7 @@ class ImportReport:
 
     Attributes:
         added: Tasks that were new.
-        extended: Tasks that were there and got more embeddings, trials or an adapter.
+        extended: Tasks that were there and got more embeddings, trials, thumbnails or an adapter.
         conflicts: What both sides have and is not the same, a sentence each; the store kept its own.
     """
 
@@ -107,7 +109,13 @@ def merge_stores(store: TaskStore, other: TaskStore) -> ImportReport:
     Raises:
         StoreError: something in the other store is damaged.
     """
-    return _add(store, [_Entry(task, other.embeddings(name=task.name), task.adapter) for task in other.tasks()])
+    return _add(
+        store,
+        [
+            _Entry(task, other.embeddings(name=task.name), task.adapter, other.thumbnails(task.name))
+            for task in other.tasks()
+        ],
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +123,7 @@ class _Entry:
     task: StoredTask
     embeddings: list[TaskEmbedding]
     adapter: Path | None
+    thumbnails: tuple[Thumbnail, ...]
 
 
 def _write_entries(store: TaskStore, archive: zipfile.ZipFile) -> None:
@@ -125,7 +134,7 @@ def _write_entries(store: TaskStore, archive: zipfile.ZipFile) -> None:
             files[name] = hashlib.sha256(content).hexdigest()
             archive.writestr(name, content)
 
-    lines, number = [], 0
+    lines, number, pictures = [], 0, 0
     for task in store.tasks():
         embeddings = store.embeddings(name=task.name)
         numbers = range(number, number + len(embeddings))
@@ -140,6 +149,11 @@ def _write_entries(store: TaskStore, archive: zipfile.ZipFile) -> None:
         facts = {"name": task.name, "tags": task.tags, "source": task.source, "adapter": digest}
         facts |= {"embeddings": list(numbers), "trials": [trial.to_dict() for trial in task.trials]}
         facts["facts"] = [found.to_dict() for found in task.facts]
+        facts["thumbnails"] = []
+        for label, webp in store.thumbnails(task.name):
+            facts["thumbnails"].append((pictures, label))
+            put(f"thumbnails/{pictures}.webp", webp)
+            pictures += 1
         lines.append(json.dumps(facts))
     put("tasks.jsonl", "".join(f"{line}\n" for line in lines).encode())
     manifest = {"format_version": FORMAT_VERSION, "tasks": len(lines), "embeddings": number, "files": files}
@@ -191,7 +205,8 @@ def _refuse_hostile(infos: list[zipfile.ZipInfo], path: Path) -> None:
         total += info.file_size
         if not ENTRY.fullmatch(info.filename) or info.filename in seen or stat.S_ISLNK(info.external_attr >> 16):
             raise StoreError(f"{path} holds {info.filename[:100]!r}, which no store's archive has; nothing was read")
-        if info.file_size > min(LARGEST_ENTRY, LARGEST_RATIO * max(info.compress_size, 1)) or total > LARGEST_TOTAL:
+        largest = LARGEST if info.filename.startswith("thumbnails/") else LARGEST_ENTRY
+        if info.file_size > min(largest, LARGEST_RATIO * max(info.compress_size, 1)) or total > LARGEST_TOTAL:
             raise StoreError(f"{path} unpacks {info.filename} to {info.file_size:,} bytes, too many; nothing was read")
         seen.add(info.filename)
 
@@ -208,9 +223,13 @@ def _entry(facts: dict[str, Any], checked: Any, folder: Path) -> _Entry:
         raise ValueError("it has no embedding")
     if not 0 < len(facts["name"]) <= NAME_LENGTH:
         raise ValueError(f"its name has {len(facts['name'])} characters, not 1 to {NAME_LENGTH}")
-    odd = next((text for text in (facts["name"], facts["source"], *facts["tags"]) if not is_text(text)), None)
+    labels = [(int(number), label) for number, label in facts.get("thumbnails", ())][: COUNT + 1]
+    texts = (facts["name"], facts["source"], *facts["tags"], *(label for _, label in labels))
+    odd = next((text for text in texts if not is_text(text)), None)
     if odd is not None:
-        raise ValueError(f"{str(odd)[:100]!r} is no name, source or tag")
+        raise ValueError(f"{str(odd)[:100]!r} is no name, source, tag or label")
+    pictures = tuple(Thumbnail(label, checked(f"thumbnails/{number}.webp")) for number, label in labels)
+    check_thumbnails(pictures)
     adapter = None
     if facts["adapter"] is not None:
         adapter = folder / re.fullmatch(r"[0-9a-f]{32}", facts["adapter"]).group()  # type: ignore[union-attr]
@@ -227,13 +246,13 @@ def _entry(facts: dict[str, Any], checked: Any, folder: Path) -> _Entry:
         source=str(facts["source"]),
         facts=tuple(BackboneFacts.from_dict(found) for found in facts.get("facts", ())),
     )
-    return _Entry(task, embeddings, adapter)
+    return _Entry(task, embeddings, adapter, pictures)
 
 
 def _add(store: TaskStore, entries: list[_Entry]) -> ImportReport:
     added, extended, conflicts = [], [], []
     for entry in entries:
-        name = entry.task.name
+        name, pictures = entry.task.name, entry.thumbnails
         if name not in store:
             own, trials, embeddings, adapter = None, list(entry.task.trials), entry.embeddings, entry.adapter
             added.append(name)
@@ -249,9 +268,11 @@ def _add(store: TaskStore, entries: list[_Entry]) -> ImportReport:
             ):
                 more.append(f"{name!r} has another adapter there")
             conflicts += [*odd, *more]
-            if trials or embeddings or adapter:
+            pictures = () if store.thumbnails(name) else pictures
+            if trials or embeddings or adapter or pictures:
                 extended.append(name)
         first = embeddings[0] if embeddings else store.embeddings(name=name)[0]
+        first = dataclasses.replace(first, thumbnails=pictures)
         source = "" if own is not None and own.source else entry.task.source
         known = [] if own is None else [found.backbone.fingerprint for found in own.facts]
         looks = [found for found in entry.task.facts if found.backbone.fingerprint not in known]

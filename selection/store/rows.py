@@ -19,10 +19,11 @@ from sqlalchemy.orm import Session
 from adapters import AdapterConfig, BackboneId, ConfigError
 from selection.errors import StoreError
 from selection.store.facts import BackboneFacts
-from selection.store.schema import TRIAL_KEY, EmbeddingRow, FactsRow, TaskRow, TrialRow, checksum_of
+from selection.store.schema import TRIAL_KEY, EmbeddingRow, FactsRow, TaskRow, ThumbnailRow, TrialRow, checksum_of
 from selection.store.trial import Trial
-from task2vec import EmbeddingError, TaskEmbedding
+from task2vec import EmbeddingError, TaskEmbedding, Thumbnail
 from task2vec.embedding import embedding_from, embedding_parts
+from task2vec.thumbnails import check_thumbnails
 
 REVISION = "task2vec_revision"  # under which a session that writes knows the number of its change
 UPSERTS: dict[str, Callable[..., Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
@@ -72,7 +73,7 @@ def _listed(classes: Sequence[str]) -> str:
 
 
 def put_many(named: dict[str, TaskEmbedding], session: Session) -> None:
-    """Insert the tasks that are new in two statements; the others as `add` would."""
+    """Insert the tasks that are new in two or three statements; the others as `add` would."""
     revision = session.info[REVISION]
     present = set(session.scalars(sql.select(TaskRow.name).where(TaskRow.name.in_(named))))
     new = {name: embedding for name, embedding in named.items() if name not in present}
@@ -87,12 +88,20 @@ def put_many(named: dict[str, TaskEmbedding], session: Session) -> None:
                 for i, e in zip(ids, new.values(), strict=True)
             ],
         )
+        pictures = [
+            {"task_id": i, "label": label, "webp": webp}
+            for i, e in zip(ids, new.values(), strict=True)
+            for label, webp in e.thumbnails
+        ]
+        if pictures:
+            session.execute(sql.insert(ThumbnailRow), pictures)
     for name in present:
         row = get_task(session, name)
         assert row is not None
         refuse_other_classes(row, named[name].classes)
         row.num_images, row.classes = named[name].num_samples, json.dumps(named[name].classes)
         put_embedding(session, row, named[name])
+        put_thumbnails(row, named[name].thumbnails)
 
 
 def to_embedding(row: EmbeddingRow, name: str) -> TaskEmbedding:
@@ -137,6 +146,26 @@ def put_facts(row: TaskRow, facts: BackboneFacts) -> None:
         found = FactsRow(backbone_fingerprint=facts.backbone.fingerprint)
         row.facts.append(found)
     found.content = json.dumps(facts.to_dict())
+
+
+def put_thumbnails(row: TaskRow, thumbnails: Sequence[Thumbnail]) -> None:
+    """Give a task these pictures, in place of those it has; those it has stay if there are no new ones."""
+    if thumbnails:
+        row.thumbnails = [ThumbnailRow(label=label, webp=webp) for label, webp in thumbnails]
+
+
+def to_thumbnails(row: TaskRow) -> tuple[Thumbnail, ...]:
+    """The pictures of a task.
+
+    Raises:
+        StoreError: one of them is damaged, or no picture.
+    """
+    thumbnails = tuple(Thumbnail(found.label, found.webp) for found in row.thumbnails)
+    try:
+        check_thumbnails(thumbnails)
+    except EmbeddingError as error:
+        raise StoreError(f"the stored thumbnails of {row.name!r} are damaged ({error})") from error
+    return thumbnails
 
 
 def to_trial(row: TrialRow) -> Trial:

@@ -5,7 +5,7 @@ nothing else, knows tags and sources of tasks, what trials were run with, and a 
 adapters by their content. Schema 3 knows at which change an embedding was written, so that a search index can catch
 up, and who it is, so that the index of another store is not mistaken for its own. Schema 4 has trials whose test score
 was not measured, and the learning curve of each. Schema 5 knows what a task looks like to the backbones that were
-tuned on it.
+tuned on it. Schema 6 has small pictures of a task's images, where somebody asked for them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import uuid
 import sqlalchemy as sql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -53,6 +53,7 @@ class TaskRow(Base):
     embeddings: Mapped[list[EmbeddingRow]] = relationship(cascade="all, delete-orphan")
     trials: Mapped[list[TrialRow]] = relationship(cascade="all, delete-orphan", order_by="TrialRow.id")
     facts: Mapped[list[FactsRow]] = relationship(cascade="all, delete-orphan", order_by="FactsRow.id")
+    thumbnails: Mapped[list[ThumbnailRow]] = relationship(cascade="all, delete-orphan", order_by="ThumbnailRow.id")
 
 
 class EmbeddingRow(Base):
@@ -106,6 +107,16 @@ class FactsRow(Base):
     task_id: Mapped[int] = mapped_column(sql.ForeignKey("tasks.id", ondelete="CASCADE"))
     backbone_fingerprint: Mapped[str] = mapped_column(sql.String(32))
     content: Mapped[str] = mapped_column(sql.Text)
+
+
+class ThumbnailRow(Base):
+    """A small picture of one of a task's images, a WebP file."""
+
+    __tablename__ = "thumbnails"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    task_id: Mapped[int] = mapped_column(sql.ForeignKey("tasks.id", ondelete="CASCADE"), index=True)
+    label: Mapped[str] = mapped_column(sql.Text)
+    webp: Mapped[bytes]
 
 
 def is_text(value: object, longest: int | None = None) -> bool:

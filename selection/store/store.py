@@ -33,9 +33,11 @@ from selection.store.rows import (
     put_embedding,
     put_facts,
     put_many,
+    put_thumbnails,
     put_trials,
     refuse_other_classes,
     to_embedding,
+    to_thumbnails,
     to_trial,
 )
 from selection.store.schema import (
@@ -45,13 +47,14 @@ from selection.store.schema import (
     EmbeddingRow,
     SchemaRow,
     TaskRow,
+    ThumbnailRow,
     TrialRow,
     is_text,
     new_identity,
 )
 from selection.store.search import Search
 from selection.store.trial import Trial
-from task2vec import TaskEmbedding
+from task2vec import TaskEmbedding, Thumbnail
 
 TRIES = 10  # of a transaction that collided with another one
 EXACT_UP_TO = 50_000  # embeddings of one probe
@@ -204,7 +207,7 @@ class TaskStore:
         source: str = "",
         facts: Iterable[BackboneFacts] = (),
     ) -> None:
-        """Store a task, or add to a stored one: its embedding, more trials, its tuned adapter.
+        """Store a task, or add to a stored one: its embedding with its thumbnails, more trials, its tuned adapter.
 
         An embedding of the same probe and estimator, and a trial of the same config, backbone, seed and number of
         images, replace what was there.
@@ -238,6 +241,7 @@ class TaskStore:
             row.adapter = kept or row.adapter
             put_embedding(session, row, embedding)
             put_trials(session, row, new_trials)
+            put_thumbnails(row, embedding.thumbnails)
             for found in new_facts:
                 put_facts(row, found)
 
@@ -394,6 +398,37 @@ class TaskStore:
         with self._reading() as session:
             return set(session.scalars(sql.select(EmbeddingRow.id).join(TaskRow).where(*conditions)))
 
+    def thumbnails(self, name: str) -> tuple[Thumbnail, ...]:
+        """Small pictures of a task's images, where it was added with some.
+
+        Raises:
+            StoreError: there is no such task, or they are damaged.
+        """
+        with self._reading() as session:
+            return to_thumbnails(self._existing(session, name))
+
+    def pictured(self) -> set[str]:
+        """Names of the tasks that have thumbnails."""
+        with self._reading() as session:
+            return set(session.scalars(sql.select(TaskRow.name).join(ThumbnailRow).distinct()))
+
+    def forget_thumbnails(self, name: str | None = None) -> int:
+        """Remove the pictures of a task, or of all tasks; gives how many pictures there were.
+
+        Their bytes stay in the database's file until `vacuum` writes it anew.
+
+        Raises:
+            StoreError: there is no such task.
+        """
+
+        def change(session: Session) -> int:
+            which = [] if name is None else [ThumbnailRow.task_id == self._existing(session, name).id]
+            found = session.scalars(sql.select(ThumbnailRow.id).where(*which)).all()
+            session.execute(sql.delete(ThumbnailRow).where(*which))
+            return len(found)
+
+        return self._write(change)
+
     def verify(self) -> list[str]:
         """Everything that is wrong with what is stored, a sentence each; empty if nothing."""
         problems: list[str] = []
@@ -418,6 +453,11 @@ class TaskStore:
                     to_trial(trial)
                 except ValueError as error:
                     problems.append(f"trial {trial.id} of {name!r} is damaged ({error}); remove it and run it again")
+            for task in session.scalars(sql.select(TaskRow).where(TaskRow.thumbnails.any())).yield_per(BULK):
+                try:
+                    to_thumbnails(task)
+                except StoreError as error:
+                    problems.append(str(error))
             adapters = sql.select(TaskRow.name, TaskRow.adapter).where(TaskRow.adapter.is_not(None))
             for name, digest in session.execute(adapters):
                 problem = "has no directory" if self._files is None else self._files.problem(str(digest))

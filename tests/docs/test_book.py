@@ -3,12 +3,17 @@
 import importlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
+
+from selection.cli import app
+from selection.cli.lazy import LazyCommand
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -57,6 +62,39 @@ def test_links_within_lead_somewhere(page):
             assert anchor in anchors_of(there), f"{page.name} links to {target}#{anchor}"
 
 
+def quoted_commands(text):
+    """What a page tells its reader to run: lines of shell blocks, and code in a sentence."""
+    shell = re.findall(r"```sh\n(.*?)```", text, re.S)
+    lines = [line for block in shell for line in block.replace("\\\n", " ").splitlines()]
+    prose = re.sub(r"```.*?```", "", text, flags=re.S)
+    return [line.strip() for line in (*lines, *re.findall(r"`([^`]+)`", prose)) if line.strip().startswith(STARTS)]
+
+
+STARTS = ("task2vec ", "python benchmarks/")
+READ = [*PAGES, *sorted((DOCS / "tutorials").glob("*.py")), *(ROOT / f for f in ("README.md", "CONTRIBUTING.md"))]
+
+
+@pytest.mark.parametrize("page", READ, ids=lambda p: p.name)
+def test_the_commands_that_are_quoted_exist(page):
+    text = page.read_text()
+    if page.suffix == ".py":
+        text = re.sub(r"^# ?", "", text, flags=re.M)
+    for line in quoted_commands(text):
+        words = shlex.split(line, comments=True)
+        if words[0] == "python":
+            assert (ROOT / words[1]).exists(), line
+            continue
+        command, rest = typer.main.get_command(app), words[1:]
+        while hasattr(command, "commands") and rest and not rest[0].startswith("-"):
+            names = rest[0].split("|") if "|" in rest[0] else [rest[0]]
+            assert set(names) <= set(command.commands), line
+            command, rest = command.commands[names[0]], rest[1:]
+            command = command.load() if isinstance(command, LazyCommand) else command
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        asked = {word.split("=")[0] for word in rest if re.fullmatch(r"--?[a-z][\w-]*(=.*)?", word)}
+        assert asked <= known | {"--help"}, line
+
+
 def test_every_page_is_in_the_navigation():
     text = re.sub(r"!ENV ", "", (ROOT / "mkdocs.yml").read_text())
 
@@ -86,6 +124,10 @@ def test_the_book_builds_with_its_tutorials_run_and_loads_nothing(tmp_path):
         text = page.read_text("utf-8")
         assert not re.search(r"<(?:script|img|iframe)[^>]*\ssrc=\"?https?:", text), page
         assert not re.search(r"<link[^>]*rel=\"?(?:stylesheet|preconnect)\"?[^>]*href=\"?https?:", text), page
+        for link in re.findall(r'<a [^>]*href="(?!\w+:|//|#)([^"#?]+)', text):
+            there = (tmp_path / link.lstrip("/") if link.startswith("/") else page.parent / link).resolve()
+            assert there.exists(), f"{page} links to {link}"
+        assert 'class="arithmatex"' not in text, f"{page} has a formula that was not drawn"
     for tutorial in (DOCS / "tutorials").glob("*.py"):
         text = (tmp_path / "tutorials" / tutorial.stem / "index.html").read_text("utf-8")
         assert "jp-OutputArea-output" in text, f"{tutorial.name} shows no output"

@@ -18,7 +18,7 @@ import adapters
 from adapters import AdapterConfig
 from selection import StoreError, TaskStore, export_store, import_archive, merge_stores
 from task2vec.embedding import embedding_parts
-from tests.selection.test_store import embedding, trial
+from tests.selection.test_store import embedding, pictured, trial
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +32,14 @@ def tuned(tmp_path_factory):
 def filled(store, tuned):
     store.add(embedding("birds"), trials=[trial(), trial(0.7, seed=1)], tags=["wild", "small"], source="garden")
     store.add(embedding("birds", seed=5, method="exact"))
-    store.add(embedding("fish", seed=2), adapter=tuned)
+    store.add(pictured("fish", seed=2), adapter=tuned)
     return store
 
 
 def contents(store):
     tasks = [dataclasses.replace(task, adapter=task.adapter and task.adapter.name) for task in store.tasks()]
-    return tasks, [(e.task, e.probe, e.method, e.fisher.tobytes()) for e in store.embeddings()]
+    pictures = [store.thumbnails(task.name) for task in tasks]
+    return tasks, pictures, [(e.task, e.probe, e.method, e.fisher.tobytes()) for e in store.embeddings()]
 
 
 def test_what_is_exported_is_imported_whole(filled, tmp_path):
@@ -57,13 +58,16 @@ def test_what_is_exported_is_imported_whole(filled, tmp_path):
 def test_merging_keeps_both_sides_and_names_what_contradicts(filled, tmp_path):
     other = TaskStore(tmp_path / "other.db")
     other.add(embedding("birds", seed=9), trials=[trial(0.9, seed=1), trial(0.4, seed=2)], tags=["blue"], source="zoo")
-    other.add(embedding("cats", seed=3))
+    other.add(pictured("cats", seed=3))
+    other.add(pictured("fish", seed=4))
     report = merge_stores(filled, other)
     assert report.added == ("cats",)
     assert report.extended == ("birds",)
-    assert len(report.conflicts) == 2
+    assert len(report.conflicts) == 3
     assert "ssf with seed 1 at 0.700 here and 0.900 there" in report.conflicts[0]
     assert "'birds' has another montecarlo embedding under probe probe there" in report.conflicts[1]
+    assert filled.thumbnails("cats") == other.thumbnails("cats")
+    assert filled.thumbnails("fish") == pictured("fish", seed=2).thumbnails
     merged = filled.task("birds")
     assert {t.seed: t.score for t in merged.trials} == {0: 0.5, 1: 0.7, 2: 0.4}
     assert (merged.tags, merged.source) == (("blue", "small", "wild"), "garden")
@@ -107,6 +111,18 @@ def with_name(name):
     return change
 
 
+def picture(number):
+    return f"thumbnails/{number}.webp"
+
+
+def with_labels(labels):
+    def change(entries):
+        lines = [json.loads(line) for line in entries["tasks.jsonl"].splitlines()]
+        entries["tasks.jsonl"] = "\n".join(json.dumps(line | {"thumbnails": labels}) for line in lines).encode()
+
+    return change
+
+
 def put(name, content):
     return lambda entries: entries.update({name: content})
 
@@ -127,6 +143,15 @@ class Malice:
         (put(of(7), b"\0" * 200_000_000), r"unpacks embeddings/7\.safetensors to 200,000,000 bytes, too many"),
         (with_fisher(float("nan")), "is no task .*has nan at entry 3"),
         (with_fisher(-1.0), r"is no task .*has -1\.0 at entry 3"),
+        (put(picture(0), b"<svg onload=alert(1)>"), "is no task .*thumbnail 0 is not a plain WebP picture alone"),
+        (put(picture(1), bytes(40_000)), r"unpacks thumbnails/1\.webp to 40,000 bytes, too many"),
+        (put("thumbnails/owned.webp", b"x"), "holds 'thumbnails/owned.webp'"),
+        (put("thumbnails/0.svg", b"x"), r"holds 'thumbnails/0\.svg'"),
+        (lambda entries: entries.pop(picture(2)), r"lacks thumbnails/2\.webp"),
+        (with_labels([[0, "a"]] * 100_000), "there are 17 thumbnails; a task has 16 at most"),
+        (with_labels([["../owned", "a"]]), "is no task .*invalid literal"),
+        (with_labels([[0, "a\0b"]]), "is no name, source, tag or label"),
+        (with_labels(7), "is no task"),
         (with_name("x" * 1_000_000), "its name has 1000000 characters, not 1 to 200"),
         (with_name(""), "its name has 0 characters, not 1 to 200"),
         (put("tasks.jsonl", b"[1, 2]"), "line 1 of tasks.jsonl"),
@@ -197,7 +222,7 @@ def test_an_archive_of_a_newer_format_is_refused(tmp_path):
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("manifest.json", json.dumps({"format_version": 99, "files": {}}))
     (tmp_path / "new.zip").write_bytes(buffer.getvalue())
-    with pytest.raises(StoreError, match="format version 99, this package reads 3; upgrade it"):
+    with pytest.raises(StoreError, match="format version 99, this package reads 4; upgrade it"):
         import_archive(TaskStore(), tmp_path / "new.zip")
 
 

@@ -69,6 +69,24 @@ def test_embed_saves_an_embedding_and_says_what_it_is(folder, tmp_path):
     assert facts["norm"] == pytest.approx(loaded.norm)
 
 
+def test_thumbnails_are_kept_where_they_are_asked_for(folder, saved, tmp_path):
+    db = tmp_path / "my.db"
+    assert as_json("embed", folder, "-o", tmp_path / "seen.safetensors", "--thumbnails")["thumbnails"] == 16
+    run("store", "create", db, "--empty")
+    assert as_json("store", "add", db, saved)["thumbnails"] == 0
+    failed = run("store", "add", db, saved, "--thumbnails", ok=False)
+    assert "has no thumbnails; embed the images with --thumbnails" in failed.stderr
+    for source, asked in ((folder, ["--thumbnails"]), (tmp_path / "seen.safetensors", [])):
+        assert as_json("store", "add", db, source, *asked)["thumbnails"] == 16
+        run("atlas", db, "-o", tmp_path / "with.html")
+        run("atlas", db, "-o", tmp_path / "without.html", "--no-thumbnails")
+        assert [(tmp_path / name).read_text().count("data:image/webp") for name in ("with.html", "without.html")] == [
+            16,
+            0,
+        ]
+        assert as_json("store", "forget-thumbnails", db)["thumbnails removed"] == 16
+
+
 def test_distance_prints_a_matrix_and_draws_it(saved, tmp_path):
     found = as_json("distance", saved, saved, "--distance", "cosine", "--plot", tmp_path / "d.png")
     np.testing.assert_allclose(found["matrix"], np.zeros((2, 2)), atol=1e-6)

@@ -12,6 +12,8 @@ import adapters
 from adapters import AdapterConfig, BackboneId
 from selection import (
     RECOMMENDERS,
+    Candidate,
+    Recommendation,
     RecommendationError,
     SelectionError,
     TaskStore,
@@ -149,6 +151,15 @@ def test_every_recommender_answers_and_explains_itself():
             assert 0 <= low <= found.predicted <= high <= 1
     with pytest.raises(RecommendationError, match="there is no recommender 'oracle'"):
         recommend(embedding("new", seed=50), store, "vit", recommender="oracle")
+
+
+def test_no_accuracy_above_everything_is_told():
+    """A linear probe that is nearly perfect leaves less room than tuning usually adds."""
+    sure = Candidate(SSF, 1.3, 0.1, 10, 5.0)
+    assert (sure.accuracy, sure.interval) == (1.0, (1.0, 1.0))
+    found = Recommendation(SSF, (sure, Candidate(LORA, 1.2, 0.1, 10, 5.0)), (), "gaussian_process", 0.98, 3)
+    assert "expected to add 2 points, to 100%," in found.explain()
+    assert "Next best of 2 candidates is lora" in found.explain()
 
 
 def test_trials_on_another_backbone_serve_where_there_are_no_others_and_the_note_says_so():

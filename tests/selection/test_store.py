@@ -33,6 +33,8 @@ from selection import (
 )
 from task2vec import Classifier, EmbeddingError, Layer, TaskEmbedding, distance
 from task2vec.embedding import embedding_parts
+from task2vec.thumbnails import thumbnails_of
+from tests.conftest import random_task
 
 
 def embedding(name="birds", seed=0, probe="a" * 32, method="montecarlo", dimension=20):
@@ -47,6 +49,10 @@ def trial(score=0.5, seed=0, method="ssf", **changes):
     return Trial(AdapterConfig(method), score=score, seed=seed, num_images=100, **values | changes)
 
 
+def pictured(name="birds", seed=0):
+    return dataclasses.replace(embedding(name, seed), thumbnails=thumbnails_of(random_task(seed=seed), 4))
+
+
 def test_what_is_added_comes_back(store):
     store.add(embedding(), trials=[trial(), trial(seed=1)])
     task = store.task("birds")
@@ -57,6 +63,51 @@ def test_what_is_added_comes_back(store):
     assert found.layers == embedding().layers
     assert "birds" in store
     assert len(store) == 1
+
+
+def test_thumbnails_are_kept_with_their_task_until_they_are_forgotten(store):
+    birds, fish = pictured(), pictured("fish", seed=1)
+    store.add(birds)
+    store.add_many([fish, embedding("cats")])
+    assert (store.thumbnails("birds"), store.thumbnails("cats")) == (birds.thumbnails, ())
+    assert store.pictured() == {"birds", "fish"}
+    assert store.verify() == []
+    store.add(embedding("birds", seed=3))  # without any: those that are known stay
+    assert store.thumbnails("birds") == birds.thumbnails
+    store.add_many([pictured("birds", seed=2), embedding("fish")])
+    assert store.thumbnails("birds") == pictured("birds", seed=2).thumbnails
+    assert (store.forget_thumbnails("birds"), store.forget_thumbnails("birds")) == (4, 0)
+    assert store.pictured() == {"fish"}
+    store.remove("fish")
+    store.add(embedding("fish"))
+    assert store.thumbnails("fish") == ()
+    assert store.forget_thumbnails() == 0
+
+
+def test_forgotten_thumbnails_leave_no_bytes_in_the_file(tmp_path):
+    path, store = tmp_path / "tasks.db", TaskStore(tmp_path / "tasks.db")
+    store.add(pictured())
+    some = pictured().thumbnails[0].webp[40:80]
+
+    def bytes_of():
+        store.close()
+        return b"".join(file.read_bytes() for file in path.parent.glob("tasks.db*") if file.is_file())
+
+    assert some in bytes_of()
+    store.forget_thumbnails()
+    store.vacuum()
+    assert some not in bytes_of()
+
+
+def test_a_stranger_s_database_gives_no_pictures_that_are_none(tmp_path):
+    store = TaskStore(tmp_path / "tasks.db")
+    store.add(pictured())
+    with contextlib.closing(sqlite3.connect(tmp_path / "tasks.db")) as database:
+        database.execute("UPDATE thumbnails SET webp = ? WHERE id = 2", (b"<svg onload=alert(1)>",))
+        database.commit()
+    with pytest.raises(StoreError, match=r"thumbnails of 'birds' are damaged .thumbnail 1 is not a plain WebP"):
+        store.thumbnails("birds")
+    assert len(store.verify()) == 1
 
 
 def test_a_store_survives_being_opened_again(tmp_path):

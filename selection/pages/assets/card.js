@@ -20,6 +20,14 @@ function factsOf(task) {
   return element("dl", {}, ...rows.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
 }
 
+function picturesOf(task) {
+  if (!task.pictures.length) return null;
+  const items = task.pictures.map(([label, url]) =>
+    element("li", {}, element("img", { src: url, alt: `An image of ${label}`, title: label, loading: "lazy" })),
+  );
+  return element("ul", { id: "pictures", "aria-label": `Some of the images of ${task.name}` }, ...items);
+}
+
 function adviceOf(task) {
   const advice = task.advice;
   if (!advice) {
@@ -127,6 +135,10 @@ function drawLayers(task) {
     legend: { orientation: "h", y: 1.02, yanchor: "bottom" },
     showlegend: true,
   }, { displayModeBar: false });
+  const shown = (v) => (v === null ? MISSING : (10 ** v).toExponential(2));
+  const rows = data.layers.map((layer, i) => [layer, ...[task, other].filter((one) => one).map((one) => shown(one.fisher[i]))]);
+  const names = [task, other].filter((one) => one).map((one) => one.name);
+  document.getElementById("layers-table").replaceChildren(table("Mean Fisher of the filters", ["layer", ...names], rows));
 }
 
 function layersOf(task) {
@@ -141,7 +153,8 @@ function layersOf(task) {
   return [
     element("h3", {}, "What the embedding sees"),
     element("label", {}, "Fisher by layer against ", chooser),
-    element("div", { id: "by-layer", class: "layers", role: "img", "aria-label": "Mean Fisher of each layer of the probe, for this task and another" }),
+    element("div", { id: "by-layer", class: "layers", role: "img", "aria-label": "Mean Fisher of each layer of the probe, for this task and another; the table below has the numbers" }),
+    element("details", {}, element("summary", {}, "The same as a table"), element("div", { id: "layers-table", class: "scroll" })),
   ];
 }
 
@@ -159,6 +172,7 @@ function showCard(focus) {
   cardPlace.replaceChildren(
     ...[
       element("div", { class: "title" }, element("h2", {}, task.name), close),
+      picturesOf(task),
       factsOf(task),
       adviceOf(task),
       element("h3", {}, `Nearest tasks by ${data.distance}`),

@@ -1,6 +1,7 @@
 // The list of the tasks that are searched for, which says in words what the map shows.
 
 const ROWS = 200;
+const CHOICES = 500;
 const listPlace = document.getElementById("list");
 
 function options(id, entries) {
@@ -8,7 +9,13 @@ function options(id, entries) {
 }
 
 function fillChoices() {
-  const sorted = (values) => [...new Set(values)].filter((v) => v).sort().map((v) => [v, v]);
+  // A list of thousands is no choice: of so many the most frequent are offered, and the search finds the others.
+  const sorted = (values) => {
+    const counts = new Map();
+    for (const value of values) if (value) counts.set(value, (counts.get(value) ?? 0) + 1);
+    const frequent = [...counts].sort((a, b) => b[1] - a[1]).slice(0, CHOICES);
+    return frequent.map(([value]) => value).sort().map((v) => [v, v]);
+  };
   options("colour", Object.entries(COLOURS).map(([name, { label }]) => [name, label]));
   options("backbone", data.backbones.map((name) => [name, name]));
   options("source", [["", "all"], ...sorted(tasks.map((task) => task.source))]);

@@ -18,17 +18,22 @@ function redraw() {
   drawMap();
 }
 
+const MAPS = {
+  mds: "A plane cannot hold all distances; this map (MDS) keeps them as well as it can.",
+  tsne: "This map (t-SNE) keeps neighbours together; how far apart others lie says little.",
+};
+
 function describe() {
   const stored = tasks.length - (data.target === null ? 0 : 1);
   const out = data.left_out ? ` ${whole(data.left_out)} more were embedded by another probe or estimator and are not shown.` : "";
   document.getElementById("about").textContent =
     `${whole(stored)} stored tasks, embedded by ${data.probe} (${data.method}), compared by ${data.distance}.${out}`;
-  const { trustworthiness, neighbours, stress, measured_on: on } = data.layout;
+  const { by, trustworthiness, neighbours, stress, measured_on: on } = data.layout;
   const sample = on < tasks.length ? ` Measured on a sample of ${whole(on)}.` : "";
   document.getElementById("faithful").textContent =
     stress === null
       ? "With so few tasks the map says little; read the distances."
-      : `A plane cannot hold all distances. Trustworthiness ${trustworthiness.toFixed(2)} (1: the ${neighbours} nearest on the map are ` +
+      : `${MAPS[by]} Trustworthiness ${trustworthiness.toFixed(2)} (1: the ${neighbours} nearest on the map are ` +
         `nearest in truth), stress ${stress.toFixed(2)} (0: all distances are true to scale).${sample} Cards and matrix tell the true distances.`;
 }
 

@@ -37,8 +37,10 @@ function tracesByCategory(some, size, outline) {
   for (const task of tasks) groups.get(COLOURS[state.colour].category(task)).push(task);
   const kept = new Set(some);
   // The order, and so the colours, are those of all tasks: a filter changes no colour.
-  return [...groups]
-    .sort((a, b) => b[1].length - a[1].length || a[0].localeCompare(b[0]))
+  const sorted = [...groups].sort((a, b) => b[1].length - a[1].length || (a[0] < b[0] ? -1 : 1));
+  const rest = sorted.splice(TOLD_APART);
+  if (rest.length) sorted.push([`${whole(rest.length)} others`, rest.flatMap(([, members]) => members)]);
+  return sorted
     .map(([name, members], place) =>
       pointsOf(members.filter((task) => kept.has(task)), { ...markOf(place), size, line: outline }, {
         name: escaped(short(name)),

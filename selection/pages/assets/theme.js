@@ -6,8 +6,9 @@ const OTHERS = { color: "#8a93a3", symbol: "circle-open" };
 const SCALE = "Cividis";
 
 // Where there are more categories than colours, shapes tell them apart; the rarest beyond those are drawn alike.
+const TOLD_APART = CATEGORIES.length * SYMBOLS.length;
 const markOf = (place) =>
-  place >= CATEGORIES.length * SYMBOLS.length
+  place >= TOLD_APART
     ? OTHERS
     : { color: CATEGORIES[place % CATEGORIES.length], symbol: SYMBOLS[Math.floor(place / CATEGORIES.length)] };
 

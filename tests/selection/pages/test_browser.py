@@ -1,15 +1,19 @@
 """The pages as a reader uses them, in a real browser."""
 
 import contextlib
+import dataclasses
 
 import numpy as np
 import pytest
 
 import selection
+from selection import TaskStore
 from selection.pages.data import Atlas, AtlasTask, gather
 from selection.pages.layout import Layout
 from selection.pages.matrix import ordered
 from selection.pages.page import page as page_of
+from task2vec.thumbnails import thumbnails_of
+from tests.conftest import random_task
 from tests.selection.pages.conftest import HOSTILE, SHOWN
 
 DRAWN = """document.getElementById("map").data
@@ -78,10 +82,35 @@ def test_clicking_a_point_opens_its_card(chromium, atlas, few):
         best = max(t.score for t in few.task("gtsrb").trials)
         assert f"{best:.1%} on test images" in facts
         assert tab.locator("#by-parameters .point").count() == tab.locator("#by-seconds .point").count() > 10
+        layers = tab.locator("#layers-table tbody tr").evaluate_all("all => all.map((row) => row.cells[1].textContent)")
+        own = few.embeddings(name="gtsrb")[0]
+        means = [
+            part.mean() for part in np.split(own.fisher, np.cumsum([layer.num_filters for layer in own.layers])[:-1])
+        ]
+        np.testing.assert_allclose([float(value) for value in layers], means, rtol=0.01)
         nearest = [n.name for n in few.nearest(few.embeddings(name="gtsrb")[0], 4)][1:]
         assert [n for n in tab.locator("#nearest button").all_inner_texts() if n in few.names()][:3] == nearest
         tab.locator("#nearest button").first.click()
         tab.wait_for_function("document.querySelector('#card h2').textContent !== 'gtsrb'")
+
+
+def test_a_card_shows_thumbnails_with_what_is_on_them(chromium, few, tmp_path):
+    store, shown = TaskStore(), thumbnails_of(random_task(40, 5))
+    first, second = few.embeddings()[:2]
+    labelled = [thumbnail._replace(label=HOSTILE) for thumbnail in shown]
+    store.add(dataclasses.replace(first, thumbnails=tuple(labelled)))
+    store.add(second)
+    path = selection.atlas(store, tmp_path / "pictured.html", progress=False)
+    with opened(chromium, path) as tab:
+        tab.locator("#list button", has_text=first.task).first.click()
+        widths = tab.locator("#pictures img").evaluate_all(
+            "async all => { for (const one of all) await one.decode(); return all.map((one) => one.naturalWidth); }"
+        )
+        assert widths == [32] * 16
+        assert tab.locator("#pictures img").first.get_attribute("alt") == f"An image of {HOSTILE}"
+        assert tab.title() != "taken"
+        tab.locator("#list button", has_text=second.task).first.click()
+        assert tab.locator("#pictures").count() == 0
 
 
 def test_filters_filter_the_map_and_the_list(chromium, atlas, few):
@@ -192,7 +221,7 @@ def test_a_hundred_thousand_tasks_can_be_searched(chromium, tmp_path):
     tasks = tuple(
         AtlasTask(
             f"task {i}",
-            f"source {i % 30}",
+            f"source {i % 30}" if i % 2 else f"task {i}",  # as where half of the tasks name no source
             (),
             i % 50 + 2,
             (),
@@ -207,7 +236,7 @@ def test_a_hundred_thousand_tasks_can_be_searched(chromium, tmp_path):
         )
         for i in range(n)
     )
-    layout = Layout(points, 0.9, 5, 0.2, 1000)
+    layout = Layout(points, "mds", 0.9, 5, 0.2, 1000)
     found = Atlas(
         "Many", "log_cosine", "p", "montecarlo", 0, ("a",), (), layout, tasks, None, ordered(np.zeros((1, 1))), (0,)
     )
@@ -220,6 +249,8 @@ def test_a_hundred_thousand_tasks_can_be_searched(chromium, tmp_path):
         tab.goto(path.as_uri())
         tab.wait_for_selector("#map .gl-canvas", state="attached")
         assert tab.inner_text("#count") == "100,000 of 100,000 tasks"
+        assert tab.evaluate("document.getElementById('map').data.length") == 7 * 8 + 1
+        assert tab.locator("#source option").count() == 501
         tab.fill("#search", "task 4242")
         tab.wait_for_function("document.getElementById('count').textContent.startsWith('11 of')")
         tab.press("#search", "Enter")

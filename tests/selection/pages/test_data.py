@@ -1,5 +1,6 @@
 """What the atlas says of a store, compared with the store itself."""
 
+import base64
 import dataclasses
 
 import numpy as np
@@ -12,6 +13,8 @@ from selection import StoreError, TaskStore
 from selection.pages.data import gather
 from selection.pages.matrix import ordered
 from task2vec import DistanceError
+from task2vec.thumbnails import thumbnails_of
+from tests.conftest import random_task
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +64,22 @@ def test_a_stored_task_is_advised_without_its_source(few):
 def test_recommendations_are_left_out_where_not_wanted(few):
     assert all(task.advice is None for task in gather(few, advise=False).tasks)
     assert any(task.advice is not None for task in gather(few, advise=True).tasks)
+
+
+def test_pictures_of_many_tasks_are_fewer_of_each(few, monkeypatch):
+    store, shown = TaskStore(), [*thumbnails_of(random_task(32, 2))]
+    for embedding in few.embeddings()[:3]:
+        store.add(dataclasses.replace(embedding, thumbnails=tuple(shown)))
+    target = dataclasses.replace(few.embeddings()[3], task="mine", thumbnails=tuple(shown[:2]))
+    counts = [len(task.pictures) for task in gather(store, target=target, advise=False).tasks]
+    assert counts == [16, 16, 16, 2]
+    one = max(len(thumbnail.webp) for thumbnail in shown)
+    monkeypatch.setattr("selection.pages.data.PICTURED", 20 * one)
+    tasks = gather(store, target=target, advise=False).tasks
+    assert 5 <= len(tasks[0].pictures) == len(tasks[2].pictures) < 16
+    label, url = tasks[0].pictures[1]
+    assert (label, base64.b64decode(url.split(",")[1])) == shown[1]
+    assert not any(t.pictures for t in gather(store, target=target, advise=False, thumbnails=False).tasks)
 
 
 def test_fisher_by_layer_is_the_mean_of_its_filters(found, target):

@@ -5,7 +5,8 @@ import pytest
 from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 
-from selection.pages.layout import place
+from selection import SelectionError
+from selection.pages.layout import MAPS, place
 
 
 def between_of(points):
@@ -40,16 +41,39 @@ def test_landmarks_place_others_as_well_as_all_at_once_does():
     assert rank[1] > rank[0] - 0.02
 
 
+@pytest.mark.parametrize("landmarks", [1000, 120], ids=["all at once", "against landmarks"])
+def test_tsne_keeps_neighbours_that_a_plane_cannot_hold_at_their_distances(landmarks):
+    """Forty groups in many dimensions: neighbours are those of the own group."""
+    generator = np.random.default_rng(0)
+    group = np.repeat(np.arange(40), 6)
+    points = generator.normal(size=(40, 30))[group] + 0.5 * generator.normal(size=(240, 30))
+    found = {by: place(between_of(points), 240, by, landmarks=landmarks) for by in MAPS}
+    own = {}
+    for by, layout in found.items():
+        apart = cdist(layout.points, layout.points) + np.where(np.eye(240), np.inf, 0)
+        own[by] = (group[apart.argsort(1)[:, :5]] == group[:, None]).mean()
+    assert own["tsne"] > own["mds"] + 0.1
+    assert found["tsne"].trustworthiness > found["mds"].trustworthiness
+    assert found["mds"].stress < found["tsne"].stress < 1
+
+
+def test_an_unknown_map_is_refused():
+    with pytest.raises(SelectionError, match="there is no map 'globe'; choose from mds, tsne"):
+        place(between_of(np.eye(5)), 5, "globe")
+
+
+@pytest.mark.parametrize("by", ["mds", "tsne"])
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_few_tasks_are_placed_without_a_claim(n):
+def test_few_tasks_are_placed_without_a_claim(n, by):
     points = np.arange(n * 2.0).reshape(n, 2)
-    found = place(between_of(points), n)
+    found = place(between_of(points), n, by)
     np.testing.assert_allclose(cdist(found.points, found.points), cdist(points, points), atol=1e-3)
     assert found.stress is None
     assert found.trustworthiness is None
 
 
 def test_tasks_that_are_all_the_same_lie_in_one_place():
-    found = place(lambda rows, columns: np.zeros((len(rows), len(columns))), 6)
-    assert np.isfinite(found.points).all()
-    assert np.ptp(found.points) < 1e-6
+    for by in MAPS:
+        found = place(lambda rows, columns: np.zeros((len(rows), len(columns))), 6, by)
+        assert np.isfinite(found.points).all()
+        assert np.ptp(found.points) < 1e-6
