@@ -39,14 +39,12 @@ function tracesByCategory(some, size, outline) {
   // The order, and so the colours, are those of all tasks: a filter changes no colour.
   const sorted = [...groups].sort((a, b) => b[1].length - a[1].length || (a[0] < b[0] ? -1 : 1));
   const rest = sorted.splice(TOLD_APART);
-  if (rest.length) sorted.push([`${whole(rest.length)} others`, rest.flatMap(([, members]) => members)]);
-  return sorted
-    .map(([name, members], place) =>
-      pointsOf(members.filter((task) => kept.has(task)), { ...markOf(place), size, line: outline }, {
-        name: escaped(short(name)),
-      }),
-    )
-    .filter((trace) => trace.x.length);
+  const others = rest.flatMap(([, members]) => members.filter((task) => kept.has(task)));
+  const below = pointsOf(others, { ...OTHERS, size, line: { width: 1 } }, { name: `${whole(rest.length)} others`, legendrank: 2000 });
+  const traces = sorted.map(([name, members], place) =>
+    pointsOf(members.filter((task) => kept.has(task)), { ...markOf(place), size, line: outline }, { name: escaped(short(name)) }),
+  );
+  return [below, ...traces].filter((trace) => trace.x.length);
 }
 
 function traceByNumber(some, size, outline) {

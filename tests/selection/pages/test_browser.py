@@ -250,6 +250,8 @@ def test_a_hundred_thousand_tasks_can_be_searched(chromium, tmp_path):
         tab.wait_for_selector("#map .gl-canvas", state="attached")
         assert tab.inner_text("#count") == "100,000 of 100,000 tasks"
         assert tab.evaluate("document.getElementById('map').data.length") == 7 * 8 + 1
+        others = tab.evaluate("document.getElementById('map').data[0]")
+        assert (others["name"], len(others["x"]), others["marker"]["line"]["width"]) == ("49,959 others", 49_959, 1)
         assert tab.locator("#source option").count() == 501
         tab.fill("#search", "task 4242")
         tab.wait_for_function("document.getElementById('count').textContent.startsWith('11 of')")
