@@ -630,6 +630,7 @@ def test_a_store_of_version_0_1_opens_and_means_what_it_meant(store):
     with engine.begin() as connection:
         connection.execute(sql.text("ALTER TABLE trials DROP COLUMN curve"))
         connection.execute(sql.text("DROP TABLE facts"))
+        connection.execute(sql.text("DROP TABLE thumbnails"))
         if engine.dialect.name == "postgresql":
             connection.execute(sql.text("ALTER TABLE trials ALTER COLUMN score SET NOT NULL"))
         connection.execute(sql.text("UPDATE schema SET version = 3"))
