@@ -43,7 +43,7 @@ STEPS = 40  # of L-BFGS
 FEWEST_SOURCES = 8  # that a widening is learned from; with fewer the process is taken at its word
 PRIOR_SPREAD = 1.0  # of the logarithm of a setting around where learning starts
 FARTHEST = 5.0  # that a logarithm may go from there
-NOISE = 7e-4  # where learning starts: repeats of a trial differ by 2.7 points (docs/pilot.md)
+NOISE = 7e-4  # where learning starts: about the squared difference of repeats (docs/pilot.md)
 SMALLEST = 1e-4  # squared gain, where nothing gains anything
 
 AMOUNTS = {
