@@ -20,7 +20,10 @@ COMMANDS = {
         "demo:demo",
         "Embed the digits, find their relatives, tune what worked there, and compare with a linear probe.",
     ),
-    "embed": ("embed:embed", "Embed a labelled image folder and save the embedding."),
+    "embed": (
+        "embed:embed",
+        "Embed a labelled image folder and save the embedding; with --each, every data set in a folder.",
+    ),
     "distance": ("compare:distance", "Print the distances between saved embeddings."),
     "nearest": ("compare:nearest", "List the stored tasks that are nearest to a task."),
     "recommend": ("recommend:recommend", "Recommend an adapter configuration for a task, with the evidence."),

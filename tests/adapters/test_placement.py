@@ -20,7 +20,8 @@ from adapters.placement.budget import fill
 from tests.adapters.families import NUM_CLASSES, attach, backbone, create, fits, images
 
 FAMILY = "ViT"  # three blocks of width 192
-ALLOCATED = [m for m in METHODS if fits(FAMILY, m) and m not in ("linear", "pixel_prompt", "vpt_shallow", "fish")]
+WITHOUT_PLACES = ("linear", "head2toe", "pixel_prompt", "vpt_shallow", "fish")
+ALLOCATED = [m for m in METHODS if fits(FAMILY, m) and m not in WITHOUT_PLACES]
 WITH_SIZES = [m for m in ALLOCATED if "sizes" in METHODS[m].defaults]
 
 

@@ -125,7 +125,7 @@ def test_an_error_that_nobody_thought_of_is_told_from_bad_input():
         (["store", "import", "new.db", "nowhere.zip"], "there is no archive at nowhere.zip"),
         (["store", "import", "sqlite:///new.db", "nowhere.zip"], "there is no archive at nowhere.zip"),
         (["store", "add", "sqlite:///new.db", "SAVED"], "there is no task store at sqlite:///new.db"),
-        (["nearest", "SAVED", "--store", "mongo://x"], "cannot be opened as a task store"),
+        (["nearest", "SAVED", "--store", "mongo://x"], "mongo is no kind of store"),
         (
             ["tune", "FOLDER", "-o", "out", "--backbone", "test_vit", "--checkpoint", "wrong.safetensors"],
             "cannot load weights from",

@@ -194,4 +194,4 @@ def test_candidates_of_resampled_real_tasks_hold_the_nearest_ones(distance):
     for column, target in zip(true.T, targets, strict=True):
         estimate = ESTIMATES[distance](everything, projection.sketch([-1], target[None]), stored.shape[1])
         hits.append(len(set(np.argsort(column)[:10]) & set(np.argsort(estimate)[:50])) / 10)
-    assert np.mean(hits) >= 0.99
+    assert np.mean(hits) >= 0.98
