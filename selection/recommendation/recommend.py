@@ -225,12 +225,15 @@ def _ranking(
 def _agrees(evidence: Evidence, gain: float, std: float) -> bool:
     """Whether what a configuration gained on a stored task is what it is expected to gain on the target.
 
+    Where it was not tried, what the best one gained stands for it.
+
     A task may be near because its images are alike while its labels ask something else. Then the same configuration
     gains there what it does not gain here, and to show the task as a reason would mislead.
     """
-    if evidence.score is None or not np.isfinite(std):
+    if not np.isfinite(std):
         return True
-    return abs(evidence.score - evidence.level - gain) <= AGREES * std
+    score = evidence.best_score if evidence.score is None else evidence.score
+    return abs(score - evidence.level - gain) <= AGREES * std
 
 
 def _nearest(table: TrialTable, distances: dict[str, float], chosen: AdapterConfig) -> tuple[Evidence, ...]:
