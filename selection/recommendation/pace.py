@@ -30,7 +30,9 @@ from task2vec import Compute, Splits, Task
 FEW = 8  # images of a step that shows whether steps are slow enough to be measured so
 SLOW = 0.3  # seconds of such a step from which on time goes by images, not by steps
 STEPS = 2  # in the epoch that counts
-STAYS = 24 * 3600.0  # seconds after which a measurement is made again: what else the machine does may have changed
+STAYS = 24 * 3600.0  # seconds after which a measurement is made again
+CHANGED = 1.0  # load of the machine, in processes, by whose change it is made again at once
+FROM_FEATURES = ("linear", "head2toe")  # methods that look at every image once and learn from what they saw
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Pace:
     def seconds(self, config: AdapterConfig, num_training: int, num_validation: int) -> float:
         """Expected seconds of a whole training: E (N_t learning + N_v looking) for E epochs.
 
-        A linear probe without augmentation looks at every image once and learns from what it saw.
+        A classifier on frozen features, without augmentation, looks at every image once and learns from what it saw.
         """
         if _learns_from_features(config):
             return (num_training + num_validation) * self.looking + config.epochs * num_training * self.learning
@@ -128,14 +130,17 @@ def in_time(
 
 
 def remembered(key: str, measure: Callable[[], Pace], folder: Path | None = None) -> Pace:
-    """What was measured under a key within the last day, or what is measured now and kept in the user's cache."""
+    """What was measured under a key within the last day, while the machine was as busy as now, or what is measured now
+    and kept in the user's cache.
+    """
     path = (folder or _cache()) / "pace.json"
     known = _known(path)
     found = known.get(key)
-    if found is not None and 0 <= time.time() - found["when"] < STAYS:
+    load = _load()
+    if found is not None and 0 <= time.time() - found["when"] < STAYS and abs(found["load"] - load) < CHANGED:
         return Pace(found["learning"], found["looking"])
     pace = measure()
-    known[key] = dataclasses.asdict(pace) | {"when": time.time()}
+    known[key] = dataclasses.asdict(pace) | {"when": time.time(), "load": load}
     with suppress(OSError):  # a cache that cannot be written costs the time of measuring again
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda temporary: temporary.write_text(json.dumps(known, indent=1)))
@@ -163,7 +168,12 @@ def _paced_by(batch_size: int, model: nn.Module, config: AdapterConfig, task: Ta
 
 
 def _learns_from_features(config: AdapterConfig) -> bool:
-    return config.method == "linear" and config.augment == "none"
+    return config.method in FROM_FEATURES and config.augment == "none"
+
+
+def _load() -> float:
+    """How many processes ran at once over the last minute; 0 where the system does not say."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def _is_accelerator(model: nn.Module) -> bool:
@@ -185,7 +195,7 @@ def _key(model: nn.Module, config: AdapterConfig, compute: Compute) -> str:
 def _known(path: Path) -> dict[str, dict[str, float]]:
     try:
         known = json.loads(path.read_text())
-        fields = ("learning", "looking", "when")
+        fields = ("learning", "looking", "when", "load")
         return {str(key): {name: float(own[name]) for name in fields} for key, own in known.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

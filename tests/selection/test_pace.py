@@ -20,6 +20,7 @@ COMPUTE = Compute("cpu", "none", workers=0)
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(module, "_load", lambda: 0.5)
     return tmp_path / "cache" / "task2vec" / "pace.json"
 
 
@@ -33,6 +34,7 @@ def model():
     [
         (AdapterConfig("ssf", epochs=3), 3 * (100 * 0.5 + 20 * 0.1)),
         (AdapterConfig("linear", epochs=3), 120 * 0.1 + 3 * 100 * 0.5),  # looks once, then learns from what it saw
+        (AdapterConfig("head2toe", epochs=3), 120 * 0.1 + 3 * 100 * 0.5),
         (AdapterConfig("linear", epochs=3, augment="light"), 3 * (100 * 0.5 + 20 * 0.1)),
     ],
 )
@@ -65,6 +67,14 @@ def test_a_measurement_is_made_once_a_day_for_each_model_and_shape(model, cache,
     cache.write_text(json.dumps(old))
     pace_of(model, AdapterConfig("lora", rank=8), task, COMPUTE)
     assert len(measured) == 4
+
+
+def test_a_machine_that_is_busier_or_quieter_than_before_is_measured_again(monkeypatch):
+    assert remembered("key", lambda: Pace(4.0, 2.0)) == Pace(4.0, 2.0)
+    monkeypatch.setattr(module, "_load", lambda: 1.4)
+    assert remembered("key", lambda: Pace(1.0, 0.5)) == Pace(4.0, 2.0)
+    monkeypatch.setattr(module, "_load", lambda: 2.5)
+    assert remembered("key", lambda: Pace(1.0, 0.5)) == Pace(1.0, 0.5)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "nonsense", '{"key": {}}'])
