@@ -61,7 +61,7 @@ def _instead(found: Recommendation) -> list[str]:
         return []
     text = f"Next best of {len(found.ranking)} candidates is {others[0].config.label}"
     if found.is_calibrated:
-        text += f", {100 * abs(found.predicted - others[0].predicted):.1f} points away"
+        text += f", {100 * abs(found.candidate.accuracy - others[0].accuracy):.1f} points away"
     return [text + "."]
 
 
