@@ -10,13 +10,14 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
-def faults(monkeypatch):
+def faults(monkeypatch, tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed; pip install '.[ray]'")
     if not os.environ.get("TASK2VEC_POSTGRES_DATA"):
         pytest.skip("no PostgreSQL that may be restarted; run under .ci/with-postgres")
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import scale_faults
 
+    monkeypatch.setattr(scale_faults, "RESULTS", tmp_path / "faults.json")  # what was measured stays as it is
     yield scale_faults
     sys.modules.pop("scale_faults")
 
