@@ -20,11 +20,12 @@ def pooled(output: Tensor, width: int, cells: int, grid: tuple[int, int] | None 
         output: Tokens `(N, T, width)`, or maps `(N, width, H, W)` or `(N, H, W, width)`.
         width: The number of features.
         cells: How many parts each side is divided into.
-        grid: Height and width of the tokens' grid, which comes last in the sequence. Without it, the largest square
-            that leaves no more than `MOST_PREFIX_TOKENS` out; if there is none, the sequence is divided as it comes.
+        grid: Height and width of the tokens' grid, which comes last in the sequence. Without it, or where the images
+            are of another size than it is for, the largest square that leaves no more than `MOST_PREFIX_TOKENS` out; if
+            there is none, the sequence is divided as it comes.
     """
     if output.ndim == 3:
-        height, columns = grid or _square(output.shape[1])
+        height, columns = grid if grid and _fits(output.shape[1], *grid) else _square(output.shape[1])
         if not height:
             return F.adaptive_avg_pool1d(output.transpose(1, 2), cells**2).flatten(1)
         maps = output[:, output.shape[1] - height * columns :].transpose(1, 2).unflatten(2, (height, columns))
@@ -40,4 +41,8 @@ def ends_of_parts(count: int, parts: int) -> list[int]:
 
 def _square(tokens: int) -> tuple[int, int]:
     side = math.isqrt(tokens)
-    return (side, side) if tokens - side**2 <= MOST_PREFIX_TOKENS else (0, 0)
+    return (side, side) if _fits(tokens, side, side) else (0, 0)
+
+
+def _fits(tokens: int, height: int, columns: int) -> bool:
+    return 0 <= tokens - height * columns <= MOST_PREFIX_TOKENS
