@@ -15,6 +15,7 @@ from selection.cli import options as o
 from selection.cli.output import brief, print_facts, print_json, print_recommendation
 from selection.cli.recommend import MaxParams, MaxSeconds, MergeableOnly, Within
 from selection.evidence.backbone import load_backbone
+from selection.jobs.failures import LOGS
 from selection.results.folder import describe_recommendation, save_merged
 from selection.results.result import MERGED
 from task2vec import Splits, Task, read_splits
@@ -72,6 +73,16 @@ def tune(
     device: o.Device = "auto",
     precision: o.Precision = "auto",
     workers: o.Workers = "auto",
+    ray: o.OnRay = False,
+    ray_address: o.RayAddress = None,
+    cpus: Annotated[float, typer.Option("--cpus-per-try", help="CPUs of a try on Ray, and its threads.")] = 1,
+    gpus: Annotated[
+        float | None,
+        typer.Option("--gpus-per-try", help="GPUs of a try on Ray, or a share such as 0.25; 1 if there are any."),
+    ] = None,
+    memory: Annotated[
+        float | None, typer.Option("--memory-per-try", help="GB set aside for a try on Ray; none if not given.")
+    ] = None,
     seed: o.Seed = 0,
     as_json: o.Json = False,
 ) -> None:
@@ -83,25 +94,37 @@ def tune(
     texts = {name: str(value) for name, value in chosen.items() if value is not None} | _settings(settings or ())
     limits: dict[str, Any] = {
         "tries": tries, "seconds": seconds, "max_params": max_params, "max_seconds": max_seconds, "within": within,
-        "mergeable_only": mergeable_only or None, "store": store,
+        "mergeable_only": mergeable_only or None, "store": store, "ray": ray or None, "ray_address": ray_address,
     }  # fmt: skip
     training: dict[str, Any] = {"loss": loss, "sampling": sampling, "log": log}
     _check(training)
     config = _config(method, texts, [name for name, value in limits.items() if value is not None])
     compute = o.compute_of(device, precision, workers)
+    cluster = o.cluster_of(ray, ray_address, cpus, gpus, memory)
     splits = read_splits(images) if split is None else Splits(Task.from_folder(images, split=split))
     if not as_json:
         typer.echo(f"Read {splits}")
     name, model = o.load_chosen(backbone, checkpoint, splits.train)
     recommendation = None
     if config is None:
-        del limits["store"]
+        for name in ("store", "ray", "ray_address"):
+            del limits[name]
         limits["mergeable_only"] = mergeable_only
         tuned: selection.Tuned = selection.auto_tune(
-            splits, model, o.open_store(store), **limits, **training, compute=compute, out=out, seed=seed
+            splits,
+            model,
+            o.open_store(store),
+            **limits,
+            **training,
+            compute=compute,
+            cluster=cluster,
+            out=out,
+            seed=seed,
         )
         assert isinstance(tuned, selection.AutoTuned)
         recommendation = tuned.recommendation
+        if tuned.failed:
+            typer.echo(f"Failed, with logs in {out / LOGS}: {'; '.join(tuned.failed)}", err=True)
     else:
         tuned = selection.tune(splits, model, config, **training, compute=compute, out=out, seed=seed)
     facts = {

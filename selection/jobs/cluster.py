@@ -131,7 +131,7 @@ class RayRunner:
         self._needs = {"CPU": cluster.cpus, "GPU": float(has_gpus) if cluster.gpus is None else cluster.gpus}
         self._memory = 0 if cluster.memory is None else int(cluster.memory * 1e9)
         self._attempt = ray.remote(max_retries=RETRIES, retry_exceptions=False)(_attempt)
-        self._looked, self._room = -math.inf, 0
+        self._looked, self._has_room = -math.inf, 0
         self._check_room()
 
     def share(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -141,12 +141,12 @@ class RayRunner:
         except Exception as error:
             return Failure.of(name, error)
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[list[Outcome]]:
+    def run(self, jobs: Iterable[Job], *, early: bool = True) -> Iterator[list[Outcome]]:
         """See `Runner`."""
         waiting, running, is_all = iter(jobs), dict[Any, Job](), False
         try:
             while True:
-                while not is_all and len(running) < self._most_at_once():
+                while not is_all and len(running) < (self._ahead() if early else max(1, self._room())):
                     job = next(waiting, None)
                     broken = None if job is None else next((a for a in job.arguments if isinstance(a, Failure)), None)
                     if job is None:
@@ -182,14 +182,18 @@ class RayRunner:
         except self._ray.exceptions.RayError as error:
             return Failure.of(job.name, error)
 
-    def _most_at_once(self) -> int:
+    def _ahead(self) -> int:
         """How many jobs to hand to the cluster: enough to keep it busy, and to let it grow where it can."""
+        return max(FEWEST_AHEAD, AHEAD * self._room())
+
+    def _room(self) -> int:
+        """How many jobs the cluster can run at once, as of a moment ago."""
         if time.monotonic() - self._looked > LOOK_AGAIN:
             self._looked = time.monotonic()
             has = self._ray.cluster_resources()
             needs = self._needs | {"memory": self._memory}
-            self._room = int(min(has.get(kind, 0) / amount for kind, amount in needs.items() if amount))
-        return max(FEWEST_AHEAD, AHEAD * self._room)
+            self._has_room = int(min(has.get(kind, 0) / amount for kind, amount in needs.items() if amount))
+        return self._has_room
 
     def _check_room(self) -> None:
         """Make sure that a machine of the cluster can hold a job, which would wait for ever otherwise.

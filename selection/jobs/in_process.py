@@ -30,7 +30,7 @@ class InProcess:
         """See `Runner`."""
         return Shared(function, arguments)
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[list[Outcome]]:
+    def run(self, jobs: Iterable[Job], *, early: bool = True) -> Iterator[list[Outcome]]:
         """See `Runner`."""
         for job in jobs:
             try:

@@ -100,3 +100,14 @@ class Prediction:
         if self.covariance is None:
             raise ValueError("without a model there is an order of candidates, but no accuracy to be within of")
         return cheapest_within(self.mean, self.covariance, cost, within)
+
+
+def believed(expected: Prediction, running: Sequence[int]) -> list[Seen]:
+    """Tries that still run, as if they had scored what is expected of them (the Kriging believer of Ginsbourger, Le
+    Riche and Carraro 2010): expectations stay as they are, and what these tries will tell is no longer uncertain.
+
+    Args:
+        expected: What is expected after all that is known.
+        running: Candidates' numbers.
+    """
+    return [(number, float(expected.mean[number]), 0.0) for number in running]

@@ -21,7 +21,7 @@ from selection.evidence.table import TaskFacts, TrialTable, table_of
 from selection.recommendation.learning_curves import curves_of
 from selection.recommendation.limits import Limits
 from selection.recommendation.observed import observations, training_images
-from selection.recommendation.prediction import Prediction
+from selection.recommendation.prediction import Prediction, believed
 from selection.recommendation.published_prior import with_published
 from selection.recommendation.recommenders import RECOMMENDERS
 from selection.recommendation.result import Candidate, Evidence, Recommendation
@@ -43,6 +43,7 @@ def recommend(
     facts: BackboneFacts | None = None,
     recommender: str = DEFAULT_RECOMMENDER,
     trials: Sequence[Trial] = (),
+    running: Sequence[AdapterConfig] = (),
     max_params: int | None = None,
     max_seconds: float | None = None,
     mergeable_only: bool = False,
@@ -65,6 +66,8 @@ def recommend(
         recommender: One of `selection.RECOMMENDERS`.
         trials: Results on the target itself so far. Their validation accuracies update the expectations, and the
             answer is what to try next.
+        running: Configurations that are being tried on the target. They are not recommended again, and the next try is
+            chosen as if they scored what is expected of them.
         max_params: Leave out configurations with more trainable parameters than this (classifier not counted).
         max_seconds: Leave out configurations whose expected training time is longer.
         mergeable_only: Leave out methods that cannot become a plain model.
@@ -89,7 +92,7 @@ def recommend(
     target = TaskFacts(embedding.task or "target", embedding, backbone=facts if looked.tasks else None)
     table = looked if looked.tasks else found.table.without_facts()
     seconds = table.seconds * training_images(embedding)
-    kept = limits.keep(table, seconds, already=[trial.config for trial in trials])
+    kept = limits.keep(table, seconds, already=[*(trial.config for trial in trials), *running])
     candidates = [table.configs[c] for c in kept]
     prediction, note = RECOMMENDERS[recommender](table, target, candidates), found.note
     published = with_published(prediction, candidates, str(asked)) if note else None
@@ -97,13 +100,14 @@ def recommend(
         prediction = published
         note += f"; the order of the methods is that published for it on {' and '.join(RESULTS)}"
     seen = observations(trials, candidates, curves_of(store, asked) if trials else None)
-    if len(seen) >= len(candidates):
-        raise RecommendationError(f"all {len(candidates)} candidates were tried; the best one is the answer")
     after = prediction.given(seen)
+    tried = seen + believed(after, [candidates.index(one) for one in running if one in candidates])
+    if len(tried) >= len(candidates):
+        raise RecommendationError(f"all {len(candidates)} candidates were tried; the best one is the answer")
     if within is not None and after.covariance is None:
         raise RecommendationError(f"{recommender} expects no accuracies, only an order; leave within={within} out")
     if within is None:
-        chosen = prediction.next_try(seen, seconds[kept] if by_time else None)
+        chosen = prediction.next_try(tried, seconds[kept] if by_time else None)
     else:
         costs = seconds[kept] if cost == "seconds" else table.parameters[kept].astype(np.float64)
         chosen = after.cheapest_within(costs, within)

@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
-import numpy as np
 from torch import nn
 
 import adapters
-from adapters import AdapterConfig, BackboneId
+from adapters import BackboneId
 from adapters.data import transform_of
 from adapters.losses import LossName, Sampling
-from selection.errors import RecommendationError, SelectionError
+from selection.errors import SelectionError
 from selection.evidence.backbone import load_backbone
 from selection.evidence.library import load_library
-from selection.evidence.runner import VALIDATION_SHARE
+from selection.jobs import Cluster, Failure, Failures, Job, itself, running_on
+from selection.jobs.failures import LOGS
 from selection.recommendation.facts import facts_of
-from selection.recommendation.learning_curves import curves_of
-from selection.recommendation.pace import slowness_of, timed
+from selection.recommendation.learning_curves import LearningCurves, curves_of
+from selection.recommendation.pace import slowness_of
 from selection.recommendation.recommend import recommend
 from selection.recommendation.result import Recommendation
 from selection.results.lock import alone_in
 from selection.store import TaskStore, Trial
-from selection.tuning.budget import Clock, Watch
+from selection.tuning.budget import Clock
 from selection.tuning.one import Tuned, decoded, splits_of, tune_alone, write
+from selection.tuning.search import Search
+from selection.tuning.tries import Try, attempt, files_of, packed_attempt
 from task2vec import Compute, Probe, Splits, Task, TaskEmbedding, embed, load_probe
+from task2vec.progress import reporting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,12 +43,14 @@ class AutoTuned(Tuned):
     Attributes:
         embedding: The task's embedding.
         recommendation: The one that named what was tuned.
-        trials: Every configuration that was tried, in order; with a score if there were test images.
+        trials: Every configuration that was tried, as they ended; with a score if there were test images.
+        failed: Names of tries that ended with an error on a cluster; their tracebacks are in the logs.
     """
 
     embedding: TaskEmbedding
     recommendation: Recommendation
     trials: tuple[Trial, ...]
+    failed: tuple[str, ...] = ()
 
 
 def auto_tune(
@@ -59,6 +67,7 @@ def auto_tune(
     methods: Sequence[str] | None = None,
     within: float | None = None,
     compute: Compute | None = None,
+    cluster: Cluster | None = None,
     out: str | Path | None = None,
     loss: LossName = "auto",
     sampling: Sampling = "uniform",
@@ -85,6 +94,8 @@ def auto_tune(
         methods: See `recommend`.
         within: See `recommend`; with a single try only.
         compute: Where and how to compute; on the accelerator in bfloat16, if there is one and nothing is given.
+        cluster: The Ray cluster to make tries on, as many at once as it has room for; this process, one after the
+            other, if not given. A run on a cluster that is stopped starts its tries anew.
         out: Directory for the result; with several tries, each try has a directory of its own inside.
         loss: See `adapters.fit`; `weighted_cross_entropy` makes all classes count the same.
         sampling: See `adapters.fit`; `balanced` draws all classes equally often.
@@ -96,113 +107,124 @@ def auto_tune(
         SelectionError: there is no try, no time, or `within` with several tries.
         Task2VecError, RecommendationError, StoreError, AdapterError: see `embed`, `recommend` and `adapters.fit`.
     """
-    most = (1 if seconds is None else np.inf) if tries is None else tries
-    several = most > 1
-    if tries is not None and tries < 1:
-        raise SelectionError(f"tries={tries} tunes nothing; give at least 1")
-    if seconds is not None and seconds <= 0:
-        raise SelectionError(f"seconds={seconds} leaves no time; give more than 0")
-    if within is not None and several:
-        raise SelectionError(f"within={within} names one configuration; leave it out where several are tried")
+    most = (1 if seconds is None else math.inf) if tries is None else tries
+    _check(tries, seconds, within, several=most > 1)
     if log is not None and out is None:
         raise SelectionError(f"log={log!r} needs a folder to write to; give out= too")
+    if log is not None and cluster is not None:
+        raise SelectionError(f"log={log!r} is written where a training runs; leave it out on a cluster")
     evidence = store if store is not None else load_library()
     compute = compute or Compute()
     probe, model = probe or load_probe(), load_backbone(backbone)
     model.to(compute.device_for(next(model.parameters()).device))
     splits = splits_of(task)
     splits.train.learnable()
+    folder = None if out is None else Path(out)
     with alone_in(out):
         splits = decoded(splits, probe.transform, transform_of(model), compute=compute, progress=progress)
         embedding = embed(splits.train, probe, compute=compute, seed=seed, progress=progress)
         facts = None if splits.train.multi_label else facts_of(splits.train, model, compute=compute)
-        curves = curves_of(evidence, BackboneId.of_model(model))
-        clock = Clock(seconds)
-        trials: list[Trial] = []
-        finished: list[tuple[Recommendation, Tuned]] = []
-
-        def ask(limit: float | None) -> Recommendation:
-            return recommend(
-                embedding,
-                evidence,
-                model,
-                facts=facts,
-                trials=trials,
-                max_params=max_params,
-                max_seconds=limit,
-                mergeable_only=mergeable_only,
-                methods=methods,
-                within=within,
-                by_time=seconds is not None,
-            )
-
-        clock.slowness = slowness_of(ask(None), model, splits, compute)
-        while not trials or (len(trials) < most and clock.left > 0):
-            try:
-                recommendation = ask(clock.limit(max_seconds) if finished else clock.in_trials_seconds(max_seconds))
-            except RecommendationError:
-                if not finished:
-                    raise
-                break  # everything was tried, or nothing else fits into the time
-            number = len(trials) + 1
-            watch = Watch(curves, recommendation.config, _best_validation(finished), clock if finished else None)
-            tuned = tune_alone(
-                splits,
-                copy.deepcopy(model) if several else model,
-                recommendation.config,
-                init_from=recommendation.warm_start,
-                out=None if out is None else Path(out) / f"try-{number}" if several else Path(out),
-                compute=compute,
-                loss=loss,
-                sampling=sampling,
-                log=log,
-                seed=seed,
-                on_epoch=watch if several else None,
-                progress=progress,
-            )
-            trials.append(_trial_of(tuned, recommendation.config, seed, splits))
-            expected = recommendation.candidate.seconds
-            recommendation = timed(recommendation, clock.slowness)
-            clock.learn(expected, watch.whole_seconds or tuned.fit.seconds)
-            if not watch.gave_up:
-                finished.append((recommendation, tuned))
-            if len(trials) == len(recommendation.ranking):
-                break
-        recommendation, best = finished[_best_of(finished, trials, ask)]
-        if out is not None:
-            write(best, splits, Path(out), recommendation)
-        return AutoTuned(**vars(best), embedding=embedding, recommendation=recommendation, trials=tuple(trials))
+        ask = partial(
+            recommend,
+            embedding,
+            evidence,
+            model,
+            facts=facts,
+            max_params=max_params,
+            mergeable_only=mergeable_only,
+            methods=methods,
+            within=within,
+            by_time=seconds is not None,
+        )
+        training = partial(tune_alone, loss=loss, sampling=sampling, log=log, seed=seed)
+        search = Search(ask, Clock(seconds), most, max_seconds, seed=seed, splits=splits)
+        work = _Work(training, model, splits, curves_of(evidence, BackboneId.of_model(model)), compute, folder)
+        if cluster is None:
+            work.here(search, several=most > 1, progress=progress)
+            failed: tuple[str, ...] = ()
+        else:
+            failed = work.on(cluster, search, progress=progress)
+        recommendation, best = search.best
+        if folder is not None:
+            write(best, splits, folder, recommendation)
+        return AutoTuned(
+            **vars(best), embedding=embedding, recommendation=recommendation, trials=tuple(search.trials), failed=failed
+        )
 
 
-def _best_validation(finished: Sequence[tuple[Recommendation, Tuned]]) -> float | None:
-    return max((tuned.fit.best.accuracy for _, tuned in finished), default=None)
+def _check(tries: int | None, seconds: float | None, within: float | None, *, several: bool) -> None:
+    if tries is not None and tries < 1:
+        raise SelectionError(f"tries={tries} tunes nothing; give at least 1")
+    if seconds is not None and seconds <= 0:
+        raise SelectionError(f"seconds={seconds} leaves no time; give more than 0")
+    if within is not None and several:
+        raise SelectionError(f"within={within} names one configuration; leave it out where several are tried")
 
 
-def _best_of(
-    finished: Sequence[tuple[Recommendation, Tuned]],
-    trials: Sequence[Trial],
-    ask: Callable[[float | None], Recommendation],
-) -> int:
-    """Which of the finished tries is expected to be the best, what was seen on all of them considered."""
-    if len(finished) == 1:
-        return 0
-    first = finished[0][0]
-    if len(trials) == len(first.ranking) or not first.is_calibrated:
-        return max(range(len(finished)), key=lambda i: finished[i][1].fit.best.accuracy)
-    expected = {candidate.config: candidate.predicted for candidate in ask(None).ranking}
-    return max(range(len(finished)), key=lambda i: expected[finished[i][0].config])
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What all tries share.
 
+    Attributes:
+        training: `tune_alone` with what all trainings share but `compute` and `progress`.
+        model: The backbone.
+        splits: The task.
+        curves: What stored trials say of where trainings end; None if nothing.
+        compute: Where and how.
+        out: Folder for the results; None for nowhere.
+    """
 
-def _trial_of(tuned: Tuned, config: AdapterConfig, seed: int, splits: Splits) -> Trial:
-    share = 1 - VALIDATION_SHARE if splits.validation is None else 1.0
-    return Trial(
-        config=config,
-        backbone=BackboneId.of_model(tuned.model),
-        score=None if tuned.test is None else tuned.test.accuracy,
-        validation=tuned.fit.best.accuracy,
-        parameters=adapters.num_adapter_parameters(tuned.model),
-        seconds=tuned.fit.seconds,
-        seed=seed,
-        num_images=round(share * len(splits.train)),
-        curve=tuned.fit.curve,
-    )
+    training: Callable[..., Tuned]
+    model: nn.Module
+    splits: Splits
+    curves: LearningCurves | None
+    compute: Compute
+    out: Path | None
+
+    def here(self, search: Search, *, several: bool, progress: bool) -> None:
+        """Make one try after the other in this process; a single one changes the backbone itself."""
+        search.clock.slowness = slowness_of(search.first(), self.model, self.splits, self.compute)
+        training = partial(self.training, compute=self.compute, progress=progress)
+        for one in search.tries():
+            model = copy.deepcopy(self.model) if several else self.model
+            out = self._folder(one) if several else self.out
+            search.took(one, attempt(training, model, self.splits, self.curves, one, out))
+
+    def on(self, cluster: Cluster, search: Search, *, progress: bool) -> tuple[str, ...]:
+        """Make tries on a cluster, as many at once as it has room for; the names of those that failed.
+
+        Raises:
+            SelectionError: there is no such cluster, or no try was finished.
+        """
+        failures = Failures(LOGS if self.out is None else self.out / LOGS)
+        compute = cluster.compute(self.compute)
+        training = partial(self.training, compute=compute, progress=False)
+        with running_on(cluster) as runner, reporting(progress) as report:
+            model = runner.share("backbone", itself, copy.deepcopy(self.model).cpu())
+            splits = runner.share("images", itself, self.splits)
+            first = search.first()
+            pace = Job("pace", slowness_of, (first, model, splits, compute))
+            for _, slowness in chain(*failures.sort_out(runner.run([pace]))):
+                search.clock.slowness = slowness
+            failures.raise_any()
+
+            def jobs() -> Iterator[Job]:
+                for one in search.tries():
+                    start = None if one.warm_start is None else files_of(one.warm_start)
+                    name = f"{self.splits.train.name}, {one.config.label}, try {one.number}"
+                    yield Job(name, packed_attempt, (training, model, splits, self.curves, one, start), one)
+
+            for job, outcome in chain.from_iterable(runner.run(jobs(), early=False)):
+                if isinstance(outcome, Failure):
+                    failures.add(outcome)
+                    search.failed(job.about)
+                else:
+                    back = copy.deepcopy(self.model)
+                    search.took(job.about, outcome.unpack(back, self.splits, self._folder(job.about)))
+                report("Tries", len(search.trials), int(min(search.most, len(first.ranking))))
+        if not search.trials:
+            failures.raise_any()
+        return tuple(failures.names)
+
+    def _folder(self, one: Try) -> Path | None:
+        return None if self.out is None else self.out / f"try-{one.number}"

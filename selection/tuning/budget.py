@@ -87,9 +87,13 @@ class Watch:
         """
         self._seen.append(record["accuracy"])
         self._seconds += record["seconds"]
-        if len(self._seen) >= self._epochs or self._best is None:
+        if len(self._seen) >= self._epochs:
             return
-        hopeless = self._curves is not None and promises_nothing(self._curves, self._seen, self._epochs, self._best)
+        hopeless = (
+            self._curves is not None
+            and self._best is not None
+            and promises_nothing(self._curves, self._seen, self._epochs, self._best)
+        )
         late = self._clock is not None and self.whole_seconds - self._seconds > self._clock.left
         if hopeless or late:
             self.gave_up = True

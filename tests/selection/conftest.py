@@ -4,7 +4,7 @@ import uuid
 import pytest
 import sqlalchemy as sql
 
-from selection import TaskStore
+from selection import Cluster, TaskStore
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -48,3 +48,12 @@ def _on_postgres(tmp_path):
     with server.connect() as connection:
         connection.execute(sql.text(f"DROP DATABASE {name} WITH (FORCE)"))
     server.dispose()
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A Ray cluster of two CPUs on this machine, for all tests that need one."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed; pip install '.[ray]'")
+    ray.init("local", num_cpus=2, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
+    yield Cluster()
+    ray.shutdown()

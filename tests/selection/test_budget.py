@@ -9,14 +9,19 @@ import timm
 import adapters
 import task2vec
 from adapters import AdapterConfig, BackboneId, StopTraining
-from selection import SelectionError, TaskStore, auto_tune
+from selection import SelectionError, TaskStore, auto_tune, load_result
+from selection.jobs.failures import LOGS
 from selection.recommendation.learning_curves import LearningCurves, curves_of
 from selection.recommendation.observed import observations
+from selection.recommendation.prediction import Prediction, believed
+from selection.tuning import auto
 from selection.tuning.budget import Clock, Watch
-from task2vec import Task
+from selection.tuning.tries import packed_attempt
+from task2vec import Compute, Task
 from tests.selection.test_store import trial
 
 NAME = adapters.DEFAULT_BACKBONE
+HERE = Compute("cpu", workers=0)
 CONFIGS = [AdapterConfig("bitfit", epochs=3), AdapterConfig("norm", epochs=3), AdapterConfig("linear", epochs=4)]
 RISING = LearningCurves.fit([[0.1 * slope * (e + 1) / 10 for e in range(10)] for slope in range(1, 11)])
 
@@ -147,3 +152,42 @@ def test_curves_are_those_of_the_backbone(store):
     assert curves_of(store, BackboneId("another")) is None
     own = curves_of(store, BackboneId(NAME))
     assert own.end([0.1], 3)[0] == pytest.approx(0.3, abs=0.1)
+
+
+def test_tries_at_the_same_time_are_other_configurations_and_each_is_what_it_would_be_here(
+    cluster, task, store, tmp_path
+):
+    alone = auto_tune(task, NAME, store, tries=3, compute=HERE, progress=False)
+    found = auto_tune(task, NAME, store, tries=3, compute=HERE, cluster=cluster, out=tmp_path, progress=False)
+    assert {t.config for t in found.trials} == {t.config for t in alone.trials} == set(CONFIGS)
+    whole = {t.config: t.validation for t in alone.trials if len(t.curve) == t.config.epochs}
+    assert whole.items() <= {t.config: t.validation for t in found.trials}.items()
+    assert found.failed == ()
+    assert load_result(tmp_path).description.config == adapters.adapter_of(found.model).config.to_dict()
+    assert sorted(path.name for path in tmp_path.glob("try-*")) == ["try-1", "try-2", "try-3"]
+
+
+def test_a_try_that_fails_leaves_a_log_and_the_best_of_the_others_is_kept(cluster, task, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(auto, "packed_attempt", fail_on_first)
+    found = auto_tune(task, NAME, store, tries=3, compute=HERE, cluster=cluster, out=tmp_path, progress=False)
+    assert [name.split(", ")[-1] for name in found.failed] == ["try 1"]
+    assert {t.config for t in found.trials} == set(CONFIGS[1:])
+    assert "no memory" in next((tmp_path / LOGS).iterdir()).read_text()
+
+
+def test_what_runs_is_believed_to_score_what_is_expected_and_the_next_try_looks_elsewhere():
+    alike = np.array([[1.0, 0.99, 0.0], [0.99, 1.0, 0.0], [0.0, 0.0, 0.8]])
+    prediction = Prediction(np.array([0.5, 0.5, 0.45]), 0.01 * alike, 1e-4)
+    seen = [(0, 0.5, 0.001)]
+    running = believed(prediction.given(seen), [1])
+    assert prediction.given([*seen, *running]).mean == pytest.approx(prediction.given(seen).mean)
+    assert prediction.next_try([(1, 0.5, 0.0)]) == 2  # the twin of what was tried promises less than the unknown one
+    assert prediction.next_try([*seen, *running]) == 2
+    with pytest.raises(ValueError, match="every candidate was tried"):
+        prediction.next_try([*seen, *believed(prediction, [1, 2])])
+
+
+def fail_on_first(training, model, splits, curves, one, warm_start):
+    if one.number == 1:
+        raise MemoryError("no memory")
+    return packed_attempt(training, model, splits, curves, one, warm_start)

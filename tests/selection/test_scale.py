@@ -21,14 +21,6 @@ QUICK = AdapterConfig("linear", learning_rate=0.1, epochs=1)
 SLOWER = AdapterConfig("linear", learning_rate=0.05, epochs=1)
 
 
-@pytest.fixture(scope="session")
-def cluster(tmp_path_factory):
-    """A Ray cluster of two CPUs on this machine, for all tests that need one."""
-    ray.init("local", num_cpus=2, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
-    yield Cluster()
-    ray.shutdown()
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Two data sets of three colours."""
@@ -107,6 +99,22 @@ def test_a_generator_of_jobs_is_asked_only_for_those_that_are_near(cluster):
         next(found)
         found.close()
     assert asked < 50
+
+
+def test_a_job_that_is_chosen_by_what_has_finished_is_asked_for_when_there_is_room(cluster):
+    asked, finished = 0, 0
+
+    def jobs():
+        nonlocal asked
+        for n in range(10):
+            assert asked - finished < 2  # the cluster has two CPUs
+            asked += 1
+            yield Job(f"job {n}", double, (n,))
+
+    with running_on(cluster) as runner:
+        for together in runner.run(jobs(), early=False):
+            finished += len(together)
+    assert finished == 10
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,174 @@
+"""One try among several: a configuration is tuned while a watch may end it, in this process or on another machine."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Protocol
+
+from torch import nn
+
+import adapters
+from adapters import AdapterConfig, FitResult, Metrics
+from selection.recommendation.learning_curves import LearningCurves
+from selection.results.validation import Validation
+from selection.tuning.budget import Clock, Watch
+from selection.tuning.one import Tuned, write
+from task2vec import Splits
+
+Files = dict[str, bytes]
+"""A folder's files by name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Try:
+    """What to try.
+
+    Attributes:
+        number: Counted from 1.
+        config: What to tune.
+        warm_start: Folder of the adapter to start from; None to start anew.
+        best: Last validation accuracy of the best try that was finished before; None if there is none.
+        seconds: Time that is left for it; None to finish it whatever it takes.
+    """
+
+    number: int
+    config: AdapterConfig
+    warm_start: Path | None
+    best: float | None
+    seconds: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """What came of a try.
+
+    Attributes:
+        tuned: The model and how it went.
+        gave_up: Whether it was ended early.
+        whole_seconds: What the whole training takes, by the epochs that were seen.
+    """
+
+    tuned: Tuned
+    gave_up: bool
+    whole_seconds: float
+
+
+class Training(Protocol):
+    """`tune_alone` with everything that all tries share."""
+
+    def __call__(
+        self,
+        splits: Splits,
+        model: nn.Module,
+        config: AdapterConfig,
+        *,
+        init_from: Path | None,
+        out: Path | None,
+        on_epoch: Watch,
+    ) -> Tuned:
+        """Tune one configuration."""
+        ...
+
+
+def attempt(
+    training: Training, model: nn.Module, splits: Splits, curves: LearningCurves | None, one: Try, out: Path | None
+) -> Tried:
+    """Make a try.
+
+    Args:
+        training: How.
+        model: The backbone, changed in place.
+        splits: The task.
+        curves: What stored trials say of where trainings end; None if nothing.
+        one: What to try.
+        out: Folder for the result; None for nowhere.
+    """
+    watch = Watch(curves, one.config, one.best, None if one.seconds is None else Clock(one.seconds))
+    tuned = training(splits, model, one.config, init_from=one.warm_start, out=out, on_epoch=watch)
+    return Tried(tuned, watch.gave_up, watch.whole_seconds or tuned.fit.seconds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """What came of a try on another machine, as it is sent: a model with an adapter cannot be pickled.
+
+    Attributes:
+        adapter: What `adapters.save` wrote.
+        fit: See `Tuned`.
+        test: See `Tuned`.
+        by_class: See `Tuned`.
+        gave_up: See `Tried`.
+        whole_seconds: See `Tried`.
+    """
+
+    adapter: Files
+    fit: FitResult
+    test: Metrics | None
+    by_class: Validation | None
+    gave_up: bool
+    whole_seconds: float
+
+    def unpack(self, model: nn.Module, splits: Splits, out: Path | None) -> Tried:
+        """The try as if it had been made here.
+
+        Args:
+            model: The backbone, changed in place.
+            splits: The task.
+            out: Folder for the result; None for nowhere.
+        """
+        with TemporaryDirectory() as folder:
+            tuned = adapters.load(model, folder_of(self.adapter, Path(folder))).eval()
+        merged = None if adapters.METHODS[_method(tuned)].cannot_merge else adapters.merge(tuned).eval()
+        found = Tuned(tuned, self.fit, merged, out, self.test, self.by_class)
+        if out is not None:
+            adapters.save(tuned, out, class_names=splits.train.class_names)
+            write(found, splits, out)
+        return Tried(found, self.gave_up, self.whole_seconds)
+
+
+def packed_attempt(
+    training: Training,
+    model: nn.Module,
+    splits: Splits,
+    curves: LearningCurves | None,
+    one: Try,
+    warm_start: Files | None,
+) -> Packed:
+    """Make a try on another machine, which has none of this machine's folders.
+
+    Args:
+        training: See `attempt`.
+        model: The backbone; it stays as it is, since other tries share it.
+        splits: See `attempt`.
+        curves: See `attempt`.
+        one: See `attempt`.
+        warm_start: The files of the adapter to start from.
+    """
+    with TemporaryDirectory() as folder:
+        start = None if warm_start is None else folder_of(warm_start, Path(folder) / "start")
+        here = dataclasses.replace(one, warm_start=start)
+        tried = attempt(training, copy.deepcopy(model), splits, curves, here, None)
+        adapters.save(tried.tuned.model, Path(folder) / "adapter")
+        files = files_of(Path(folder) / "adapter")
+    tuned = tried.tuned
+    return Packed(files, tuned.fit, tuned.test, tuned.by_class, tried.gave_up, tried.whole_seconds)
+
+
+def files_of(folder: Path) -> Files:
+    """The files in a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def folder_of(files: Files, folder: Path) -> Path:
+    """A folder with these files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def _method(model: nn.Module) -> str:
+    return adapters.adapter_of(model).config.method
