@@ -14,12 +14,14 @@ import numpy.typing as npt
 
 from selection.evaluation.protocol import Learn, Predict
 from selection.evidence.table import Array, TaskFacts, TrialTable
+from selection.recommendation.prediction import Prediction
 from selection.recommendation.recommenders import RECOMMENDERS, GaussianProcess, Recommender
+from selection.recommendation.recommenders.average import with_others
 from selection.recommendation.recommenders.features import task_directions, task_numbers
-from selection.recommendation.recommenders.gaussian_process import Directions
+from selection.recommendation.recommenders.gaussian_process import Directions, Wanted
 from task2vec.distances.of_variances import unit
 
-LEARNED, BASELINE = "gaussian_process", "best_fixed"
+LEARNED, BASELINE, AVERAGE = "gaussian_process", "best_fixed", "average"
 NOISE, FACTS_ONLY, EMBEDDING_ONLY = "... with noise", "... with task facts only", "... with the embedding only"
 NOISE_DIMENSIONS = 64
 
@@ -30,7 +32,8 @@ def rows_of(mean_features: Mapping[str, npt.NDArray[np.float32]] | None = None) 
     Args:
         mean_features: For each task the mean of the probe's features `(d,)`, for the ablation that uses them.
     """
-    rows = {name: _plain(recommender) for name, recommender in RECOMMENDERS.items() if name != LEARNED}
+    rows = {name: _plain(own) for name, own in RECOMMENDERS.items() if name not in (LEARNED, AVERAGE)}
+    rows[AVERAGE] = _averaged
     rows[LEARNED] = _learned(task_directions)
     if mean_features:
         rows["... with mean features"] = _learned(lambda tasks: _standardised(tasks, mean_features))
@@ -53,6 +56,16 @@ def _learned(directions: Directions, numbers: Directions = task_numbers) -> Lear
         return partial(GaussianProcess.learn(table, directions, numbers).calibrated(table).predict, table)
 
     return learn
+
+
+def _averaged(table: TrialTable) -> Predict:
+    process = _learned(task_directions)(table)
+
+    def predict(wanted: Sequence[Wanted]) -> list[Prediction]:
+        pairs = zip(process(wanted), wanted, strict=True)
+        return [with_others(own, table, target, candidates) for own, (target, candidates) in pairs]
+
+    return predict
 
 
 def _standardised(tasks: Sequence[TaskFacts], features: Mapping[str, npt.NDArray[np.float32]]) -> Array:

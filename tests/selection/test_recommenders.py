@@ -16,9 +16,11 @@ from selection.evidence.table import table_of as trials_table
 from selection.recommendation.prediction import OWN_ERROR, SHARED_ERROR, Prediction
 from selection.recommendation.recommenders import RECOMMENDERS, GaussianProcess
 from selection.recommendation.recommenders.best_fixed import best_fixed
+from selection.recommendation.recommenders.factorisation import factors_of
 from selection.recommendation.recommenders.features import config_numbers, task_directions, task_numbers
 from selection.recommendation.recommenders.gaussian_process import _Likeness, kind_of, shipped, starting_settings
 from selection.recommendation.recommenders.nearest_vote import distances_to, nearest_vote, shepard_weights
+from selection.recommendation.recommenders.side_information import variances_of
 from task2vec import distance_matrix, mean_log_embedding
 from tests.selection.test_store import embedding
 
@@ -93,6 +95,41 @@ def test_the_vote_is_the_stated_formula(table):
     share = weights[:, None] * tried
     expected = TARGET.level + np.nansum(share * gains, axis=0) / share.sum(axis=0)
     np.testing.assert_allclose(nearest_vote(table, TARGET, table.configs).mean, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["boosted_trees", "factorisation", "average", "gaussian_process"])
+def test_what_a_fact_decides_is_learned_from_other_tasks(name):
+    """SSF gains and LoRA loses where the linear probe is poor, and the other way round where it is good."""
+    levels = np.linspace(0.2, 0.8, 24)
+    gain = np.stack([np.zeros(24), 0.5 - levels, 0.5 - levels, levels - 0.5, levels - 0.5], axis=1)
+    table = table_of(levels[:, None] + gain)
+    looked = [dataclasses.replace(task, backbone=facts(level)) for task, level in zip(table.tasks, levels, strict=True)]
+    table = dataclasses.replace(table, tasks=tuple(looked))
+    for level, best in ((0.25, "ssf"), (0.75, "lora")):
+        target = dataclasses.replace(TARGET, backbone=facts(level))
+        found = RECOMMENDERS[name](table, target, CONFIGS)
+        assert CONFIGS[found.choice()].method == best
+        assert found.mean[found.choice()] == pytest.approx(level + abs(0.5 - level), abs=0.06)
+
+
+def test_a_factorisation_fills_in_what_factors_tell():
+    generator = np.random.default_rng(0)
+    whole = generator.standard_normal((30, 2)) @ generator.standard_normal((2, 8))
+    holes = np.where(generator.uniform(size=whole.shape) < 0.15, np.nan, whole)
+    average, tasks, configs = factors_of(holes)
+    missing = np.isnan(holes)
+    error = (average + tasks @ configs.T - whole)[missing]
+    assert np.square(error).mean() < 0.2 * np.square(whole - np.nanmean(holes, axis=0))[missing].mean()
+
+
+@given(st.floats(0.0, 1.0), st.floats(0.1, 1.0), st.integers(0, 2**31))
+@settings(max_examples=10, deadline=None)
+def test_errors_are_parted_into_what_a_task_shares_and_what_each_has(shared, own, seed):
+    generator = np.random.default_rng(seed)
+    errors = shared * generator.standard_normal((4000, 1)) + own * generator.standard_normal((4000, 6))
+    errors[generator.uniform(size=errors.shape) < 0.1] = np.nan
+    found = variances_of(errors)
+    np.testing.assert_allclose(found, (shared**2, own**2), rtol=0.1, atol=0.02)
 
 
 def test_the_directions_keep_the_log_cosine_distances(table):

@@ -1,0 +1,61 @@
+"""Factorisation of the table of gains, with what is known of tasks as side information.
+
+Indices: t task, c configuration, r factor.
+
+    gain_tc = m_c + sum_r u_tr v_cr
+
+Missing gains are filled in by the factorisation itself, again and again (Mazumder, Hastie and Tibshirani 2010, with a
+fixed rank), and a ridge regression from facts and embedding gives the u_t of a task on which nothing was tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from adapters import AdapterConfig
+from selection.evidence.table import Array, TaskFacts, TrialTable
+from selection.recommendation.prediction import Prediction
+from selection.recommendation.recommenders.registry import register_recommender
+from selection.recommendation.recommenders.side_information import predicted, side_information
+
+RANK = 3
+SHRINKAGE = 0.1  # taken off singular values, as a share of the largest
+ROUNDS = 30
+PENALTIES = np.logspace(0, 4, 17)  # of the ridge regression, chosen by leaving tasks out
+
+
+@register_recommender("factorisation")
+def factorisation(table: TrialTable, target: TaskFacts, candidates: Sequence[AdapterConfig]) -> Prediction:
+    """The gains of the formula above over the target's linear probe."""
+    return predicted(gains, table, target, candidates)
+
+
+def gains(table: TrialTable, targets: Sequence[TaskFacts], candidates: Sequence[AdapterConfig]) -> Array:
+    """See `Gains`; a configuration that no stored task was tuned with is expected to gain nothing."""
+    from sklearn.linear_model import RidgeCV
+    from sklearn.preprocessing import StandardScaler
+
+    average, tasks, configs = factors_of(table.gains())
+    stored, asked = side_information(table.tasks, targets)
+    scaler = StandardScaler().fit(stored)
+    ridge = RidgeCV(PENALTIES).fit(scaler.transform(stored), tasks)
+    found = average + ridge.predict(scaler.transform(asked)).reshape(len(targets), -1) @ configs.T
+    columns = {config: c for c, config in enumerate(table.configs)}
+    nothing = np.zeros(len(targets))
+    return np.stack([found[:, columns[c]] if c in columns else nothing for c in candidates], axis=1)
+
+
+def factors_of(values: Array) -> tuple[Array, Array, Array]:
+    """m `(C,)`, u `(T, R)` and v `(C, R)` for a table `(T, C)` with NaN where nothing is known."""
+    known = np.isfinite(values)
+    average = np.where(known, values, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    centred = np.where(known, values - average, 0.0)
+    filled = centred
+    for _ in range(ROUNDS):
+        left, singular, right = np.linalg.svd(filled, full_matrices=False)
+        kept = np.maximum(singular - SHRINKAGE * singular[0], 0)[:RANK]
+        tasks, configs = left[:, :RANK] * kept, right[:RANK].T
+        filled = np.where(known, centred, tasks @ configs.T)
+    return average, tasks, configs
