@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
-from ground.tasks import MOST_CLASSES_OF_100, file_name, ground
+from ground.tasks import MOST_CLASSES_OF_100, GroundTask, file_name, ground
 from ground.vit import NAME, batches_of, load_vit, transform
 
 import task2vec
@@ -108,13 +109,23 @@ def missing(datasets: Path, seed: int, out: Path) -> Iterator[Job]:
     done = {(name, trial.seed, trial.config) for name, trial in lines}
     for images, wave in WAVES:
         configs = [AdapterConfig.from_dict(settings) for settings in wave]
-        for task in ground(datasets):
+        for task in by_turns(ground(datasets)):
             if images == 100 and task.num_classes > MOST_CLASSES_OF_100:
                 continue
             left = tuple(c for c in configs if (f"{task.name}@{images}", seed, c) not in done)
             done |= {(f"{task.name}@{images}", seed, c) for c in left}
             if left:
                 yield Job(task.name, images, seed, left)
+
+
+def by_turns(tasks: Iterable[GroundTask]) -> list[GroundTask]:
+    """One task of every source, then another one of those that have two, and so on: what is new comes first."""
+    seen = Counter[str]()
+    turns = []
+    for task in tasks:
+        turns.append((seen[task.source], task))
+        seen[task.source] += 1
+    return [task for _, task in sorted(turns, key=lambda pair: pair[0])]
 
 
 def work(datasets: Path, weights: Path, out: Path, job: Job) -> None:

@@ -1,11 +1,13 @@
 """Where to put parameters: rules of placement at equal numbers of parameters, on the pretrained backbone.
 
+python benchmarks/placement.py adopt trials.jsonl datasets/ -o benchmarks/results/placement/
 python benchmarks/placement.py run datasets/ weights.safetensors -o benchmarks/results/placement/    resumes
 python benchmarks/placement.py write benchmarks/results/placement/                                    docs/placement.md
 
-`run` first measures every task's sensitivity (a safetensors file each), then trains what is missing, and appends one
-JSON line a training to `trainings.jsonl`. The jobs come in an order in which every beginning is useful: one seed at the
-parameters of LoRA of rank 8, then the other numbers of parameters, then the other seeds.
+`adopt` takes over the grid's trials of LoRA everywhere, early and late, which are the same trainings. `run` measures
+every task's sensitivity (a safetensors file each), then trains what is missing, and appends one JSON line a training to
+`trainings.jsonl`. The jobs come in an order in which every beginning is useful: one seed at the parameters of LoRA of
+rank 8, then the other numbers of parameters, then the other seeds.
 """
 
 from __future__ import annotations
@@ -37,13 +39,14 @@ from torch.nn import functional as F
 import adapters
 import task2vec
 from adapters import AdapterConfig
+from selection.store.trial import Trial
 
 TASKS = (
-    "cifar10", "tin_birds", "flowers17", "intel_scenes", "monkeys10",
-    "mnist", "magnetic_tile", "gtsrb", "facial_expressions", "neu_steel",
-    "sprites: where", "scenes: count", "sprites: angle", "cifar10: rotation", "popular_animals: jigsaw",
+    "cifar10", "tin_birds", "birds6", "caltech101", "tin_cats",
+    "asl_mnst", "att_faces", "blood_cells", "brodatz32", "busi",
+    "sprites: where", "sprites: angle", "sprites: size", "cifar10: rotation", "cifar10: blur",
 )  # fmt: skip
-"""Five of each group: natural, specialised, structured."""
+"""Five of each group: natural, specialised, structured. The grid has LoRA everywhere, early and late on all of them."""
 
 IMAGES, SEEDS = 500, (0, 1, 2)
 MULTIPLES = (1.0, 0.5, 2.0, 0.25)  # of the parameters of LoRA at rank 8, in the order in which they are run
@@ -124,6 +127,31 @@ def missing(asked: Iterable[Job], out: Path) -> list[Job]:
     """Those that `out` has no line of."""
     done = {Job(row["task"], row["seed"], row["way"], row["multiple"]) for row in _rows(out)}
     return [job for job in asked if job not in done]
+
+
+@app.command()
+def adopt(
+    trials: Annotated[Path, typer.Argument(help="what `evidence.py run` wrote")],
+    datasets: Annotated[Path, typer.Argument(help="folder of ImageFolder zips with train and test splits")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder, added to")],
+) -> None:
+    """Take over the grid's trials that are trainings of the comparison."""
+    out.mkdir(parents=True, exist_ok=True)
+    tasks = {task.name: task for task in ground(datasets) if task.name in TASKS}
+    done = {Job(row["task"], row["seed"], row["way"], row["multiple"]) for row in _rows(out)}
+    places = {None: ("uniform", 8), tuple(range(6)): ("early", 16), tuple(range(6, 12)): ("late", 16)}
+    for line in trials.read_text().splitlines():
+        name, trial = Trial.from_line(line)
+        base, _, images = name.partition("@")
+        settings = trial.config.to_dict()
+        way, rank = places.get(trial.config.blocks, ("", 0))
+        same = trial.config == AdapterConfig(**LORA | {"rank": rank, "blocks": trial.config.blocks})
+        job = Job(base, trial.seed, way, 1.0)
+        if base in tasks and int(images) == IMAGES and same and job not in done:
+            row = job._asdict() | {"group": tasks[base].group, "source": tasks[base].source, "settings": settings}
+            row |= {"budget": trial.parameters, "parameters": trial.parameters, "seconds": trial.seconds}
+            curve = [accuracy for accuracy, _ in trial.curve]
+            _append(out / "trainings.jsonl", row | {"curve": curve, "score": trial.score})
 
 
 @app.command()
