@@ -10,12 +10,16 @@ import typer
 
 import selection
 import task2vec
+from adapters import write_atomically
 from selection.cli import options as o
 from selection.cli.output import describe_embedding, print_facts, print_json, print_unreadable, short
 from selection.errors import SelectionError
 from selection.evidence.embedding import name_of
 from selection.jobs.failures import LOGS
 from task2vec import DEFAULT_METHOD, Probe, Task, Task2VecError, TaskEmbedding
+
+SETTINGS = "settings.json"  # how all embeddings in a folder are made
+MATTER = ("split_name", "draws", "from_layer", "max_samples", "seed", "thumbnails")  # settings that change an embedding
 
 
 def embed(
@@ -85,7 +89,8 @@ def _embed_each(images: Path, out: Path, probe: Probe, method: str, as_json: boo
     """Embed what is not saved yet, and say a line of each as it is finished.
 
     Raises:
-        SelectionError: there are no data sets, two would be saved under one name, or some failed.
+        SelectionError: there are no data sets, two would be saved under one name, the folder holds embeddings made
+            otherwise, or some failed.
     """
     found = sorted(p for p in images.iterdir() if (p.is_dir() or p.suffix == ".zip") and not p.name.startswith("."))
     if not found:
@@ -96,7 +101,9 @@ def _embed_each(images: Path, out: Path, probe: Probe, method: str, as_json: boo
         raise SelectionError(f"two data sets of {images} are called {twice}; rename one")
     places = {name: out / f"{name}.safetensors" for name in names}
     out.mkdir(parents=True, exist_ok=True)
-    missing = [path for path in found if not _is_saved(places[name_of(path)], probe, method)]
+    _same_settings(out, {"probe": probe.fingerprint, "method": method} | {n: settings[n] for n in MATTER})
+    which = settings["split_name"]
+    missing = [path for path in found if not _is_saved(places[name_of(path)], path, probe, method, which)]
     typer.echo(f"{len(found) - len(missing)} of {len(found)} data sets are embedded in {out} already", err=True)
     for embedding in selection.embed_all(missing, probe, method, **settings):
         place = places[embedding.task]
@@ -107,12 +114,33 @@ def _embed_each(images: Path, out: Path, probe: Probe, method: str, as_json: boo
         typer.echo(json.dumps(facts) if as_json else f"{embedding.task}: {counts}, saved in {place}")
 
 
-def _is_saved(place: Path, probe: Probe, method: str) -> bool:
-    """Whether an embedding by this probe and method lies there, whole."""
+def _same_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Note how the embeddings in a folder are made, or compare with what was noted.
+
+    Raises:
+        SelectionError: those in the folder were made otherwise, so that they could not be compared with new ones.
+    """
+    note = out / SETTINGS
+    if not note.exists():
+        write_atomically(note, lambda path: path.write_text(json.dumps(settings, indent=2) + "\n"))
+        return
+    try:
+        noted = json.loads(note.read_text())
+        odd = [f"{name} {noted.get(name)}, not {value}" for name, value in settings.items() if noted.get(name) != value]
+    except (ValueError, AttributeError) as error:
+        raise SelectionError(f"{note} is damaged ({error}); remove it, or give another folder with --out") from error
+    if odd:
+        raise SelectionError(f"the embeddings in {out} are made with {'; '.join(odd)}; give another folder with --out")
+
+
+def _is_saved(place: Path, images: Path, probe: Probe, method: str, split: str | None) -> bool:
+    """Whether an embedding of this data set, by this probe and method, lies there, whole."""
     if not place.exists():
         return False
     try:
         embedding = TaskEmbedding.load(place)
+        task = Task.from_folder(images, split=split)
     except Task2VecError:
         return False
-    return (embedding.probe, embedding.method) == (probe.fingerprint, method)
+    same = (embedding.probe, embedding.method) == (probe.fingerprint, method)
+    return same and (embedding.num_images, embedding.classes) == (len(task), task.class_names)

@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import shutil
 from itertools import chain
 
 import numpy as np
@@ -218,8 +219,20 @@ def test_a_folder_of_data_sets_is_embedded_at_once_and_goes_on_where_it_was(clus
     again = run(*arguments, cwd=tmp_path)
     assert again.stdout == ""
     assert "2 of 2 data sets are embedded" in again.stderr
+    refused = run(*arguments, "--seed", "1", "--draws", "2", cwd=tmp_path, ok=False)
+    assert "are made with draws 1, not 2; seed 0, not 1; give another folder" in refused.stderr.replace("\n", " ")
     (tmp_path / "saved" / "colours.safetensors").unlink()
     assert json.loads(run(*arguments, "--json", cwd=tmp_path).stdout)["task"] == "colours"
+
+
+def test_a_data_set_that_has_grown_is_embedded_again(tmp_path):
+    paint(tmp_path / "sets" / "colours", "train", COLOURS, 4)
+    arguments = ("embed", tmp_path / "sets", "--each", "--out", tmp_path / "saved")
+    assert "12 images" in run(*arguments, cwd=tmp_path).stdout
+    assert run(*arguments, cwd=tmp_path).stdout == ""
+    shutil.rmtree(tmp_path / "sets")
+    paint(tmp_path / "sets" / "colours", "train", COLOURS, 5)
+    assert "15 images" in run(*arguments, cwd=tmp_path).stdout
 
 
 def test_a_data_set_that_cannot_be_read_is_named_after_all_others_are_embedded(cluster, folder, tmp_path):
