@@ -21,7 +21,7 @@ from selection.pages.matrix import Ordered, ordered
 from selection.recommendation.recommend import recommend
 from selection.recommendation.recommenders.features import reference_of
 from selection.recommendation.result import Recommendation
-from selection.store import StoredTask, TaskStore, Trial
+from selection.store import BackboneFacts, StoredTask, TaskStore, Trial
 from task2vec import TaskEmbedding, Thumbnail, distance_matrix
 from task2vec.progress import reporting
 
@@ -232,6 +232,7 @@ def told_of(found: Recommendation, backbone: str) -> dict[str, Any]:
         "explanation": found.explain(),
         "note": found.note,
         "level": found.level,
+        "depths": None if found.facts is None else _depths(found.facts),
         "ranking": [
             {
                 "config": c.config.label,
@@ -248,6 +249,11 @@ def told_of(found: Recommendation, backbone: str) -> dict[str, Any]:
             for e in found.evidence
         ],
     }
+
+
+def _depths(facts: BackboneFacts) -> dict[str, Any]:
+    """What features of each third of the backbone tell apart."""
+    return {"averaged": list(facts.by_depth), "in_place": list(facts.in_place), "final": facts.linear_probe}
 
 
 def _of_one_kind(store: TaskStore, target: TaskEmbedding | None) -> list[TaskEmbedding]:

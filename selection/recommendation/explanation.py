@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from selection.recommendation.result import Evidence, Recommendation
 
 NAMED = 3  # stored tasks that the text names
+HIDDEN = 0.05  # of accuracy, by which other features must exceed the final ones to be worth a word
 
 
 def explain(recommendation: Recommendation) -> str:
@@ -15,6 +16,7 @@ def explain(recommendation: Recommendation) -> str:
     sentences = [
         _what(recommendation),
         *_expected(recommendation),
+        *_where(recommendation),
         *_instead(recommendation),
         _evidence(recommendation),
     ]
@@ -48,6 +50,24 @@ def _expected(found: Recommendation) -> list[str]:
             f"{low:.0%} and {high:.0%}."
         )
     return said
+
+
+def _where(found: Recommendation) -> list[str]:
+    """Which of the backbone's features tell the classes apart, and so what there is to move."""
+    facts = found.facts
+    if facts is None:
+        return []
+    thirds = [f"after its {which} third" for which in ("first", "middle", "last")]
+    averaged = zip(facts.by_depth, thirds[:2], strict=False)  # after the last third they are nearly the final ones
+    places = [f"{where}, part by part of the image," for where in (*thirds, "at all depths together")]
+    readings = [*averaged, *zip(facts.in_place, places, strict=False)]
+    best, where = max(readings)
+    if best - facts.linear_probe < HIDDEN:
+        return ["No other features of the backbone tell your classes apart much better than its final ones."]
+    return [
+        f"The backbone's features {where} tell {best:.0%} of your images apart: its final ones hide what your labels "
+        "ask, so its blocks have to move."
+    ]
 
 
 def _instead(found: Recommendation) -> list[str]:

@@ -126,6 +126,7 @@ def recommend(
         warm_start=warm_start(embedding, store, found.tasks, config, asked),
         note=note,
         within=within,
+        facts=target.backbone,
     )
 
 

@@ -10,6 +10,7 @@ from scipy.stats import norm
 
 from adapters import AdapterConfig
 from selection.recommendation.explanation import explain
+from selection.store import BackboneFacts
 
 COVERAGE = 0.8  # of the interval
 
@@ -86,6 +87,7 @@ class Recommendation:
         note: What to know about where the evidence comes from; empty if nothing.
         within: How far below the best expectation `config` was allowed to be; None if it had to be the best.
         timed_here: Whether expected seconds are those of this machine, where a few steps were measured.
+        facts: What the target looks like to the backbone; None if nobody looked.
     """
 
     config: AdapterConfig
@@ -98,6 +100,7 @@ class Recommendation:
     note: str = ""
     within: float | None = None
     timed_here: bool = False
+    facts: BackboneFacts | None = None
 
     @property
     def candidate(self) -> Candidate:

@@ -12,6 +12,7 @@ import adapters
 from adapters import AdapterConfig, BackboneId
 from selection import (
     RECOMMENDERS,
+    BackboneFacts,
     Candidate,
     Recommendation,
     RecommendationError,
@@ -160,6 +161,26 @@ def test_no_accuracy_above_everything_is_told():
     found = Recommendation(SSF, (sure, Candidate(LORA, 1.2, 0.1, 10, 5.0)), (), "gaussian_process", 0.98, 3)
     assert "expected to add 2 points, to 100%," in found.explain()
     assert "Next best of 2 candidates is lora" in found.explain()
+
+
+@pytest.mark.parametrize(
+    ("averaged", "in_place", "told"),
+    [
+        (
+            (0.3, 0.4, 0.5),
+            (0.4, 0.5, 0.5, 0.52),
+            "No other features of the backbone tell your classes apart much",
+        ),
+        ((0.3, 0.7, 0.5), (0.4, 0.5, 0.5, 0.6), "features after its middle third tell 70% of your images apart"),
+        ((0.3, 0.4, 0.9), (0.4, 0.5, 0.5, 0.5), "No other features"),  # those after the last third are the final ones
+        ((0.1, 0.1, 0.1), (0.8, 0.6, 0.4, 0.7), "after its first third, part by part of the image, tell 80%"),
+        ((0.1, 0.1, 0.1), (0.5, 0.6, 0.4, 0.7), "at all depths together, part by part of the image, tell 70%"),
+    ],
+)
+def test_the_explanation_says_which_features_tell_the_classes_apart(averaged, in_place, told):
+    facts = BackboneFacts(BackboneId("vit"), 100, 5, 0.5, averaged, in_place, 0.5, 2.0)
+    found = Recommendation(SSF, (Candidate(SSF, 0.8, 0.1, 10, 5.0),), (), "gaussian_process", 0.5, 3, facts=facts)
+    assert told in found.explain()
 
 
 def test_trials_on_another_backbone_serve_where_there_are_no_others_and_the_note_says_so():

@@ -43,10 +43,35 @@ function adviceOf(task) {
     { id: "advice" },
     element("h3", {}, `Recommended for ${advice.backbone}`),
     element("p", {}, advice.explanation),
+    ...depthsOf(advice.depths),
     element("p", { class: "note" }, `The ${ranking.length} best expected of ${advice.candidates} configurations.${without}`),
     element("div", { class: "scroll" }, table("Expected", ["configuration", "accuracy", "80% between", "parameters", "training"], ranking)),
     element("div", { class: "scroll" }, table("Because of", ["task", "distance", "recommended, there", "best there", "accuracy"], evidence, [3])),
   );
+}
+
+const DEPTHS = ["first third", "middle third", "last third", "all together"];
+
+// Accuracies of classifiers on the backbone's features before anything is tuned.
+function depthsOf(depths) {
+  if (!depths) return [];
+  const rows = DEPTHS.map((name, i) => [name, percent(depths.averaged[i] ?? null), percent(depths.in_place[i])]);
+  const shown = table("What features of the backbone tell apart", ["after its", "averaged over the image", "part by part"], rows);
+  return [
+    element("div", { id: "by-depth", class: "trials", role: "img", "aria-label": "What features of each third of the backbone tell apart; the table below has the numbers" }),
+    element("details", {}, element("summary", {}, "The same as a table"), element("div", { class: "scroll" }, shown)),
+  ];
+}
+
+function drawDepths(depths) {
+  const bars = (name, values, place) => ({
+    type: "bar", name, x: DEPTHS.slice(0, values.length), y: values, marker: { color: markOf(place).color },
+    hovertemplate: "%{x}: %{y:.1%}<extra></extra>",
+  });
+  draw("by-depth", [bars("averaged over the image", depths.averaged, 0), bars("part by part of the image", depths.in_place, 1)], {
+    barmode: "group", xaxis: axis("features of the backbone"), yaxis: axis("told apart", { tickformat: ".0%" }),
+    legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, showlegend: true,
+  }, { displayModeBar: false });
 }
 
 function nearestOf(task) {
@@ -182,6 +207,7 @@ function showCard(focus) {
     ].filter((part) => part !== null),
   );
   drawTrials(task);
+  if (task.advice?.depths) drawDepths(task.advice.depths);
   if (document.getElementById("by-layer")) drawLayers(task);
   cardPlace.scrollTop = 0;
   if (focus) cardPlace.focus();

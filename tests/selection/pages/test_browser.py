@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import selection
-from selection import TaskStore
+from adapters import BackboneId
+from selection import BackboneFacts, TaskStore
 from selection.pages.data import Atlas, AtlasTask, gather
 from selection.pages.layout import Layout
 from selection.pages.matrix import ordered
@@ -192,9 +193,12 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(chromium, atlas, theme):
 
 def test_a_report_is_the_targets_card(chromium, few, target, tmp_path):
     found = selection.recommend(target, few)
+    facts = BackboneFacts(BackboneId("vit"), 100, 5, 0.5, (0.2, 0.3, 0.5), (0.8, 0.6, 0.4, 0.7), 0.5, 2.0)
+    found = dataclasses.replace(found, facts=facts)
     path = selection.report(found, target, few, tmp_path / "report.html")
     with opened(chromium, path) as tab:
         assert found.explain() in tab.inner_text("#advice")
+        assert tab.locator("#by-depth .bars .point").count() == 7
         assert tab.locator("#map-section").is_hidden()
         assert tab.locator("#back").count() == 0
         tab.locator("#nearest button").first.click()
