@@ -26,12 +26,14 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import typer
 from ground.tasks import GroundTask, ground
 from ground.vit import AUTOCAST, batches_of, load_vit, transform
 from page import DOCS, table
 from scipy.stats import t as student
+from sklearn.linear_model import RidgeCV
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -48,6 +50,7 @@ TASKS = (
 )  # fmt: skip
 """Five of each group: natural, specialised, structured. The grid has LoRA everywhere, early and late on all of them."""
 
+FACTS = Path(__file__).with_name("results") / "facts.jsonl"
 IMAGES, SEEDS = 500, (0, 1, 2)
 MULTIPLES = (1.0, 0.5, 2.0, 0.25)  # of the parameters of LoRA at rank 8, in the order in which they are run
 BATCH_SIZE, EPOCHS = 32, 20
@@ -412,7 +415,10 @@ def difference(
 
 
 @app.command()
-def write(out: Annotated[Path, typer.Argument(help="the folder that `run` added to")]) -> None:
+def write(
+    out: Annotated[Path, typer.Argument(help="the folder that `run` added to")],
+    facts: Annotated[Path, typer.Option(help="what `evidence.py facts` wrote")] = FACTS,
+) -> None:
     """Write docs/placement.md."""
     rows = _rows(out)
     (DOCS / "placement.md").write_text(
@@ -425,6 +431,7 @@ def write(out: Annotated[Path, typer.Argument(help="the folder that `run` added 
             differences=_differences_table(rows),
             accuracies=_accuracies_table(rows),
             halves=_halves(rows),
+            learned=_learned_table(rows, facts, out),
             cost=_cost(rows, out),
             fisher=_fisher_table(rows, out),
             formulas=_formulas(),
@@ -496,6 +503,88 @@ def _cost(rows: list[dict[str, Any]], out: Path) -> str:
     return table(["sensitivity", "seconds, as a share of the training's (median)", "measured"], lines)
 
 
+HALVES = ("early", "late")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """A task on which LoRA was placed everywhere, early and late, at the same parameters.
+
+    Attributes:
+        name: Its name.
+        source: Where its images come from.
+        gains: `(2,)`, points of early and of late above everywhere.
+        known: What is known of it before, by name: numbers `(F,)`.
+    """
+
+    name: str
+    source: str
+    gains: npt.NDArray[np.float64]
+    known: dict[str, npt.NDArray[np.float64]]
+
+
+def tried_tasks(rows: Sequence[dict[str, Any]], facts: Path, out: Path) -> list[Tried]:
+    """Those of which everything is known."""
+    looked = {row["task"]: row for row in map(json.loads, facts.read_text().splitlines())}
+    scores: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row["multiple"] == 1.0 and row["seed"] == SEEDS[0]:
+            scores.setdefault(row["task"], {})[row["way"]] = 100 * row["score"]
+    sources = {row["task"]: row["source"] for row in rows}
+    found = []
+    for task, own in sorted(scores.items()):
+        path, key = _sensitivity_file(out, task, SEEDS[0], "start"), f"{task}@{IMAGES}"
+        if {"uniform", *HALVES} <= set(own) and path.exists() and key in looked:
+            shares = task2vec.Sensitivity.load(path).shares
+            blocks = [sum(v for n, v in shares.items() if n.startswith(f"blocks.{b}.")) for b in range(12)]
+            early = np.log(np.array(blocks).reshape(3, 4).sum(axis=1))
+            own_facts = looked[key]
+            hidden = np.subtract(own_facts["in_place"], own_facts["linear_probe"])
+            known = {"fisher": early, "facts": np.array([hidden[-1], hidden[0] - hidden[2], own_facts["linear_probe"]])}
+            known["both"] = np.concatenate([known["fisher"], known["facts"]])
+            gains = np.array([own[way] - own["uniform"] for way in HALVES])
+            found.append(Tried(task, sources[task], gains, known))
+    return found
+
+
+def learned_gains(tasks: Sequence[Tried], known: str | None) -> npt.NDArray[np.float64]:
+    """Points above everywhere, of the place that tasks of other sources speak for: ridge regressions from what is known
+    to what early and late gain, or their means where nothing is known. Everywhere is taken where neither promises.
+    """
+    found = []
+    for task in tasks:
+        others = [other for other in tasks if other.source != task.source]
+        gains = np.stack([other.gains for other in others])
+        expected = gains.mean(axis=0)
+        if known is not None:
+            numbers = np.stack([other.known[known] for other in others])
+            mean, spread = numbers.mean(axis=0), numbers.std(axis=0) + 1e-9
+            ridge = RidgeCV(np.logspace(-1, 3, 13)).fit((numbers - mean) / spread, gains)
+            expected = ridge.predict([(task.known[known] - mean) / spread])[0]
+        best = int(np.argmax(expected))
+        found.append(task.gains[best] if expected[best] > 0 else 0.0)
+    return np.array(found)
+
+
+def _learned_table(rows: list[dict[str, Any]], facts: Path, out: Path) -> str:
+    tasks = tried_tasks(rows, facts, out)
+    if len({task.source for task in tasks}) < 3:
+        return "Not enough tasks have been tried yet."
+    ways = {
+        "what gained most on average elsewhere": learned_gains(tasks, None),
+        "learned from the Fisher's shares by thirds of the depth": learned_gains(tasks, "fisher"),
+        "learned from the facts in place": learned_gains(tasks, "facts"),
+        "learned from both": learned_gains(tasks, "both"),
+        "whoever knew": np.array([max(0.0, *task.gains) for task in tasks]),
+    }
+    lines = []
+    for name, gains in ways.items():
+        half = float(student.ppf(0.975, len(gains) - 1)) * gains.std(ddof=1) / math.sqrt(len(gains))
+        mean = gains.mean()
+        lines.append([name, f"{mean:+.1f}", f"{mean - half:+.1f} to {mean + half:+.1f}", f"{gains.min():+.1f}"])
+    return table([f"place, on {len(tasks)} tasks", "points above everywhere", "95% interval", "worst task"], lines)
+
+
 def _fisher_table(rows: list[dict[str, Any]], out: Path) -> str:
     """The share of each block, in percent, of the first seed's draw."""
     groups = {row["task"]: row["group"] for row in rows}
@@ -553,6 +642,13 @@ tasks with its 95% interval, and the worst task.
 Mean test accuracy in percent.
 
 {accuracies}
+
+## Learned from other tasks
+
+LoRA early, late or everywhere, as tasks of other sources speak for it: is what the Fisher says of a task worth knowing,
+and are the facts in place (`selection.facts_of`)?
+
+{learned}
 
 ## What the measurement costs
 

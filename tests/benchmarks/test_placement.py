@@ -53,6 +53,19 @@ def test_finished_trainings_are_not_run_again_and_the_first_are_at_the_parameter
     assert placement.missing(asked, tmp_path) == asked[1:]
 
 
+def test_a_place_is_learned_from_tasks_of_other_sources_alone(placement):
+    generator = np.random.default_rng(0)
+    told = generator.standard_normal(30)
+    tasks = [
+        placement.Tried(f"task {i}", f"source {i // 2}", np.array([5 * x, -5 * x]), {"facts": np.array([x])})
+        for i, x in enumerate(told)
+    ]
+    np.testing.assert_allclose(placement.learned_gains(tasks, "facts"), np.abs(5 * told))
+    alone = [placement.Tried("task", "source", np.array([9.0, -9.0]), {}), *tasks[:4]]
+    without = np.mean([task.gains for task in tasks[:4]], axis=0)  # its own gain is not looked at
+    assert placement.learned_gains(alone, None)[0] == alone[0].gains[np.argmax(without)]
+
+
 def test_every_way_is_known_to_the_register(placement):
     assert {way.rule for way in placement.PLACEMENTS.values()} <= set(adapters.RULES)
     assert {way.measure for way in placement.PLACEMENTS.values()} - {None} == set(placement.MEASURES)
