@@ -61,11 +61,11 @@ def decoding(images: Images = 2000, rounds: int = 3) -> str:
         for workers in taken
     ]
     typer.echo(rows)
-    return table(["workers", "photographs a second", "times one worker"], rows)
+    return table([f"workers, {images} photographs", "photographs a second", "times one worker"], rows)
 
 
 @app.command()
-def epoch(images: Images = 2000, network: Network = NETWORK, rounds: int = 3) -> str:
+def epoch(images: Images = 500, network: Network = NETWORK, rounds: int = 3) -> str:
     """An epoch over JPEG files against the same epoch on tensors in memory."""
     task = photographs(folder(images), images)
     transform = transform_of(timm.create_model(network))
@@ -128,26 +128,31 @@ def peak(count: int) -> None:
 
 
 @app.command("all")
-def everything(images: Images = 2000, threads: Annotated[int, typer.Option(help="CPU threads")] = 2) -> None:
+def everything(threads: Annotated[int, typer.Option(help="CPU threads")] = 2) -> None:
     """Every row, then the section of docs/benchmarks.md."""
     keep_memory()
     torch.set_num_threads(threads)
+    write(decoding(), epoch(), memory(), threads)
+
+
+def write(decoded: str, trained: str, remembered: str, threads: int) -> None:
+    """Write the section from its three tables."""
     version = torch.__version__.split("+")[0]
-    body = f"""{images} JPEG files of {SIZE[0]} x {SIZE[1]} pixels, read for {NETWORK}; torch {version}, {threads} CPU
-threads, {len(os.sched_getaffinity(0))} cores.
+    body = f"""JPEG files of {SIZE[0]} x {SIZE[1]} pixels, read for {NETWORK}; torch {version}, {threads} CPU threads,
+{len(os.sched_getaffinity(0))} cores.
 
 Decoding in worker processes:
 
-{decoding(images)}
+{decoded}
 
 Training all weights, 64 images in a step. An image is decoded before the first epoch and kept after its resize:
 
-{epoch(images)}
+{trained}
 
 Decoding and then reading twice, with {KEPT:.1%} of the machine's memory to keep pixels in and the rest in a temporary
 file. What grows is the list of names and labels:
 
-{memory(max(1, images // 2))}"""
+{remembered}"""
     write_section("data", "Reading photographs", "python benchmarks/data_speed.py all", body)
 
 

@@ -19,7 +19,7 @@ from selection.evaluation.budget import Replay, Search, at_random, by_model, in_
 from selection.evaluation.cheapest import CheapChoice, cheapest_in_truth, choose_cheapest
 from selection.evaluation.optuna_search import is_installed, tpe_with_hyperband
 from selection.evaluation.protocol import Target, leave_one_source_out, targets_of
-from selection.evaluation.rows import BASELINE, LEARNED, rows_of
+from selection.evaluation.rows import BASELINE, CHOSEN, LEARNED, MODELS, rows_of
 from selection.evaluation.summary import Mean, mean_over_sources
 from selection.evidence.table import TrialTable
 from selection.recommendation.learning_curves import LearningCurves
@@ -186,7 +186,25 @@ def evaluate_store(
     with reporting(progress) as report:
         rows = {name: row for name, row in rows_of(mean_features).items() if only is None or name in only}
         found = leave_one_source_out(table, targets, rows, lambda done, total: report("Sources left out", done, total))
+    if all(model in found for model in MODELS):
+        found[CHOSEN] = chosen_by_other_sources({model: found[model] for model in MODELS}, targets)
     return Evaluation(backbone, table, targets, found, _curves_without(targets))
+
+
+def chosen_by_other_sources(models: Mapping[str, list[Prediction]], targets: list[Target]) -> list[Prediction]:
+    """For each target the prediction of the model with the smallest regret on the targets of other sources, so that the
+    choice of a model is no part of what is measured.
+    """
+    regrets = {
+        model: np.array([choose(p, t).regret for p, t in zip(predictions, targets, strict=True)])
+        for model, predictions in models.items()
+    }
+    sources = np.array([target.facts.source for target in targets])
+    found = []
+    for t, source in enumerate(sources):
+        best = min(models, key=lambda model: regrets[model][sources != source].mean())
+        found.append(models[best][t])
+    return found
 
 
 def _searched(search: Search, target: Target) -> float:

@@ -66,7 +66,8 @@ Tries reveal the validation accuracy that a user would see.
 
 {regret_table(found)}
 
-The rows with dots are the Gaussian process with something else in place of the embedding or of the facts.
+The rows with dots are the Gaussian process with something else in place of the embedding or of the facts. The last row
+is, for each source, whichever of the models that learn did best on all others.
 
 ![Regret against tries](evaluation-regret.png)
 

@@ -17,11 +17,14 @@ from selection.evidence.table import Array, TaskFacts, TrialTable
 from selection.recommendation.prediction import Prediction
 from selection.recommendation.recommenders import RECOMMENDERS, GaussianProcess, Recommender
 from selection.recommendation.recommenders.average import with_others
-from selection.recommendation.recommenders.features import task_directions, task_numbers
+from selection.recommendation.recommenders.features import task_directions, task_directions_by_depth, task_numbers
 from selection.recommendation.recommenders.gaussian_process import Directions, Wanted
 from task2vec.distances.of_variances import unit
 
 LEARNED, BASELINE, AVERAGE = "gaussian_process", "best_fixed", "average"
+BY_DEPTH = "... with the embedding by depth"
+MODELS = (LEARNED, BY_DEPTH, AVERAGE, "boosted_trees", "factorisation")  # that learn from the trials
+CHOSEN = "the model that chose best for other sources"
 NOISE, FACTS_ONLY, EMBEDDING_ONLY = "... with noise", "... with task facts only", "... with the embedding only"
 NOISE_DIMENSIONS = 64
 
@@ -35,6 +38,7 @@ def rows_of(mean_features: Mapping[str, npt.NDArray[np.float32]] | None = None) 
     rows = {name: _plain(own) for name, own in RECOMMENDERS.items() if name not in (LEARNED, AVERAGE)}
     rows[AVERAGE] = _averaged
     rows[LEARNED] = _learned(task_directions)
+    rows[BY_DEPTH] = _learned(task_directions_by_depth)
     if mean_features:
         rows["... with mean features"] = _learned(lambda tasks: _standardised(tasks, mean_features))
     rows["... with shuffled embeddings"] = _learned(shuffled)

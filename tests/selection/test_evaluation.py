@@ -12,6 +12,7 @@ from selection.evaluation import evaluate_store
 from selection.evaluation.best import choose, gain_explained, gains, lost_by_another_seed
 from selection.evaluation.budget import Replay, at_random, by_model, in_order, successive_halving
 from selection.evaluation.cheapest import cheapest_in_truth, choose_cheapest
+from selection.evaluation.evaluate import chosen_by_other_sources
 from selection.evaluation.optuna_search import tpe_with_hyperband
 from selection.evaluation.page import between_configurations, within_runs, write_page
 from selection.evaluation.protocol import leave_one_source_out, targets_of
@@ -110,6 +111,19 @@ def test_tries_show_validation_scores_and_are_judged_by_test_scores():
     prediction = Prediction(np.array([0.3, 0.2, 0.1]))
     lost = [choose(prediction, target, tries).lost for tries in (0, 1, 2, 3, 10)]
     assert lost == pytest.approx([0, 0, 0.1, 0.1, 0.1])
+
+
+def test_a_model_is_chosen_for_a_source_by_what_it_did_on_the_others():
+    right, wrong = Prediction(np.array([0.9, 0.1])), Prediction(np.array([0.1, 0.9]))
+    targets = [
+        dataclasses.replace(
+            target_of([0.9, 0.5]), facts=dataclasses.replace(target_of([0.9, 0.5]).facts, source=source)
+        )
+        for source in "aab"
+    ]
+    models = {"good on a": [right, right, wrong], "good on b": [wrong, wrong, right]}
+    found = chosen_by_other_sources(models, targets)
+    assert found == [wrong, wrong, wrong]  # for a what did well on b, for b what did well on a
 
 
 def test_coverage_counts_scores_inside_the_interval():

@@ -17,7 +17,12 @@ from selection.recommendation.prediction import OWN_ERROR, SHARED_ERROR, Predict
 from selection.recommendation.recommenders import RECOMMENDERS, GaussianProcess
 from selection.recommendation.recommenders.best_fixed import best_fixed
 from selection.recommendation.recommenders.factorisation import factors_of
-from selection.recommendation.recommenders.features import config_numbers, task_directions, task_numbers
+from selection.recommendation.recommenders.features import (
+    config_numbers,
+    task_directions,
+    task_directions_by_depth,
+    task_numbers,
+)
 from selection.recommendation.recommenders.gaussian_process import _Likeness, kind_of, shipped, starting_settings
 from selection.recommendation.recommenders.nearest_vote import distances_to, nearest_vote, shepard_weights
 from selection.recommendation.recommenders.side_information import variances_of
@@ -159,6 +164,18 @@ def test_the_process_predicts_as_a_joint_gaussian_does(table, process):
     assert found.noise == START["noise"]
 
 
+def test_parts_of_the_embedding_have_a_length_each_and_their_kernels_are_multiplied(table):
+    """A part whose length is beyond all distances says nothing, and the other one decides as if it were alone."""
+    alone = starting_settings(3, 0.01)
+    parts = alone | {"length of embedding 1": 1e6}
+    by_depth = GaussianProcess(parts, lambda tasks: task_directions_by_depth(tasks)[[0, 2]])
+    first = GaussianProcess(alone, lambda tasks: task_directions_by_depth(tasks)[0])
+    expected = first(table, TARGET, table.configs)
+    np.testing.assert_allclose(by_depth(table, TARGET, table.configs).mean, expected.mean, atol=1e-6)
+    learned = GaussianProcess.learn(table, task_directions_by_depth)
+    assert [name for name in learned.settings if "embedding " in name] == [f"length of embedding {n}" for n in range(3)]
+
+
 def rows(pairs):
     return [*map(tuple, pairs), *((8, c) for c in range(5))]
 
@@ -174,7 +191,7 @@ def written_out(a, b, tasks, configs):
     (t, c), (u, d) = a, b
     lengths = np.array([s[f"length of fact {number}"] for number in range(3)])
     by_facts = gaussian(numbers / lengths, t, u, 1)
-    by_embedding = gaussian(directions, t, u, s["length of embedding"])
+    by_embedding = gaussian(directions, t, u, s["length of embedding 0"])
     share = s["share of method"] / (1 + s["share of method"])
     alike = share + (1 - share) * gaussian(settings, c, d, s["length of settings"])
     config = alike * (configs[c].method == configs[d].method)

@@ -29,8 +29,22 @@ def task_directions(tasks: Sequence[TaskFacts]) -> Array:
     """
     embeddings = [task.embedding for task in tasks]
     directions = unit(logs(np.stack([e.fisher for e in embeddings]).astype(np.float64)) - reference_of(embeddings))
-    left, singular, _ = np.linalg.svd(directions, full_matrices=False)
-    return np.asarray(left * singular)
+    return _in_their_span(directions)
+
+
+def task_directions_by_depth(tasks: Sequence[TaskFacts]) -> Array:
+    """The same `(3, T, T)` for thirds of the embeddings by themselves, from the probe's first filters to its last."""
+    embeddings = [task.embedding for task in tasks]
+    whole = logs(np.stack([e.fisher for e in embeddings]).astype(np.float64)) - reference_of(embeddings)
+    return np.stack([_in_their_span(unit(part)) for part in np.array_split(whole, 3, axis=1)])
+
+
+def _in_their_span(vectors: Array) -> Array:
+    """Vectors `(T, D)` in the space of T dimensions that they span, `(T, T)`: with the same products."""
+    left, singular, _ = np.linalg.svd(vectors, full_matrices=False)
+    found = np.zeros((len(vectors), len(vectors)))
+    found[:, : len(singular)] = left * singular
+    return found
 
 
 def reference_of(embeddings: Sequence[TaskEmbedding]) -> Array:

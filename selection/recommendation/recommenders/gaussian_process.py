@@ -9,9 +9,10 @@ Indices: t task, c configuration, n observation.
                           + (a_4 F_tt' + a_5 E_tt' + a_6 d_tt') K_cc'    which configuration gains it there
 
 F is a Gaussian kernel of the tasks' facts with a length for each of them, and E one of their embeddings,
-exp(-log_cosine(t, t') / l^2), a Gaussian of the unit vectors whose cosine log_cosine is; d is 1 for a task with itself;
-K is a Gaussian kernel of the configurations, in part shared by all of one method. The products say that what worked on
-a task is expected to work on tasks like it, for the same configuration and for similar ones.
+exp(-log_cosine(t, t') / l^2), a Gaussian of the unit vectors whose cosine log_cosine is (or a product of such kernels
+of parts of the embeddings, with a length each); d is 1 for a task with itself; K is a Gaussian kernel of the
+configurations, in part shared by all of one method. The products say that what worked on a task is expected to work on
+tasks like it, for the same configuration and for similar ones.
 
 Amounts a, lengths and the noise maximise the marginal likelihood (Rasmussen and Williams 2006, section 5.4.1), with a
 weak prior that keeps them near ordinary sizes where the trials say little.
@@ -57,18 +58,25 @@ AMOUNTS = {
 }
 """Where learning starts, as shares of the mean squared gain."""
 
-LENGTHS = {"length of embedding": 0.8, "length of settings": 1.5, "share of method": 0.5}
-LENGTH_OF_FACT = 2.0
-"""The same for lengths; every fact has its own."""
+LENGTHS = {"length of settings": 1.5, "share of method": 0.5}
+LENGTH_OF_EMBEDDING, LENGTH_OF_FACT = 0.8, 2.0
+"""The same for lengths; every part of the embedding and every fact has its own."""
 
 
-def starting_settings(num_facts: int, squared_gain: float) -> dict[str, float]:
-    """The settings of a process of gains with this mean square, before anything is learned."""
+def starting_settings(num_facts: int, squared_gain: float, num_parts: int = 1) -> dict[str, float]:
+    """The settings of a process of gains with this mean square, before anything is learned.
+
+    Args:
+        num_facts: Numbers that are known of a task.
+        squared_gain: Mean of the squared gains.
+        num_parts: Parts of the embedding.
+    """
     amounts = {name: share * squared_gain for name, share in AMOUNTS.items()}
     return (
         amounts
         | LENGTHS
         | {"noise": NOISE}
+        | {f"length of embedding {number}": LENGTH_OF_EMBEDDING for number in range(num_parts)}
         | {f"length of fact {number}": LENGTH_OF_FACT for number in range(num_facts)}
     )
 
@@ -84,7 +92,8 @@ class GaussianProcess:
 
     Attributes:
         settings: As `starting_settings` has them.
-        directions: What stands for the tasks' embeddings, `(T, any)`; others than the embeddings are for ablations.
+        directions: What stands for the tasks' embeddings, `(T, any)`, or `(P, T, any)` for P parts; others than the
+            embeddings are for ablations.
         numbers: What stands for the tasks' facts, `(T, any)`.
         widening: What standard deviations are multiplied by. A likelihood knows nothing of how far a new source may
             lie from all others, nor that the choice is the luckiest of many; `calibrated` does.
@@ -108,7 +117,9 @@ class GaussianProcess:
         chosen = np.random.default_rng(seed).permutation(len(gains))[:ROWS]
         likeness = _Likeness.of(table.tasks, table.configs, directions, numbers)
         rows, y = pairs[torch.from_numpy(chosen)], torch.from_numpy(gains[chosen])
-        first = starting_settings(likeness.facts.shape[1], max(float(np.square(gains).mean()), SMALLEST))
+        first = starting_settings(
+            likeness.facts.shape[1], max(float(np.square(gains).mean()), SMALLEST), len(likeness.embedding)
+        )
         start = torch.tensor([math.log(value) for value in first.values()], dtype=torch.float64)
 
         def loss(theta: Array) -> tuple[float, Array]:
@@ -207,7 +218,7 @@ class _Likeness:
 
     Attributes:
         facts: float64 `(T, F)`, the facts themselves.
-        embedding: float64 `(T, T)`.
+        embedding: float64 `(P, T, T)`, of each part.
         method: float64 `(C, C)`, 1 for two configurations of one method and otherwise 0.
         settings: float64 `(C, C)`.
     """
@@ -222,8 +233,9 @@ class _Likeness:
         cls, tasks: Sequence[TaskFacts], configs: Sequence[AdapterConfig], directions: Directions, numbers: Directions
     ) -> _Likeness:
         methods, settings = (torch.from_numpy(values) for values in config_numbers(configs))
-        facts, embedding = torch.from_numpy(numbers(tasks)), _squared_distances(torch.from_numpy(directions(tasks)))
-        return cls(facts, embedding, methods @ methods.T, _squared_distances(settings))
+        parts = torch.from_numpy(directions(tasks))
+        embedding = _squared_distances(parts if parts.ndim == 3 else parts[None])
+        return cls(torch.from_numpy(numbers(tasks)), embedding, methods @ methods.T, _squared_distances(settings))
 
     def kernel(self, rows: Tensor, columns: Tensor, s: dict[str, Tensor]) -> Tensor:
         """k of the module's text between pairs `(N, 2)` and `(M, 2)` of task and configuration, `(N, M)`."""
@@ -232,7 +244,8 @@ class _Likeness:
         lengths = torch.stack([s[f"length of fact {number}"] for number in range(self.facts.shape[1])])
         apart = (self.facts[:, None] - self.facts) / lengths
         by_facts = torch.exp(-apart.square().sum(dim=2) / 2)[tasks]
-        by_embedding = torch.exp(-self.embedding / (2 * s["length of embedding"] ** 2))[tasks]
+        spans = torch.stack([s[f"length of embedding {number}"] for number in range(len(self.embedding))])
+        by_embedding = torch.exp(-(self.embedding / (2 * spans.square())[:, None, None]).sum(dim=0))[tasks]
         same = (tasks[0] == tasks[1]).double()
         alike = torch.exp(-self.settings / (2 * s["length of settings"] ** 2))
         share = s["share of method"] / (1 + s["share of method"])
