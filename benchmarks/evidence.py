@@ -149,17 +149,23 @@ def facts(
     weights: Annotated[Path, typer.Argument(help="weights of vit_tiny_patch16_224")],
     out: Annotated[Path, typer.Option("--out", "-o", help="JSON lines, appended to")],
     embeddings: Annotated[Path, typer.Option(help="folder for TASK.safetensors and TASK.backbone.safetensors")],
+    tried: Annotated[Path | None, typer.Option(help="only tasks that have trials in this file")] = None,
     seed: Annotated[int, typer.Option(help="of the draw of the images")] = 0,
 ) -> None:
     """Embed every task, under the bundled probe and under the backbone, and read it through the backbone."""
     embeddings.mkdir(parents=True, exist_ok=True)
     known = {json.loads(line)["task"] for line in out.read_text().splitlines()} if out.exists() else set()
+    wanted = None if tried is None else {Trial.from_line(line)[0] for line in tried.read_text().splitlines()}
     torch.set_num_threads(1)
     model, probe = load_vit(weights), task2vec.load_probe()
     own = task2vec.Probe(load_vit(weights), classifier="head", transform=transform(), name=NAME)
     for images, task in product((500, 100), ground(datasets)):
         name = f"{task.name}@{images}"
-        if name in known or (images == 100 and task.num_classes > MOST_CLASSES_OF_100):
+        if (
+            name in known
+            or (wanted is not None and name not in wanted)
+            or (images == 100 and task.num_classes > MOST_CLASSES_OF_100)
+        ):
             continue
         labelled = task.labelled(images, seed)
         found = facts_of(labelled, model, transform=transform(), compute=ONE_CORE)

@@ -83,17 +83,24 @@ def add(
     embeddings: Annotated[Path, typer.Argument(help="folder where `evidence.py facts` saved the embeddings")],
     images: Annotated[int, typer.Option(help="training images of the tasks to add")] = 500,
 ) -> None:
-    """Add the ground's tasks that have trials to what is shipped, or replace them there."""
+    """Add the ground's tasks that have trials to what is shipped, or replace them; trials on other backbones stay."""
     store, tried = selection.load_library(), read_trials(trials)
     for line in facts.read_text().splitlines():
         values = json.loads(line)
         name, group, source = (values.pop(key) for key in ("task", "group", "source"))
         if name in tried and name.endswith(f"@{images}"):
+            kept: list[selection.Trial] = []
+            tags = {group}
             if name in store:
+                own, former = {trial.backbone.architecture for trial in tried[name]}, store.task(name)
+                kept = [trial for trial in former.trials if trial.backbone.architecture not in own]
+                tags |= set(former.tags)
                 store.remove(name)
             embedding = task2vec.TaskEmbedding.load(embeddings / f"{file_name(name)}.safetensors")
             found = BackboneFacts.from_dict(values)
-            store.add(embedding, name=name, trials=tried[name], source=source, tags=[group], facts=[found])
+            store.add(
+                embedding, name=name, trials=[*kept, *tried[name]], source=source, tags=sorted(tags), facts=[found]
+            )
     ship_from(store)
 
 
