@@ -118,12 +118,15 @@ def _same_settings(out: Path, settings: dict[str, Any]) -> None:
     """Note how the embeddings in a folder are made, or compare with what was noted.
 
     Raises:
-        SelectionError: those in the folder were made otherwise, so that they could not be compared with new ones.
+        SelectionError: those in the folder were made otherwise, or nobody knows how, so that they could not be compared
+            with new ones.
     """
     note = out / SETTINGS
-    if not note.exists():
+    if not any(out.glob("*.safetensors")):
         write_atomically(note, lambda path: path.write_text(json.dumps(settings, indent=2) + "\n"))
         return
+    if not note.exists():
+        raise SelectionError(f"{out} holds files that --each did not make; give another folder with --out")
     try:
         noted = json.loads(note.read_text())
         odd = [f"{name} {noted.get(name)}, not {value}" for name, value in settings.items() if noted.get(name) != value]

@@ -153,12 +153,12 @@ def by_model(prediction: Prediction, curves: LearningCurves | None) -> Search:
             length = replay.length(number)
             for epoch in range(1, length + 1):
                 accuracies = replay.train(number, epoch)
-                if best is not None and curves and promises_nothing(curves, accuracies, length, best):
+                if best is not None and curves and promises_nothing(curves, accuracies, epoch / length, best):
                     break
             accuracy, variance = accuracies[-1], 0.0
             if len(accuracies) < length:
                 assert curves is not None
-                accuracy, variance = curves.end(accuracies, length)
+                accuracy, variance = curves.end(accuracies, len(accuracies) / length)
             own = validation_variance(min(max(accuracy, 0.0), 1.0), replay.target.num_validation)
             seen.append((number, accuracy, own + variance))
 

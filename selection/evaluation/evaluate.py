@@ -192,8 +192,9 @@ def evaluate_store(
 
 
 def chosen_by_other_sources(models: Mapping[str, list[Prediction]], targets: list[Target]) -> list[Prediction]:
-    """For each target the prediction of the model with the smallest regret on the targets of other sources, so that the
-    choice of a model is no part of what is measured.
+    """For each target the prediction of the model with the smallest regret on other sources, which count the same.
+
+    So the target's own regret has no part in the choice; what the models learned for those sources may rest on it.
     """
     regrets = {
         model: np.array([choose(p, t).regret for p, t in zip(predictions, targets, strict=True)])
@@ -202,7 +203,8 @@ def chosen_by_other_sources(models: Mapping[str, list[Prediction]], targets: lis
     sources = np.array([target.facts.source for target in targets])
     found = []
     for t, source in enumerate(sources):
-        best = min(models, key=lambda model: regrets[model][sources != source].mean())
+        others = [sources == other for other in dict.fromkeys(sources.tolist()) if other != source]
+        best = min(models, key=lambda model: np.mean([regrets[model][own].mean() for own in others]))
         found.append(models[best][t])
     return found
 

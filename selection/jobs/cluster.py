@@ -21,6 +21,7 @@ RETRIES = 5  # of a job whose worker or machine was lost
 AHEAD = 2  # jobs that are handed to the cluster, as a multiple of those that it has room for
 FEWEST_AHEAD = 8
 ANSWERS = 10.0  # seconds in which a head that is there answers
+END: Any = object()  # of the jobs
 LOOK_AGAIN = 1.0  # seconds after which the cluster is asked anew how large it is
 
 
@@ -141,17 +142,20 @@ class RayRunner:
         except Exception as error:
             return Failure.of(name, error)
 
-    def run(self, jobs: Iterable[Job], *, early: bool = True) -> Iterator[list[Outcome]]:
+    def run(self, jobs: Iterable[Job | None], *, early: bool = True) -> Iterator[list[Outcome]]:
         """See `Runner`."""
         waiting, running, is_all = iter(jobs), dict[Any, Job](), False
         try:
             while True:
                 while not is_all and len(running) < (self._ahead() if early else max(1, self._room())):
-                    job = next(waiting, None)
-                    broken = None if job is None else next((a for a in job.arguments if isinstance(a, Failure)), None)
-                    if job is None:
+                    job = next(waiting, END)
+                    if job is END or (job is None and not running):
                         is_all = True
-                    elif broken is not None:
+                        continue
+                    if job is None:
+                        break
+                    broken = next((a for a in job.arguments if isinstance(a, Failure)), None)
+                    if broken is not None:
                         yield [(job, dataclasses.replace(broken, name=job.name))]
                     else:
                         running[self._submit(job)] = job
@@ -190,9 +194,9 @@ class RayRunner:
         """How many jobs the cluster can run at once, as of a moment ago."""
         if time.monotonic() - self._looked > LOOK_AGAIN:
             self._looked = time.monotonic()
-            has = self._ray.cluster_resources()
-            needs = self._needs | {"memory": self._memory}
-            self._has_room = int(min(has.get(kind, 0) / amount for kind, amount in needs.items() if amount))
+            needs = {kind: amount for kind, amount in (self._needs | {"memory": self._memory}).items() if amount}
+            machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+            self._has_room = sum(int(min(has.get(kind, 0) / n for kind, n in needs.items())) for has in machines)
         return self._has_room
 
     def _check_room(self) -> None:

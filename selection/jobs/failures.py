@@ -43,8 +43,11 @@ class Failures:
         self.names.append(failure.name)
         self._described.append(f"{failure.name} ({failure.reason.rstrip('.')})")
 
-    def raise_any(self) -> None:
+    def raise_any(self, rest: str = "everything else is done, and the same command runs only what is missing") -> None:
         """Say what failed.
+
+        Args:
+            rest: What became of all else.
 
         Raises:
             SelectionError: something did.
@@ -54,5 +57,5 @@ class Failures:
         more = f", and {len(self.names) - NAMED} more" if len(self.names) > NAMED else ""
         raise SelectionError(
             f"{len(self.names)} failed: {'; '.join(self._described[:NAMED])}{more} (logs by their names in "
-            f"{self.folder}); everything else is done, and the same command runs only what is missing"
+            f"{self.folder}); {rest}"
         )

@@ -30,9 +30,11 @@ class InProcess:
         """See `Runner`."""
         return Shared(function, arguments)
 
-    def run(self, jobs: Iterable[Job], *, early: bool = True) -> Iterator[list[Outcome]]:
+    def run(self, jobs: Iterable[Job | None], *, early: bool = True) -> Iterator[list[Outcome]]:
         """See `Runner`."""
         for job in jobs:
+            if job is None:
+                return
             try:
                 given = (a.value if isinstance(a, Shared) else a for a in job.arguments)
                 outcome = job.function(*given)

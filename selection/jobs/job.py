@@ -70,13 +70,14 @@ class Runner(Protocol):
         """What a call gives, for many jobs: a stand-in that they take as an argument. It is made once."""
         ...
 
-    def run(self, jobs: Iterable[Job], *, early: bool = True) -> Iterator[list[Outcome]]:
+    def run(self, jobs: Iterable[Job | None], *, early: bool = True) -> Iterator[list[Outcome]]:
         """Each job and what it gave, or a `Failure`, as they finish; those that are found finished together at once.
 
         Jobs are taken as there is room for them: what a generator shares for its jobs is made when they are near.
 
         Args:
-            jobs: What to run.
+            jobs: What to run. None among them says that there is nothing to run until something has finished, and the
+                end where nothing runs.
             early: Take more jobs than can start at once, so that nothing waits for the next one. Without it, a
                 generator is asked for a job when there is room for it, and may choose it by all that has finished.
         """

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from selection.recommendation.result import Evidence, Recommendation
 
 NAMED = 3  # stored tasks that the text names
-HIDDEN = 0.05  # of accuracy, by which other features must exceed the final ones to be worth a word
+HIDDEN = 0.05  # of accuracy, by which other features must exceed the final ones, beside chance, to be worth a word
 
 
 def explain(recommendation: Recommendation) -> str:
@@ -62,11 +63,12 @@ def _where(found: Recommendation) -> list[str]:
     places = [f"{where}, part by part of the image," for where in (*thirds, "at all depths together")]
     readings = [*averaged, *zip(facts.in_place, places, strict=False)]
     best, where = max(readings)
-    if best - facts.linear_probe < HIDDEN:
+    by_chance = 2 * math.sqrt(best * (1 - best) / facts.num_images)
+    if best - facts.linear_probe < max(HIDDEN, by_chance):
         return ["No other features of the backbone tell your classes apart much better than its final ones."]
     return [
-        f"The backbone's features {where} tell {best:.0%} of your images apart: its final ones hide what your labels "
-        "ask, so its blocks have to move."
+        f"The backbone's features {where} tell {best:.0%} of your images apart: its final ones hide some of what your "
+        "labels ask."
     ]
 
 

@@ -57,14 +57,13 @@ class LearningCurves:
         offsets, slopes, variances = np.array(lines).T
         return cls(offsets, slopes, variances)
 
-    def end(self, seen: Sequence[float], epochs: int) -> tuple[float, float]:
+    def end(self, seen: Sequence[float], share: float) -> tuple[float, float]:
         """Expected last validation accuracy of a training, and the variance of that.
 
         Args:
-            seen: Validation accuracies of its first epochs, at least one.
-            epochs: How many it has in all.
+            seen: Validation accuracies of its last epochs so far, at least one.
+            share: Of all epochs, how many are over.
         """
-        share = len(seen) / epochs
         offset, slope, variance = (
             float(np.interp(share, SHARES, values)) for values in (self.offsets, self.slopes, self.variances)
         )

@@ -45,7 +45,7 @@ def _end_of(trial: Trial, curves: LearningCurves | None) -> tuple[float, float]:
     epochs = trial.config.epochs
     if curves is None or not 0 < len(trial.curve) < epochs:
         return trial.validation, 0.0
-    mean, variance = curves.end([accuracy for accuracy, _ in trial.curve], epochs)
+    mean, variance = curves.end([accuracy for accuracy, _ in trial.curve], len(trial.curve) / epochs)
     return min(max(mean, 0.0), 1.0), variance
 
 

@@ -44,6 +44,7 @@ def recommend(
     recommender: str = DEFAULT_RECOMMENDER,
     trials: Sequence[Trial] = (),
     running: Sequence[AdapterConfig] = (),
+    failed: Sequence[AdapterConfig] = (),
     max_params: int | None = None,
     max_seconds: float | None = None,
     mergeable_only: bool = False,
@@ -68,6 +69,8 @@ def recommend(
             answer is what to try next.
         running: Configurations that are being tried on the target. They are not recommended again, and the next try is
             chosen as if they scored what is expected of them.
+        failed: Configurations that cannot be tuned on the target, such as those that do not fit into memory; they are
+            left out.
         max_params: Leave out configurations with more trainable parameters than this (classifier not counted).
         max_seconds: Leave out configurations whose expected training time is longer.
         mergeable_only: Leave out methods that cannot become a plain model.
@@ -81,10 +84,12 @@ def recommend(
 
     Raises:
         RecommendationError: no stored task has trials that fit the backbone and the limits, a name is unknown, `within`
-            is negative, or the recommender expects no accuracies.
+            is negative or given beside `running`, or the recommender expects no accuracies.
         StoreError: no stored task was embedded by the same probe and estimator.
     """
     _check_names(within, cost, recommender)
+    if within is not None and running:
+        raise RecommendationError(f"within={within} names the answer, and running= asks what else to try; give one")
     limits = Limits(max_params, max_seconds, mergeable_only, methods, tuple(without_methods))
     asked = BackboneId.of_name(backbone) if isinstance(backbone, str) else BackboneId.of_model(backbone)
     found = _evidence_for(embedding, store, backbone, asked, exclude)
@@ -93,6 +98,9 @@ def recommend(
     table = looked if looked.tasks else found.table.without_facts()
     seconds = table.seconds * training_images(embedding)
     kept = limits.keep(table, seconds, already=[*(trial.config for trial in trials), *running])
+    kept = [c for c in kept if table.configs[c] not in failed]
+    if not kept:
+        raise RecommendationError("all configurations that are allowed failed; allow others")
     candidates = [table.configs[c] for c in kept]
     prediction, note = RECOMMENDERS[recommender](table, target, candidates), found.note
     published = with_published(prediction, candidates, str(asked)) if note else None

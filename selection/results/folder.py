@@ -47,6 +47,8 @@ def write_result(
     adapters.save(model, folder, class_names=description.class_names)
     if merged is not None:
         save_merged(merged, folder / MERGED)
+    else:  # one that an earlier training left here would be taken for this one's
+        (folder / MERGED).unlink(missing_ok=True)
     write_atomically(folder / FILE, lambda path: path.write_text(description.to_json()))
     write_atomically(folder / CARD, lambda path: path.write_text(card(description, merged=merged is not None)))
     plot_history(history).savefig(folder / CURVES, dpi=110)

@@ -31,7 +31,7 @@ from selection.store import TaskStore, Trial
 from selection.tuning.budget import Clock
 from selection.tuning.one import Tuned, decoded, splits_of, tune_alone, write
 from selection.tuning.search import Search
-from selection.tuning.tries import Try, attempt, files_of, packed_attempt
+from selection.tuning.tries import Packed, Try, attempt, files_of, packed_attempt
 from task2vec import Compute, Probe, Splits, Task, TaskEmbedding, embed, load_probe
 from task2vec.progress import reporting
 
@@ -140,11 +140,10 @@ def auto_tune(
         search = Search(ask, Clock(seconds), most, max_seconds, seed=seed, splits=splits)
         work = _Work(training, model, splits, curves_of(evidence, BackboneId.of_model(model)), compute, folder)
         if cluster is None:
-            work.here(search, several=most > 1, progress=progress)
+            best, recommendation = work.here(search, several=most > 1, progress=progress)
             failed: tuple[str, ...] = ()
         else:
-            failed = work.on(cluster, search, progress=progress)
-        recommendation, best = search.best
+            best, recommendation, failed = work.on(cluster, search, progress=progress)
         if folder is not None:
             write(best, splits, folder, recommendation)
         return AutoTuned(
@@ -181,50 +180,86 @@ class _Work:
     compute: Compute
     out: Path | None
 
-    def here(self, search: Search, *, several: bool, progress: bool) -> None:
-        """Make one try after the other in this process; a single one changes the backbone itself."""
+    def here(self, search: Search, *, several: bool, progress: bool) -> tuple[Tuned, Recommendation]:
+        """Make one try after the other in this process, and give the best; a single one changes the backbone itself."""
         search.clock.slowness = slowness_of(search.first(), self.model, self.splits, self.compute)
         training = partial(self.training, compute=self.compute, progress=progress)
+        finished: dict[int, Tuned] = {}
         for one in search.tries():
+            assert one is not None  # nothing else runs
             model = copy.deepcopy(self.model) if several else self.model
             out = self._folder(one) if several else self.out
-            search.took(one, attempt(training, model, self.splits, self.curves, one, out))
+            tried = attempt(training, model, self.splits, self.curves, one, out)
+            search.took(one, tried)
+            finished[one.number] = tried.tuned
+        number, recommendation = search.best()
+        return finished[number], recommendation
 
-    def on(self, cluster: Cluster, search: Search, *, progress: bool) -> tuple[str, ...]:
-        """Make tries on a cluster, as many at once as it has room for; the names of those that failed.
+    def on(self, cluster: Cluster, search: Search, *, progress: bool) -> tuple[Tuned, Recommendation, tuple[str, ...]]:
+        """Make tries on a cluster, as many at once as it has room for; the best, and the names of those that failed.
 
         Raises:
-            SelectionError: there is no such cluster, or no try was finished.
+            SelectionError: there is no such cluster, the folder has tries of another run, or no try was finished.
         """
+        self._check_no_tries()
         failures = Failures(LOGS if self.out is None else self.out / LOGS)
         compute = cluster.compute(self.compute)
         training = partial(self.training, compute=compute, progress=False)
+        finished: dict[int, Packed] = {}
         with running_on(cluster) as runner, reporting(progress) as report:
             model = runner.share("backbone", itself, copy.deepcopy(self.model).cpu())
             splits = runner.share("images", itself, self.splits)
             first = search.first()
-            pace = Job("pace", slowness_of, (first, model, splits, compute))
+            pace = Job("pace", _slowness_there, (first, model, splits, compute))
             for _, slowness in chain(*failures.sort_out(runner.run([pace]))):
-                search.clock.slowness = slowness
-            failures.raise_any()
+                search.clock.slowness = slowness  # where it cannot be measured, the first try tells
 
-            def jobs() -> Iterator[Job]:
+            def jobs() -> Iterator[Job | None]:
                 for one in search.tries():
+                    if one is None:
+                        yield None
+                        continue
                     start = None if one.warm_start is None else files_of(one.warm_start)
                     name = f"{self.splits.train.name}, {one.config.label}, try {one.number}"
                     yield Job(name, packed_attempt, (training, model, splits, self.curves, one, start), one)
 
             for job, outcome in chain.from_iterable(runner.run(jobs(), early=False)):
-                if isinstance(outcome, Failure):
-                    failures.add(outcome)
-                    search.failed(job.about)
+                failure = outcome if isinstance(outcome, Failure) else self._take(search, job, outcome)
+                if failure is None:
+                    finished[job.about.number] = outcome
                 else:
-                    back = copy.deepcopy(self.model)
-                    search.took(job.about, outcome.unpack(back, self.splits, self._folder(job.about)))
+                    failures.add(failure)
+                    search.failed(job.about)
                 report("Tries", len(search.trials), int(min(search.most, len(first.ranking))))
-        if not search.trials:
-            failures.raise_any()
-        return tuple(failures.names)
+        if not search.has_finished:
+            failures.raise_any("no try was finished")
+        number, recommendation = search.best()
+        best = finished[number].unpack(self.model, self.splits, None).tuned
+        return dataclasses.replace(best, out=self.out), recommendation, tuple(failures.names)
+
+    def _take(self, search: Search, job: Job, packed: Packed) -> Failure | None:
+        """Write what came of a try, and tell the search; or what went wrong."""
+        try:
+            tried = packed.unpack(copy.deepcopy(self.model), self.splits, self._folder(job.about))
+        except Exception as error:
+            return Failure.of(job.name, error)
+        search.took(job.about, tried)
+        return None
+
+    def _check_no_tries(self) -> None:
+        """Keep the tries of two runs apart: which configuration gets which number depends on what ends first.
+
+        Raises:
+            SelectionError: the folder has some.
+        """
+        if self.out is not None and any(self.out.glob("try-*")):
+            raise SelectionError(f"{self.out} has tries of an earlier run; give another folder, or remove it")
 
     def _folder(self, one: Try) -> Path | None:
         return None if self.out is None else self.out / f"try-{one.number}"
+
+
+def _slowness_there(first: Recommendation, model: nn.Module, splits: Splits, compute: Compute) -> float:
+    """`slowness_of` on the machine that it is called on, and its accelerator."""
+    there = copy.deepcopy(model)
+    return slowness_of(first, there.to(compute.device_for(next(there.parameters()).device)), splits, compute)

@@ -87,14 +87,15 @@ class Watch:
         """
         self._seen.append(record["accuracy"])
         self._seconds += record["seconds"]
-        if len(self._seen) >= self._epochs:
+        over = int(record["epoch"])  # a training that was resumed shows its later epochs only
+        if over >= self._epochs:
             return
         hopeless = (
             self._curves is not None
             and self._best is not None
-            and promises_nothing(self._curves, self._seen, self._epochs, self._best)
+            and promises_nothing(self._curves, self._seen, over / self._epochs, self._best)
         )
-        late = self._clock is not None and self.whole_seconds - self._seconds > self._clock.left
+        late = self._clock is not None and (1 - over / self._epochs) * self.whole_seconds > self._clock.left
         if hopeless or late:
             self.gave_up = True
             raise StopTraining

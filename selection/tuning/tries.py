@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
@@ -31,14 +32,15 @@ class Try:
         config: What to tune.
         warm_start: Folder of the adapter to start from; None to start anew.
         best: Last validation accuracy of the best try that was finished before; None if there is none.
-        seconds: Time that is left for it; None to finish it whatever it takes.
+        deadline: When the time for it is over, in seconds of `time.time`; None to finish it whatever it takes. Waiting
+            for a machine, or for another one where that is lost, takes from the same time.
     """
 
     number: int
     config: AdapterConfig
     warm_start: Path | None
     best: float | None
-    seconds: float | None
+    deadline: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +88,8 @@ def attempt(
         one: What to try.
         out: Folder for the result; None for nowhere.
     """
-    watch = Watch(curves, one.config, one.best, None if one.seconds is None else Clock(one.seconds))
+    clock = None if one.deadline is None else Clock(one.deadline - time.time())
+    watch = Watch(curves, one.config, one.best, clock)
     tuned = training(splits, model, one.config, init_from=one.warm_start, out=out, on_epoch=watch)
     return Tried(tuned, watch.gave_up, watch.whole_seconds or tuned.fit.seconds)
 

@@ -9,7 +9,7 @@ import timm
 import adapters
 import task2vec
 from adapters import AdapterConfig, BackboneId, StopTraining
-from selection import SelectionError, TaskStore, auto_tune, load_result
+from selection import RecommendationError, SelectionError, TaskStore, auto_tune, load_result, recommend
 from selection.jobs.failures import LOGS
 from selection.recommendation.learning_curves import LearningCurves, curves_of
 from selection.recommendation.observed import observations
@@ -109,7 +109,7 @@ def test_a_clock_counts_in_the_seconds_of_the_machine_that_made_the_trials():
 def epochs_until_given_up(watch, accuracies, seconds=1.0):
     for number, accuracy in enumerate(accuracies, 1):
         try:
-            watch(None, {"accuracy": accuracy, "seconds": seconds})
+            watch(None, {"epoch": number, "accuracy": accuracy, "seconds": seconds})
         except StopTraining:
             return number
     return None
@@ -136,6 +136,16 @@ def test_a_training_is_given_up_where_it_promises_nothing_or_does_not_fit(best, 
     assert watch.whole_seconds == pytest.approx(10)
 
 
+def test_a_training_that_was_resumed_is_judged_by_all_its_epochs():
+    watch = Watch(RISING, TEN, 0.4, Clock(3.0, now=lambda: 0.0))
+    for epoch in (8, 9, 10):  # two more seconds fit, and 0.8 of the way to 0.5 is on time
+        watch(None, {"epoch": epoch, "accuracy": 0.05 * epoch, "seconds": 1.0})
+    assert not watch.gave_up
+    late = Watch(RISING, TEN, 0.4, Clock(1.5, now=lambda: 0.0))
+    with pytest.raises(StopTraining):
+        late(None, {"epoch": 8, "accuracy": 0.4, "seconds": 1.0})
+
+
 def test_of_a_training_that_was_given_up_its_expected_end_counts_and_how_unsure_that_is():
     whole = dataclasses.replace(
         trial(None), config=TEN, validation=0.5, curve=tuple((0.05 * (e + 1), 1.0) for e in range(10))
@@ -151,7 +161,7 @@ def test_of_a_training_that_was_given_up_its_expected_end_counts_and_how_unsure_
 def test_curves_are_those_of_the_backbone(store):
     assert curves_of(store, BackboneId("another")) is None
     own = curves_of(store, BackboneId(NAME))
-    assert own.end([0.1], 3)[0] == pytest.approx(0.3, abs=0.1)
+    assert own.end([0.1], 1 / 3)[0] == pytest.approx(0.3, abs=0.1)
 
 
 def test_tries_at_the_same_time_are_other_configurations_and_each_is_what_it_would_be_here(
@@ -185,6 +195,37 @@ def test_what_runs_is_believed_to_score_what_is_expected_and_the_next_try_looks_
     assert prediction.next_try([*seen, *running]) == 2
     with pytest.raises(ValueError, match="every candidate was tried"):
         prediction.next_try([*seen, *believed(prediction, [1, 2])])
+
+
+def test_where_the_first_try_fails_another_is_finished_however_little_time_there_is(
+    cluster, task, store, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(auto, "packed_attempt", fail_on_first)
+    settings = {"compute": HERE, "cluster": cluster, "out": tmp_path / "tuned", "progress": False}
+    found = auto_tune(task, NAME, store, seconds=1e-3, **settings)
+    assert len(found.failed) == 1
+    assert len(found.fit.curve) == adapters.adapter_of(found.model).config.epochs
+    with pytest.raises(SelectionError, match="has tries of an earlier run; give another folder"):
+        auto_tune(task, NAME, store, tries=2, **settings)
+    monkeypatch.setattr(auto, "packed_attempt", always_fail)
+    with pytest.raises(SelectionError, match=r"3 failed: spots, .*no try was finished"):
+        auto_tune(task, NAME, store, tries=9, **settings | {"out": tmp_path / "none"})
+
+
+def test_a_configuration_that_failed_is_no_rival_of_the_next_try(task, store):
+    target = task2vec.embed(task, task2vec.load_probe())
+    first = recommend(target, store, NAME)
+    after = recommend(target, store, NAME, failed=[first.config], running=[first.ranking[1].config])
+    assert {candidate.config for candidate in after.ranking} == set(CONFIGS) - {first.config}
+    assert after.config == first.ranking[2].config
+    with pytest.raises(RecommendationError, match="all configurations that are allowed failed"):
+        recommend(target, store, NAME, failed=CONFIGS)
+    with pytest.raises(RecommendationError, match="give one"):
+        recommend(target, store, NAME, running=CONFIGS[:1], within=0.01)
+
+
+def always_fail(*arguments):
+    raise MemoryError("no memory")
 
 
 def fail_on_first(training, model, splits, curves, one, warm_start):

@@ -215,7 +215,7 @@ def test_lines_through_stored_curves_tell_where_a_training_ends():
     ends = np.linspace(0.2, 0.9, 12)
     curves = LearningCurves.fit([[end * min(1.0, 0.3 + 0.1 * e) for e in range(20)] for end in ends])
     for end in (0.3, 0.8):
-        mean, variance = curves.end([end * min(1.0, 0.3 + 0.1 * e) for e in range(6)], 20)
+        mean, variance = curves.end([end * min(1.0, 0.3 + 0.1 * e) for e in range(6)], 6 / 20)
         assert mean == pytest.approx(end, abs=0.01)
         assert variance < 1e-4
     assert LearningCurves.fit([[0.1, 0.2]] * 3) is None

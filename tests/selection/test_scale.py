@@ -102,6 +102,23 @@ def test_a_generator_of_jobs_is_asked_only_for_those_that_are_near(cluster):
     assert asked < 50
 
 
+def test_jobs_may_wait_for_others_to_finish(cluster):
+    finished = []
+
+    def jobs():
+        yield Job("first", double, (1,))
+        while not finished:
+            yield None
+        yield Job("second", double, (finished[0],))
+        while True:  # when nothing runs, this is the end
+            yield None
+
+    with running_on(cluster) as runner:
+        for together in runner.run(jobs(), early=False):
+            finished.extend(outcome for _, outcome in together)
+    assert finished == [2, 4]
+
+
 def test_a_job_that_is_chosen_by_what_has_finished_is_asked_for_when_there_is_room(cluster):
     asked, finished = 0, 0
 
@@ -210,8 +227,7 @@ def test_the_command_runs_a_grid_on_ray(cluster, folder, tmp_path):
 
 def test_a_folder_of_data_sets_is_embedded_at_once_and_goes_on_where_it_was(cluster, folder, tmp_path):
     arguments = ("embed", folder, "--each", "--out", tmp_path / "saved")
-    (tmp_path / "saved").mkdir()
-    (tmp_path / "saved" / "tints.safetensors").write_bytes(b"half a file")
+    run(*arguments, "--method", "nope", cwd=tmp_path, ok=False)  # leaves nothing that would refuse the right one
     first = run(*arguments, "--ray", cwd=tmp_path)
     assert sorted(line.split(":")[0] for line in first.stdout.splitlines()) == ["colours", "tints"]
     whole = embed(Task.from_folder(folder / "tints"), load_probe())
@@ -221,8 +237,15 @@ def test_a_folder_of_data_sets_is_embedded_at_once_and_goes_on_where_it_was(clus
     assert "2 of 2 data sets are embedded" in again.stderr
     refused = run(*arguments, "--seed", "1", "--draws", "2", cwd=tmp_path, ok=False)
     assert "are made with draws 1, not 2; seed 0, not 1; give another folder" in refused.stderr.replace("\n", " ")
-    (tmp_path / "saved" / "colours.safetensors").unlink()
+    (tmp_path / "saved" / "colours.safetensors").write_bytes(b"half a file")
     assert json.loads(run(*arguments, "--json", cwd=tmp_path).stdout)["task"] == "colours"
+
+
+def test_embeddings_of_which_nobody_knows_how_they_were_made_are_not_mixed_with_new_ones(folder, tmp_path):
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "tints.safetensors").write_bytes(b"something")
+    refused = run("embed", folder, "--each", "--out", tmp_path / "saved", cwd=tmp_path, ok=False)
+    assert "holds files that --each did not make" in refused.stderr
 
 
 def test_a_data_set_that_has_grown_is_embedded_again(tmp_path):

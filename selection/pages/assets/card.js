@@ -55,8 +55,8 @@ const DEPTHS = ["first third", "middle third", "last third", "all together"];
 // Accuracies of classifiers on the backbone's features before anything is tuned.
 function depthsOf(depths) {
   if (!depths) return [];
-  const rows = DEPTHS.map((name, i) => [name, percent(depths.averaged[i] ?? null), percent(depths.in_place[i])]);
-  const shown = table("What features of the backbone tell apart", ["after its", "averaged over the image", "part by part"], rows);
+  const rows = DEPTHS.map((name, i) => [i < 3 ? name : "three thirds together", percent(depths.averaged[i] ?? null), percent(depths.in_place[i])]);
+  const shown = table("What features of the backbone tell apart", ["features after the", "averaged over the image", "part by part"], rows);
   return [
     element("div", { id: "by-depth", class: "trials", role: "img", "aria-label": "What features of each third of the backbone tell apart; the table below has the numbers" }),
     element("details", {}, element("summary", {}, "The same as a table"), element("div", { class: "scroll" }, shown)),
@@ -69,7 +69,7 @@ function drawDepths(depths) {
     hovertemplate: "%{x}: %{y:.1%}<extra></extra>",
   });
   draw("by-depth", [bars("averaged over the image", depths.averaged, 0), bars("part by part of the image", depths.in_place, 1)], {
-    barmode: "group", xaxis: axis("features of the backbone"), yaxis: axis("told apart", { tickformat: ".0%" }),
+    barmode: "group", shapes: [level(depths.final)], annotations: [said("final features", depths.final)], xaxis: axis("features of the backbone"), yaxis: axis("told apart", { tickformat: ".0%" }),
     legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, showlegend: true,
   }, { displayModeBar: false });
 }
@@ -114,19 +114,20 @@ function trialTraces(results, x) {
   });
 }
 
+// A dashed line across a chart, and its name at the right end.
+const level = (y) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, line: { color: ink("soft"), dash: "dash", width: 1.5 } });
+const said = (text, y) => ({
+  xref: "paper", x: 1, xanchor: "right", y, yanchor: "bottom", text, showarrow: false, font: { size: 11, color: ink("soft") },
+});
+
 function drawTrials(task) {
   const results = resultsOf(task), linear = linearOf(task);
   if (!results.length) return;
-  const across = linear === null ? [] : [{
-    type: "line", xref: "paper", x0: 0, x1: 1, y0: linear.score, y1: linear.score, line: { color: ink("soft"), dash: "dash", width: 1.5 },
-  }];
-  const said = linear === null ? [] : [{
-    xref: "paper", x: 1, xanchor: "right", y: linear.score, yanchor: "bottom", text: "linear probe", showarrow: false,
-    font: { size: 11, color: ink("soft") },
-  }];
+  const across = linear === null ? [] : [level(linear.score)];
+  const named = linear === null ? [] : [said("linear probe", linear.score)];
   const parameters = parameterAxis(results);
   const vertical = axis("test accuracy", { tickformat: ".0%" });
-  const common = { yaxis: vertical, shapes: across, annotations: said, hovermode: "closest" };
+  const common = { yaxis: vertical, shapes: across, annotations: named, hovermode: "closest" };
   draw("by-parameters", trialTraces(results, parameters.x), { ...common, xaxis: parameters.axis, showlegend: false }, { displayModeBar: false });
   const seconds = axis("seconds of training", { type: "log", dtick: 1 });
   const legend = { orientation: "h", y: -0.35, yanchor: "top", font: { size: 11 } };

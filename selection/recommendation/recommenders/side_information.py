@@ -46,11 +46,13 @@ def predicted(gains: Gains, table: TrialTable, target: TaskFacts, candidates: Se
         tasks = [table.tasks[t] for t in asked]
         errors[asked] = table.gains()[asked] - gains(table.of_tasks(learned.tolist()), tasks, table.configs)
     shared, own = variances_of(errors)
+    if not np.isfinite(own):  # no task was tuned with two configurations
+        return Prediction(mean)
     return Prediction(mean, shared + own * np.eye(len(candidates)))
 
 
 def variances_of(errors: Array) -> tuple[float, float]:
-    """The variance that the errors of a task share, and that of each one's own.
+    """The variance that the errors of a task share, and that of each one's own; infinite where no task has two.
 
     Args:
         errors: float64 `(T, C)`, NaN where there is none.
