@@ -14,9 +14,12 @@ from safetensors.torch import load_file
 
 import adapters
 from adapters import AdapterConfig
+from adapters.data import transform_of
 from selection import SelectionError, load_result, tune
 from selection.results.description import Description, Measured
+from selection.results.result import probabilities_of
 from selection.results.validation import Validation, calibration_error
+from selection.tuning.one import write
 from task2vec import Compute, Task, TaskError, read_splits
 from tests.selection.test_cli import as_json, run
 
@@ -60,6 +63,16 @@ def test_methods_that_choose_weights_get_their_scores_from_the_task(method, fold
         atol=1e-5,
     )
     assert tuned.merged is not None
+
+
+def test_a_result_in_the_place_of_another_leaves_nothing_of_it_that_would_be_used(folder, tmp_path):
+    images = read_splits(folder).test
+    for method in ("ssf", "adaptformer"):
+        own = tune(folder, NAME, AdapterConfig(method, epochs=1), compute=COMPUTE, progress=False)
+        write(own, read_splits(folder), tmp_path)
+        probabilities, _ = probabilities_of(own.model, transform_of(own.model), images, num_classes=2, compute=COMPUTE)
+        found = load_result(tmp_path, compute=COMPUTE).predict(images)
+        np.testing.assert_allclose(found.probabilities, probabilities, atol=1e-5)
 
 
 def test_a_result_says_what_it_is(tuned, folder):
