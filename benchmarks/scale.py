@@ -146,7 +146,7 @@ def workers() -> None:
     seconds = {}
     with tempfile.TemporaryDirectory() as folder:
         paint(Path(folder) / "datasets" / "noise")
-        grid = Grid(Path(folder) / "datasets", (AdapterConfig("ssf", epochs=20),), seeds=tuple(range(32)))
+        grid = Grid(Path(folder) / "datasets", (AdapterConfig("ssf", epochs=20),), seeds=tuple(range(8)))
         for cpus in (1, 2):
             with machine(cpus), running_on(Cluster()) as runner:
                 warm(runner)

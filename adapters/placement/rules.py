@@ -112,6 +112,17 @@ def relative_mass(places: Places) -> Array:
     return places.cost * np.exp(_log_shares(own) - _log_shares(places.reference).mean(axis=0))
 
 
+@register_rule("usual_mass")
+def usual_mass(places: Places) -> Array:
+    """w = exp(mean_t log p_t), p = m / sum m: parameters where the Fisher of other tasks t is.
+
+    The shares hardly differ between tasks, so that those of other tasks may do as well as one's own.
+    """
+    if places.reference is None:
+        raise ConfigError("the rule usual_mass takes other tasks' Fisher; give their scores as reference=")
+    return np.asarray(np.exp(_log_shares(places.reference).mean(axis=0)))
+
+
 def _log_shares(masses: Array) -> Array:
     """Logarithms of shares along the last axis; a place without mass counts as if it had a millionth of the mean."""
     floor = 1e-6 * masses.mean(axis=-1, keepdims=True)

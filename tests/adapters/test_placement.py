@@ -53,7 +53,7 @@ def larger_by_one(config):
 
 @given(
     method=st.sampled_from(ALLOCATED),
-    rule=st.sampled_from(["uniform", "mass", "mass_per_parameter", "root_mass", "relative_mass"]),
+    rule=st.sampled_from(["uniform", "mass", "mass_per_parameter", "root_mass", "relative_mass", "usual_mass"]),
     parameters=st.integers(500, 60_000),
     seed=st.integers(0, 3),
 )
@@ -127,6 +127,7 @@ def places(**changes):
             "relative_mass",
             [2 * 0.5, 2 * 0.25, 4 * 0.125, 4 * 0.125] / np.sqrt(np.array([16, 4, 1, 1]) / 22 / 4),
         ),
+        ("usual_mass", np.sqrt(np.array([16, 4, 1, 1]) / 22 / 4)),
     ],
 )
 def test_each_rule_is_its_formula(rule, expected):
@@ -143,6 +144,7 @@ def test_random_places_are_half_of_them_and_the_seeds():
 def test_every_rule_is_tested():
     assert set(RULES) == {
         "uniform", "random", "early", "late", "mass", "mass_per_parameter", "root_mass", "relative_mass",
+        "usual_mass",
     }  # fmt: skip
 
 
@@ -260,6 +262,7 @@ def test_ranks_that_differ_go_to_peft_as_patterns_and_come_back(size, tmp_path):
         ({"scores": {"blocks.0.attn.qkv": float("nan")}}, r"the score of blocks\.0\.attn\.qkv is nan"),
         ({"scores": {"blocks.0.attn.qkv": -1.0}}, "finite numbers of at least 0"),
         ({"rule": "relative_mass"}, "give their scores as reference="),
+        ({"rule": "usual_mass"}, "give their scores as reference="),
         ({"scores": dict.fromkeys(layer_scores(), 0.0)}, "gave no shares; the scores may all be 0"),
         (
             {"config": AdapterConfig("vpt_shallow", prompts=4)},
