@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 from torch import nn
@@ -19,11 +17,9 @@ from adapters.losses import LossName, Sampling
 from selection.errors import SelectionError
 from selection.evidence.backbone import load_backbone
 from selection.evidence.library import load_library
-from selection.jobs import Cluster, Failure, Failures, Job, itself, running_on
-from selection.jobs.failures import LOGS
+from selection.jobs import Cluster
 from selection.recommendation.facts import facts_of
-from selection.recommendation.learning_curves import LearningCurves, curves_of
-from selection.recommendation.pace import slowness_of
+from selection.recommendation.learning_curves import curves_of
 from selection.recommendation.recommend import recommend
 from selection.recommendation.result import Recommendation
 from selection.results.lock import alone_in
@@ -31,9 +27,8 @@ from selection.store import TaskStore, Trial
 from selection.tuning.budget import Clock
 from selection.tuning.one import Tuned, decoded, splits_of, tune_alone, write
 from selection.tuning.search import Search
-from selection.tuning.tries import Packed, Try, attempt, files_of, packed_attempt
+from selection.tuning.workplace import Tries
 from task2vec import Compute, Probe, Splits, Task, TaskEmbedding, embed, load_probe
-from task2vec.progress import reporting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,12 +133,12 @@ def auto_tune(
         )
         training = partial(tune_alone, loss=loss, sampling=sampling, log=log, seed=seed)
         search = Search(ask, Clock(seconds), most, max_seconds, seed=seed, splits=splits)
-        work = _Work(training, model, splits, curves_of(evidence, BackboneId.of_model(model)), compute, folder)
+        tries_of_it = Tries(training, model, splits, curves_of(evidence, BackboneId.of_model(model)), compute, folder)
         if cluster is None:
-            best, recommendation = work.here(search, several=most > 1, progress=progress)
+            best, recommendation = tries_of_it.here(search, several=most > 1, progress=progress)
             failed: tuple[str, ...] = ()
         else:
-            best, recommendation, failed = work.on(cluster, search, progress=progress)
+            best, recommendation, failed = tries_of_it.on(cluster, search, progress=progress)
         if folder is not None:
             write(best, splits, folder, recommendation)
         return AutoTuned(
@@ -158,108 +153,3 @@ def _check(tries: int | None, seconds: float | None, within: float | None, *, se
         raise SelectionError(f"seconds={seconds} leaves no time; give more than 0")
     if within is not None and several:
         raise SelectionError(f"within={within} names one configuration; leave it out where several are tried")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Work:
-    """What all tries share.
-
-    Attributes:
-        training: `tune_alone` with what all trainings share but `compute` and `progress`.
-        model: The backbone.
-        splits: The task.
-        curves: What stored trials say of where trainings end; None if nothing.
-        compute: Where and how.
-        out: Folder for the results; None for nowhere.
-    """
-
-    training: Callable[..., Tuned]
-    model: nn.Module
-    splits: Splits
-    curves: LearningCurves | None
-    compute: Compute
-    out: Path | None
-
-    def here(self, search: Search, *, several: bool, progress: bool) -> tuple[Tuned, Recommendation]:
-        """Make one try after the other in this process, and give the best; a single one changes the backbone itself."""
-        search.clock.slowness = slowness_of(search.first(), self.model, self.splits, self.compute)
-        training = partial(self.training, compute=self.compute, progress=progress)
-        finished: dict[int, Tuned] = {}
-        for one in search.tries():
-            assert one is not None  # nothing else runs
-            model = copy.deepcopy(self.model) if several else self.model
-            out = self._folder(one) if several else self.out
-            tried = attempt(training, model, self.splits, self.curves, one, out)
-            search.took(one, tried)
-            finished[one.number] = tried.tuned
-        number, recommendation = search.best()
-        return finished[number], recommendation
-
-    def on(self, cluster: Cluster, search: Search, *, progress: bool) -> tuple[Tuned, Recommendation, tuple[str, ...]]:
-        """Make tries on a cluster, as many at once as it has room for; the best, and the names of those that failed.
-
-        Raises:
-            SelectionError: there is no such cluster, the folder has tries of another run, or no try was finished.
-        """
-        self._check_no_tries()
-        failures = Failures(LOGS if self.out is None else self.out / LOGS)
-        compute = cluster.compute(self.compute)
-        training = partial(self.training, compute=compute, progress=False)
-        finished: dict[int, Packed] = {}
-        with running_on(cluster) as runner, reporting(progress) as report:
-            model = runner.share("backbone", itself, copy.deepcopy(self.model).cpu())
-            splits = runner.share("images", itself, self.splits)
-            first = search.first()
-            pace = Job("pace", _slowness_there, (first, model, splits, compute))
-            for _, slowness in chain(*failures.sort_out(runner.run([pace]))):
-                search.clock.slowness = slowness  # where it cannot be measured, the first try tells
-
-            def jobs() -> Iterator[Job | None]:
-                for one in search.tries():
-                    if one is None:
-                        yield None
-                        continue
-                    start = None if one.warm_start is None else files_of(one.warm_start)
-                    name = f"{self.splits.train.name}, {one.config.label}, try {one.number}"
-                    yield Job(name, packed_attempt, (training, model, splits, self.curves, one, start), one)
-
-            for job, outcome in chain.from_iterable(runner.run(jobs(), early=False)):
-                failure = outcome if isinstance(outcome, Failure) else self._take(search, job, outcome)
-                if failure is None:
-                    finished[job.about.number] = outcome
-                else:
-                    failures.add(failure)
-                    search.failed(job.about)
-                report("Tries", len(search.trials), int(min(search.most, len(first.ranking))))
-        if not search.has_finished:
-            failures.raise_any("no try was finished")
-        number, recommendation = search.best()
-        best = finished[number].unpack(self.model, self.splits, None).tuned
-        return dataclasses.replace(best, out=self.out), recommendation, tuple(failures.names)
-
-    def _take(self, search: Search, job: Job, packed: Packed) -> Failure | None:
-        """Write what came of a try, and tell the search; or what went wrong."""
-        try:
-            tried = packed.unpack(copy.deepcopy(self.model), self.splits, self._folder(job.about))
-        except Exception as error:
-            return Failure.of(job.name, error)
-        search.took(job.about, tried)
-        return None
-
-    def _check_no_tries(self) -> None:
-        """Keep the tries of two runs apart: which configuration gets which number depends on what ends first.
-
-        Raises:
-            SelectionError: the folder has some.
-        """
-        if self.out is not None and any(self.out.glob("try-*")):
-            raise SelectionError(f"{self.out} has tries of an earlier run; give another folder, or remove it")
-
-    def _folder(self, one: Try) -> Path | None:
-        return None if self.out is None else self.out / f"try-{one.number}"
-
-
-def _slowness_there(first: Recommendation, model: nn.Module, splits: Splits, compute: Compute) -> float:
-    """`slowness_of` on the machine that it is called on, and its accelerator."""
-    there = copy.deepcopy(model)
-    return slowness_of(first, there.to(compute.device_for(next(there.parameters()).device)), splits, compute)

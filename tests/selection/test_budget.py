@@ -14,7 +14,7 @@ from selection.jobs.failures import LOGS
 from selection.recommendation.learning_curves import LearningCurves, curves_of
 from selection.recommendation.observed import observations
 from selection.recommendation.prediction import Prediction, believed
-from selection.tuning import auto
+from selection.tuning import workplace
 from selection.tuning.budget import Clock, Watch
 from selection.tuning.tries import packed_attempt
 from task2vec import Compute, Task
@@ -178,7 +178,7 @@ def test_tries_at_the_same_time_are_other_configurations_and_each_is_what_it_wou
 
 
 def test_a_try_that_fails_leaves_a_log_and_the_best_of_the_others_is_kept(cluster, task, store, tmp_path, monkeypatch):
-    monkeypatch.setattr(auto, "packed_attempt", fail_on_first)
+    monkeypatch.setattr(workplace, "packed_attempt", fail_on_first)
     found = auto_tune(task, NAME, store, tries=3, compute=HERE, cluster=cluster, out=tmp_path, progress=False)
     assert [name.split(", ")[-1] for name in found.failed] == ["try 1"]
     assert {t.config for t in found.trials} == set(CONFIGS[1:])
@@ -200,14 +200,14 @@ def test_what_runs_is_believed_to_score_what_is_expected_and_the_next_try_looks_
 def test_where_the_first_try_fails_another_is_finished_however_little_time_there_is(
     cluster, task, store, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(auto, "packed_attempt", fail_on_first)
+    monkeypatch.setattr(workplace, "packed_attempt", fail_on_first)
     settings = {"compute": HERE, "cluster": cluster, "out": tmp_path / "tuned", "progress": False}
     found = auto_tune(task, NAME, store, seconds=1e-3, **settings)
     assert len(found.failed) == 1
     assert len(found.fit.curve) == adapters.adapter_of(found.model).config.epochs
     with pytest.raises(SelectionError, match="has tries of an earlier run; give another folder"):
         auto_tune(task, NAME, store, tries=2, **settings)
-    monkeypatch.setattr(auto, "packed_attempt", always_fail)
+    monkeypatch.setattr(workplace, "packed_attempt", always_fail)
     with pytest.raises(SelectionError, match=r"3 failed: spots, .*no try was finished"):
         auto_tune(task, NAME, store, tries=9, **settings | {"out": tmp_path / "none"})
 
