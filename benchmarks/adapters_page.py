@@ -219,11 +219,12 @@ pass):
 
 ```python
 found = task2vec.sensitivity(task, model)
-config = adapters.allocate(adapters.AdapterConfig("lora"), found.mass, model, parameters=50_000, rule="root_mass")
+config = adapters.allocate(adapters.AdapterConfig("lora"), found.mass, model, parameters=50_000, rule="mass")
 adapters.attach(model, config, num_classes=5)
 ```
 
-The budget is never exceeded, and filled until no place can be one size larger. Methods with `sizes` get a size for each
+[What each rule is worth](placement.md) was measured; `mass` is the default. The budget is never exceeded, and filled
+until no place can be one size larger. Methods with `sizes` get a size for each
 site, the others the `blocks` that carry them. A place gets parameters in proportion to
 
 {rules}
