@@ -11,6 +11,7 @@ python benchmarks/library.py docs                         docs/library.md from w
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections import Counter
@@ -30,6 +31,7 @@ import selection
 import task2vec
 from adapters import DEFAULT_BACKBONE
 from selection import BackboneFacts, Grid, TaskFilter
+from selection.evaluation.protocol import ENOUGH
 from selection.evidence.library import (
     COSTS,
     EMBEDDINGS,
@@ -47,6 +49,7 @@ from task2vec.distances.reference import write_reference
 from task2vec.inputs import ProbeInputs
 from task2vec.progress import silent
 
+KINDS = ("natural", "specialised", "structured")
 DOCS = Path(__file__).parents[1] / "docs"
 
 app = typer.Typer(add_completion=False, help=__doc__)
@@ -88,7 +91,7 @@ def add(
     for line in facts.read_text().splitlines():
         values = json.loads(line)
         name, group, source = (values.pop(key) for key in ("task", "group", "source"))
-        if name in tried and name.endswith(f"@{images}"):
+        if len({trial.config for trial in tried.get(name, ())}) >= ENOUGH and name.endswith(f"@{images}"):
             kept: list[selection.Trial] = []
             tags = {group}
             if name in store:
@@ -165,9 +168,9 @@ def docs() -> None:
     embeddings = [e for e in library.embeddings(probe.fingerprint) if is_whole(e.task)]
     task2vec.plot_map(embeddings).savefig(DOCS / "library-map.png", dpi=110)
     task2vec.plot_distances(embeddings, "log_cosine").savefig(DOCS / "library-distances.png", dpi=90)
-    pretrained = list(library.tasks(TaskFilter(trials_on=PRETRAINED)))
+    pretrained = _tried_on(library, PRETRAINED)
     plot_curves(pretrained).savefig(DOCS / "library-curves.png", dpi=100)
-    bundled = list(library.tasks(TaskFilter(trials_on=DEFAULT_BACKBONE)))
+    bundled = _tried_on(library, DEFAULT_BACKBONE)
     small = [task for task in bundled if "@" in task.name]
     (DOCS / "library.md").write_text(
         PAGE.format(
@@ -176,7 +179,7 @@ def docs() -> None:
             pretrained_trials=sum(len(task.trials) for task in pretrained),
             pretrained_tasks=len(pretrained),
             pretrained_sources=len({task.source for task in pretrained}),
-            pretrained_table="\n".join(map(_gain_row, sorted(pretrained, key=lambda t: (t.tags, t.name)))),
+            pretrained_table="\n".join(map(_gain_row, sorted(pretrained, key=lambda t: (_kind(t), t.name)))),
             pretrained_scores=_scores(pretrained),
             tasks=len(bundled),
             whole=len(embeddings),
@@ -203,12 +206,12 @@ the bundled probe `{probe}` ({method}, one draw an image), and trials on them wi
 ## On a pretrained backbone
 
 `{pretrained}` at 96 pixels: {pretrained_trials} trials on {pretrained_tasks} tasks of {pretrained_sources} sources,
-{ground}. Each has 500 training images, or what there is, and a quarter as many to watch over the training. Weights are
-those of the last epoch of a cosine schedule ([pilot](pilot.md)). With 1,000 test images one accuracy has a standard
-error of about 1.5 points.
+{ground}. Each has 500 or 100 training images, or what there is, and a quarter as many to watch over the training.
+Weights are those of the last epoch of a cosine schedule ([pilot](pilot.md)). With 1,000 test images one accuracy has a
+standard error of about 1.5 points.
 
-| task | kind | classes | linear probe, % | best configuration | accuracy, % | gain, points |
-| --- | --- | ---: | ---: | --- | ---: | ---: |
+| task | kind | images | classes | linear probe, % | best configuration | accuracy, % | gain, points |
+| --- | --- | ---: | ---: | ---: | --- | ---: | ---: |
 {pretrained_table}
 
 Mean test accuracies in percent, and gains over the cross-validated linear probe that is known before any training:
@@ -271,9 +274,22 @@ What recommendations from these trials are worth is measured in [evaluation](eva
 """
 
 
+def _tried_on(library: selection.TaskStore, backbone: str) -> list[selection.StoredTask]:
+    """The tasks with trials on a backbone, with these trials only."""
+    architecture = backbone.split(".")[0]
+    return [
+        dataclasses.replace(task, trials=tuple(t for t in task.trials if t.backbone.architecture == architecture))
+        for task in library.tasks(TaskFilter(trials_on=architecture))
+    ]
+
+
+def _kind(task: selection.StoredTask) -> str:
+    return next(kind for kind in KINDS if kind in task.tags)
+
+
 def _ground(tasks: list[selection.StoredTask]) -> str:
     """How many tasks there are of each kind."""
-    kinds = Counter(task.tags[0] for task in tasks)
+    kinds = Counter(map(_kind, tasks))
     return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
 
 
@@ -287,15 +303,14 @@ def _gain_row(task: selection.StoredTask) -> str:
         f"{100 * best.score:.1f}",
         f"{100 * (best.score - linear):.1f}",
     )
-    return f"| {' | '.join((task.name.split('@')[0], task.tags[0], str(len(task.classes)), *numbers))} |"
+    name, _, images = task.name.partition("@")
+    return f"| {' | '.join((name, _kind(task), images, str(len(task.classes)), *numbers))} |"
 
 
 def plot_curves(tasks: list[selection.StoredTask]) -> Figure:
     """Validation accuracy by epoch of every method on two tasks of each kind, those with the most trials."""
     tasks = sorted(tasks, key=lambda task: (-len(task.trials), task.name))
-    shown = [
-        task for kind in sorted({t.tags[0] for t in tasks}) for task in [t for t in tasks if t.tags[0] == kind][:2]
-    ]
+    shown = [task for kind in KINDS for task in [t for t in tasks if _kind(t) == kind][:2]]
     labels = sorted({t.config.label for task in shown for t in task.trials if len(t.curve) > 1})
     colours = {label: f"C{number}" for number, label in enumerate(labels)}
     figure = Figure(figsize=(10, 5.5), layout="constrained")
