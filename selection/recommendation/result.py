@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import truncnorm
 
 from adapters import AdapterConfig
 from selection.recommendation.explanation import explain
@@ -42,12 +42,15 @@ class Candidate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where a trial is expected to score with a chance of 80%; NaN without `std`."""
+        """Where a trial is expected to score with a chance of 80%, given that it scores between 0 and 1; NaN without
+        `std`. With `accuracy` inside.
+        """
         if not np.isfinite(self.std):
             return np.nan, np.nan
-        width = float(norm.ppf(0.5 + COVERAGE / 2)) * self.std
-        low, high = np.clip((self.predicted - width, self.predicted + width), 0.0, 1.0)
-        return float(low), float(high)
+        spread = max(self.std, 1e-6)
+        bounds = (0 - self.predicted) / spread, (1 - self.predicted) / spread
+        low, high = truncnorm.ppf((0.5 - COVERAGE / 2, 0.5 + COVERAGE / 2), *bounds, self.predicted, spread)
+        return min(float(low), self.accuracy), max(float(high), self.accuracy)
 
 
 @dataclasses.dataclass(frozen=True)
