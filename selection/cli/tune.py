@@ -107,8 +107,8 @@ def tune(
     name, model = o.load_chosen(backbone, checkpoint, splits.train)
     recommendation = None
     if config is None:
-        for name in ("store", "ray", "ray_address"):
-            del limits[name]
+        for option in ("store", "ray", "ray_address"):
+            del limits[option]
         limits["mergeable_only"] = mergeable_only
         tuned: selection.Tuned = selection.auto_tune(
             splits,

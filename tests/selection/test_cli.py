@@ -120,6 +120,7 @@ def test_a_given_method_is_tuned_saved_and_merged(folder, tmp_path):
 
 def test_the_recommendation_is_tuned_where_no_method_is_given(folder, tmp_path):
     facts = as_json("tune", folder, "-o", tmp_path / "out", "--max-params", "20000")
+    assert facts["backbone"] == adapters.DEFAULT_BACKBONE
     assert facts["config"] == facts["recommendation"]["config"]
     assert facts["recommendation"]["timed_here"]
     assert facts["parameters"] <= 20_000
