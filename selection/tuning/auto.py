@@ -17,7 +17,7 @@ from adapters.losses import LossName, Sampling
 from selection.errors import SelectionError
 from selection.evidence.backbone import load_backbone
 from selection.evidence.library import load_library
-from selection.jobs import Cluster
+from selection.jobs import Cluster, running_on
 from selection.recommendation.facts import facts_of
 from selection.recommendation.learning_curves import curves_of
 from selection.recommendation.recommend import recommend
@@ -27,7 +27,7 @@ from selection.store import TaskStore, Trial
 from selection.tuning.budget import Clock
 from selection.tuning.one import Tuned, decoded, splits_of, tune_alone, write
 from selection.tuning.search import Search
-from selection.tuning.workplace import Tries
+from selection.tuning.workplace import Tries, check_no_tries
 from task2vec import Compute, Probe, Splits, Task, TaskEmbedding, embed, load_probe
 
 
@@ -115,7 +115,9 @@ def auto_tune(
     splits = splits_of(task)
     splits.train.learnable()
     folder = None if out is None else Path(out)
-    with alone_in(out):
+    if cluster is not None and folder is not None:
+        check_no_tries(folder)
+    with alone_in(out), running_on(cluster) as runner:
         splits = decoded(splits, probe.transform, transform_of(model), compute=compute, progress=progress)
         embedding = embed(splits.train, probe, compute=compute, seed=seed, progress=progress)
         facts = None if splits.train.multi_label else facts_of(splits.train, model, compute=compute)
@@ -138,7 +140,7 @@ def auto_tune(
             best, recommendation = tries_of_it.here(search, several=most > 1, progress=progress)
             failed: tuple[str, ...] = ()
         else:
-            best, recommendation, failed = tries_of_it.on(cluster, search, progress=progress)
+            best, recommendation, failed = tries_of_it.on(runner, cluster.compute(compute), search, progress=progress)
         if folder is not None:
             write(best, splits, folder, recommendation)
         return AutoTuned(

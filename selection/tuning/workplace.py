@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import nn
 
 from selection.errors import SelectionError
-from selection.jobs import Cluster, Failure, Failures, Job, itself, running_on
+from selection.jobs import Failure, Failures, Job, Runner, itself
 from selection.jobs.failures import LOGS
 from selection.recommendation.learning_curves import LearningCurves
 from selection.recommendation.pace import slowness_of
@@ -59,18 +59,18 @@ class Tries:
         number, recommendation = search.best()
         return finished[number], recommendation
 
-    def on(self, cluster: Cluster, search: Search, *, progress: bool) -> tuple[Tuned, Recommendation, tuple[str, ...]]:
+    def on(
+        self, runner: Runner, compute: Compute, search: Search, *, progress: bool
+    ) -> tuple[Tuned, Recommendation, tuple[str, ...]]:
         """Make tries on a cluster, as many at once as it has room for; the best, and the names of those that failed.
 
         Raises:
-            SelectionError: there is no such cluster, the folder has tries of another run, or no try was finished.
+            SelectionError: no try was finished.
         """
-        self._check_no_tries()
         failures = Failures(LOGS if self.out is None else self.out / LOGS)
-        compute = cluster.compute(self.compute)
         training = partial(self.training, compute=compute, progress=False)
         finished: dict[int, Packed] = {}
-        with running_on(cluster) as runner, reporting(progress) as report:
+        with reporting(progress) as report:
             model = runner.share("backbone", itself, copy.deepcopy(self.model).cpu())
             splits = runner.share("images", itself, self.splits)
             first = search.first()
@@ -114,17 +114,18 @@ class Tries:
         search.took(job.about, tried)
         return None
 
-    def _check_no_tries(self) -> None:
-        """Keep the tries of two runs apart: which configuration gets which number depends on what ends first.
-
-        Raises:
-            SelectionError: the folder has some.
-        """
-        if self.out is not None and any(self.out.glob("try-*")):
-            raise SelectionError(f"{self.out} has tries of an earlier run; give another folder, or remove it")
-
     def _folder(self, one: Try) -> Path | None:
         return None if self.out is None else self.out / f"try-{one.number}"
+
+
+def check_no_tries(folder: Path) -> None:
+    """Keep the tries of two runs on a cluster apart: which configuration gets which number depends on what ends first.
+
+    Raises:
+        SelectionError: the folder has some.
+    """
+    if any(folder.glob("try-*")):
+        raise SelectionError(f"{folder} has tries of an earlier run; give another folder, or remove it")
 
 
 def _slowness_there(first: Recommendation, model: nn.Module, splits: Splits, compute: Compute) -> float:
