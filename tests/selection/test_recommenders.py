@@ -68,6 +68,16 @@ def test_every_recommender_ranks_the_candidates_it_is_given_in_any_order(table, 
         np.testing.assert_allclose(again.mean[::-1], found.mean, atol=1e-9)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "scores", [[[0.5]], [[0.5, 0.6]], [[0.5], [0.6], [0.7]], [[0.5, 0.6], [0.6, 0.8], [0.7, 0.7]]], ids=str
+)
+@pytest.mark.parametrize("name", ["boosted_trees", "factorisation", "average", "gaussian_process"])
+def test_a_few_trials_are_enough_for_an_expectation(name, scores):
+    few = table_of(scores)
+    assert np.isfinite(RECOMMENDERS[name](few, TARGET, few.configs).mean).all()
+
+
 def test_gains_are_counted_from_what_a_linear_probe_reaches(table):
     level = 0.9  # the classifier's cross-validated accuracy of the embeddings here
     np.testing.assert_allclose(table.gains(), table.scores - level)

@@ -13,7 +13,8 @@ from selection.recommendation.recommenders.features import config_numbers
 from selection.recommendation.recommenders.registry import register_recommender
 from selection.recommendation.recommenders.side_information import predicted, side_information
 
-SETTINGS = {"n_estimators": 150, "learning_rate": 0.05, "max_depth": 3, "subsample": 0.7, "random_state": 0}
+SETTINGS = {"n_estimators": 150, "learning_rate": 0.05, "max_depth": 3, "random_state": 0}
+SUBSAMPLE = 0.7  # of the observations, at least one
 
 
 @register_recommender("boosted_trees")
@@ -30,7 +31,8 @@ def gains(table: TrialTable, targets: Sequence[TaskFacts], candidates: Sequence[
     settings = np.hstack(config_numbers([*table.configs, *candidates]))
     pairs = np.argwhere(np.isfinite(table.scores))
     rows = np.hstack([stored[pairs[:, 0]], settings[pairs[:, 1]]])
-    trees = GradientBoostingRegressor(**SETTINGS).fit(rows, table.gains()[tuple(pairs.T)])
+    drawn = max(SUBSAMPLE, 1 / len(rows))
+    trees = GradientBoostingRegressor(**SETTINGS, subsample=drawn).fit(rows, table.gains()[tuple(pairs.T)])
     t, c = np.divmod(np.arange(len(targets) * len(candidates)), len(candidates))
     wanted = np.hstack([asked[t], settings[len(table.configs) :][c]])
     return np.asarray(trees.predict(wanted)).reshape(len(targets), len(candidates))

@@ -34,17 +34,24 @@ def factorisation(table: TrialTable, target: TaskFacts, candidates: Sequence[Ada
 
 def gains(table: TrialTable, targets: Sequence[TaskFacts], candidates: Sequence[AdapterConfig]) -> Array:
     """See `Gains`; a configuration that no stored task was tuned with is expected to gain nothing."""
+    average, tasks, configs = factors_of(table.gains())
+    columns = {config: c for c, config in enumerate(table.configs)}
+    found = average + _factors_from_side_information(table.tasks, tasks, targets) @ configs.T
+    nothing = np.zeros(len(targets))
+    return np.stack([found[:, columns[c]] if c in columns else nothing for c in candidates], axis=1)
+
+
+def _factors_from_side_information(stored: Sequence[TaskFacts], factors: Array, targets: Sequence[TaskFacts]) -> Array:
+    """u `(T', R)` of targets, from what is known of them, as it goes with u `(T, R)` on stored tasks."""
     from sklearn.linear_model import RidgeCV
     from sklearn.preprocessing import StandardScaler
 
-    average, tasks, configs = factors_of(table.gains())
-    stored, asked = side_information(table.tasks, targets)
-    scaler = StandardScaler().fit(stored)
-    ridge = RidgeCV(PENALTIES).fit(scaler.transform(stored), tasks)
-    found = average + ridge.predict(scaler.transform(asked)).reshape(len(targets), -1) @ configs.T
-    columns = {config: c for c, config in enumerate(table.configs)}
-    nothing = np.zeros(len(targets))
-    return np.stack([found[:, columns[c]] if c in columns else nothing for c in candidates], axis=1)
+    if len(stored) == 1:  # which leaves nothing to learn how they go together from
+        return np.repeat(factors, len(targets), axis=0)
+    known, asked = side_information(stored, targets)
+    scaler = StandardScaler().fit(known)
+    ridge = RidgeCV(PENALTIES).fit(scaler.transform(known), factors)
+    return np.asarray(ridge.predict(scaler.transform(asked))).reshape(len(targets), -1)
 
 
 def factors_of(values: Array) -> tuple[Array, Array, Array]:
