@@ -556,12 +556,13 @@ def tried_tasks(rows: Sequence[dict[str, Any]], facts: Path, out: Path) -> list[
     for task, own in sorted(scores.items()):
         path, key = _sensitivity_file(out, task, SEEDS[0], "start"), f"{task}@{IMAGES}"
         if {"uniform", *HALVES} <= set(own) and path.exists() and key in looked:
-            shares = task2vec.Sensitivity.load(path).shares
-            blocks = [sum(v for n, v in shares.items() if n.startswith(f"blocks.{b}.")) for b in range(12)]
-            early = np.log(np.array(blocks).reshape(3, 4).sum(axis=1))
+            thirds = np.log(np.array(_shares_of_blocks(path)).reshape(3, 4).sum(axis=1))
             own_facts = looked[key]
             hidden = np.subtract(own_facts["in_place"], own_facts["linear_probe"])
-            known = {"fisher": early, "facts": np.array([hidden[-1], hidden[0] - hidden[2], own_facts["linear_probe"]])}
+            known = {
+                "fisher": thirds,
+                "facts": np.array([hidden[-1], hidden[0] - hidden[2], own_facts["linear_probe"]]),
+            }
             known["both"] = np.concatenate([known["fisher"], known["facts"]])
             gains = np.array([own[way] - own["uniform"] for way in HALVES])
             found.append(Tried(task, sources[task], gains, known))
@@ -605,6 +606,12 @@ def _learned_table(rows: list[dict[str, Any]], facts: Path, out: Path) -> str:
     return table([f"place, on {len(tasks)} tasks", "points above everywhere", "95% interval", "worst task"], lines)
 
 
+def _shares_of_blocks(sensitivity: Path) -> list[float]:
+    """Each block's share of the Fisher that is saved in a file."""
+    shares = task2vec.Sensitivity.load(sensitivity).shares
+    return [sum(v for n, v in shares.items() if n.startswith(f"blocks.{b}.")) for b in range(12)]
+
+
 def _fisher_table(rows: list[dict[str, Any]], out: Path) -> str:
     """The share of each block, in percent, of the first seed's draw."""
     groups = {row["task"]: row["group"] for row in rows}
@@ -612,9 +619,7 @@ def _fisher_table(rows: list[dict[str, Any]], out: Path) -> str:
     for task in sorted(groups, key=lambda task: (groups[task], task)):
         path = _sensitivity_file(out, task, SEEDS[0], "start")
         if path.exists():
-            shares = task2vec.Sensitivity.load(path).shares
-            blocks = [sum(v for n, v in shares.items() if n.startswith(f"blocks.{b}.")) for b in range(12)]
-            lines.append([task, groups[task], *(f"{100 * share:.1f}" for share in blocks)])
+            lines.append([task, groups[task], *(f"{100 * share:.1f}" for share in _shares_of_blocks(path))])
     return table(["task", "group", *(f"block {b}" for b in range(12))], lines)
 
 

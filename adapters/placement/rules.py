@@ -107,9 +107,7 @@ def relative_mass(places: Places) -> Array:
     tasks apart is the difference from the mean of the log shares over other tasks t, as in the distance log_cosine.
     """
     own = _mass(places, "relative_mass")
-    if places.reference is None:
-        raise ConfigError("the rule relative_mass compares with other tasks; give their scores as reference=")
-    return places.cost * np.exp(_log_shares(own) - _log_shares(places.reference).mean(axis=0))
+    return places.cost * np.exp(_log_shares(own) - _usual_log_shares(places, "relative_mass"))
 
 
 @register_rule("usual_mass")
@@ -118,15 +116,20 @@ def usual_mass(places: Places) -> Array:
 
     The shares hardly differ between tasks, so that those of other tasks may do as well as one's own.
     """
-    if places.reference is None:
-        raise ConfigError("the rule usual_mass takes other tasks' Fisher; give their scores as reference=")
-    return np.asarray(np.exp(_log_shares(places.reference).mean(axis=0)))
+    return np.asarray(np.exp(_usual_log_shares(places, "usual_mass")))
 
 
 def _log_shares(masses: Array) -> Array:
     """Logarithms of shares along the last axis; a place without mass counts as if it had a millionth of the mean."""
     floor = 1e-6 * masses.mean(axis=-1, keepdims=True)
     return np.asarray(np.log(np.maximum(masses, floor) / masses.sum(axis=-1, keepdims=True)))
+
+
+def _usual_log_shares(places: Places, rule: str) -> Array:
+    """mean_t log p_t of the reference's tasks."""
+    if places.reference is None:
+        raise ConfigError(f"the rule {rule} compares with other tasks; give their scores as reference=")
+    return np.asarray(_log_shares(places.reference).mean(axis=0))
 
 
 def _mass(places: Places, rule: str) -> Array:

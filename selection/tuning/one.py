@@ -133,11 +133,16 @@ def tune_alone(
     if out is not None:  # before merging, so that whatever may go wrong there, the training is not lost
         adapters.save(model, out, class_names=train.class_names)
     score, by_class = (None, None) if splits.test is None else _tested(model, splits.test, compute)
-    merged = None if adapters.METHODS[config.method].cannot_merge else adapters.merge(model).eval()
-    tuned = Tuned(model, result, merged, out, score, by_class)
+    tuned = Tuned(model, result, merged_of(model), out, score, by_class)
     if out is not None:
         write(tuned, splits, out)
     return tuned
+
+
+def merged_of(model: nn.Module) -> nn.Module | None:
+    """The plain model that a tuned one merges into; None where its method cannot."""
+    method = adapters.METHODS[adapters.adapter_of(model).config.method]
+    return None if method.cannot_merge else adapters.merge(model).eval()
 
 
 def _tested(model: nn.Module, test: Task, compute: Compute) -> tuple[Metrics, Validation | None]:

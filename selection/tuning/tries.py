@@ -16,7 +16,7 @@ from adapters import AdapterConfig, FitResult, Metrics
 from selection.recommendation.learning_curves import LearningCurves
 from selection.results.validation import Validation
 from selection.tuning.budget import Clock, Watch
-from selection.tuning.one import Tuned, write
+from selection.tuning.one import Tuned, merged_of, write
 from task2vec import Splits
 
 Files = dict[str, bytes]
@@ -124,10 +124,8 @@ class Packed:
         """
         with TemporaryDirectory() as folder:
             tuned = adapters.load(model, folder_of(self.adapter, Path(folder))).eval()
-        merged = None if adapters.METHODS[_method(tuned)].cannot_merge else adapters.merge(tuned).eval()
-        found = Tuned(tuned, self.fit, merged, out, self.test, self.by_class)
+        found = Tuned(tuned, self.fit, merged_of(tuned), out, self.test, self.by_class)
         if out is not None:
-            adapters.save(tuned, out, class_names=splits.train.class_names)
             write(found, splits, out)
         return Tried(found, self.gave_up, self.whole_seconds)
 
@@ -171,7 +169,3 @@ def folder_of(files: Files, folder: Path) -> Path:
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return folder
-
-
-def _method(model: nn.Module) -> str:
-    return adapters.adapter_of(model).config.method
