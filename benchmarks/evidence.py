@@ -3,9 +3,11 @@ r"""The evidence on the pretrained backbone: every configuration on every task o
 python benchmarks/evidence.py run datasets/ weights.safetensors -o benchmarks/results/trials.jsonl    resumes
 python benchmarks/evidence.py facts datasets/ weights.safetensors -o benchmarks/results/facts.jsonl \
     --embeddings benchmarks/results/embeddings
+python benchmarks/evidence.py pace datasets/ weights.safetensors -o benchmarks/results/paces.jsonl    on a quiet machine
 
 Finished trials are appended at once. The waves come in an order in which every beginning is useful: all tasks with a
 few configurations that differ most, first on 500 images, where they differ more than on 100, and then the others.
+Trials run beside other work, which their seconds tell; `pace` measures what each configuration takes by itself.
 """
 
 from __future__ import annotations
@@ -179,6 +181,36 @@ def facts(
         with out.open("a") as file:
             file.write(json.dumps({"task": name, "group": task.group, "source": task.source} | found.to_dict()) + "\n")
         print(f"{name}: linear probe {found.linear_probe:.3f}", flush=True)
+
+
+@app.command()
+def pace(
+    datasets: Annotated[Path, typer.Argument(help="folder of ImageFolder zips with train and test splits")],
+    weights: Annotated[Path, typer.Argument(help="weights of vit_tiny_patch16_224")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON lines, written anew")],
+) -> None:
+    """Measure what each configuration's training takes on one core when nothing else runs.
+
+    Every epoch takes the same, so a short and a longer training tell the whole one's seconds.
+    """
+    torch.set_num_threads(1)
+    task = ground(datasets)[0]
+    paces = []
+    for images, wave in dict.fromkeys((images, tuple(map(AdapterConfig.from_dict, wave))) for images, wave in WAVES):
+        batches = batches_of(task, images, seed=0)
+        for config in wave:
+            if any(known["config"] == config.to_dict() and known["images"] == images for known in paces):
+                continue
+            lengths = (max(1, config.epochs // 20), 3 * max(1, config.epochs // 20))
+            short, longer = (
+                run_trial(load_vit(weights), config.replace(epochs=epochs), *batches, seed=0, compute=ONE_CORE).seconds
+                for epochs in lengths
+            )
+            an_epoch = (longer - short) / (lengths[1] - lengths[0])
+            seconds = short + an_epoch * (config.epochs - lengths[0])
+            paces.append({"config": config.to_dict(), "images": images, "seconds": seconds})
+            print(f"{config.label} on {images} images: {seconds:.1f} s", flush=True)
+    out.write_text("".join(json.dumps(line) + "\n" for line in paces))
 
 
 if __name__ == "__main__":

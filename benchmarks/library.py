@@ -2,7 +2,7 @@
 
 task2vec trials run benchmarks/grid_1000.toml --store evidence.db  the trials; also with grid_100.toml
 python benchmarks/library.py ship evidence.db             embeddings, trials and facts of a store, and nothing else
-python benchmarks/library.py add TRIALS FACTS EMBEDDINGS  the tasks of benchmarks/evidence.py beside what is there
+python benchmarks/library.py add TRIALS FACTS EMBEDDINGS PACES  the tasks of benchmarks/evidence.py beside what is there
 python benchmarks/library.py learn                        settings of the learned recommender
 python benchmarks/library.py embed benchmarks/grid_1000.toml    every shipped task again, where embedding changed
 python benchmarks/library.py measure benchmarks/grid_1000.toml  mean features, and what a recommendation costs
@@ -29,8 +29,8 @@ from safetensors.numpy import save_file
 
 import selection
 import task2vec
-from adapters import DEFAULT_BACKBONE
-from selection import BackboneFacts, Grid, TaskFilter
+from adapters import DEFAULT_BACKBONE, AdapterConfig
+from selection import BackboneFacts, Grid, TaskFilter, Trial
 from selection.evaluation.protocol import ENOUGH
 from selection.evidence.library import (
     COSTS,
@@ -84,15 +84,21 @@ def add(
     trials: Annotated[Path, typer.Argument(help="what `evidence.py run` appended to")],
     facts: Annotated[Path, typer.Argument(help="what `evidence.py facts` appended to")],
     embeddings: Annotated[Path, typer.Argument(help="folder where `evidence.py facts` saved the embeddings")],
+    paces: Annotated[Path, typer.Argument(help="what `evidence.py pace` measured")],
     images: Annotated[int, typer.Option(help="training images of the tasks to add")] = 500,
 ) -> None:
     """Add the ground's tasks that have trials to what is shipped, or replace them; trials on other backbones stay."""
+    alone = {
+        AdapterConfig.from_dict(pace["config"]): pace["seconds"]
+        for pace in map(json.loads, paces.read_text().splitlines())
+        if pace["images"] == images
+    }
     store, tried = selection.load_library(), read_trials(trials)
     for line in facts.read_text().splitlines():
         values = json.loads(line)
         name, group, source = (values.pop(key) for key in ("task", "group", "source"))
         if len({trial.config for trial in tried.get(name, ())}) >= ENOUGH and name.endswith(f"@{images}"):
-            kept: list[selection.Trial] = []
+            kept: list[Trial] = []
             tags = {group}
             if name in store:
                 own, former = {trial.backbone.architecture for trial in tried[name]}, store.task(name)
@@ -101,10 +107,15 @@ def add(
                 store.remove(name)
             embedding = task2vec.TaskEmbedding.load(embeddings / f"{file_name(name)}.safetensors")
             found = BackboneFacts.from_dict(values)
-            store.add(
-                embedding, name=name, trials=[*kept, *tried[name]], source=source, tags=sorted(tags), facts=[found]
-            )
+            added = [as_if_alone(trial, alone[trial.config]) for trial in tried[name]]
+            store.add(embedding, name=name, trials=[*kept, *added], source=source, tags=sorted(tags), facts=[found])
     ship_from(store)
+
+
+def as_if_alone(trial: Trial, seconds: float) -> Trial:
+    """A trial with the seconds that its configuration takes when nothing else runs, its epochs' in proportion."""
+    share = seconds / trial.seconds
+    return dataclasses.replace(trial, seconds=seconds, curve=tuple((score, own * share) for score, own in trial.curve))
 
 
 @app.command()
@@ -264,7 +275,7 @@ What recommendations from these trials are worth is measured in [evaluation](eva
 | --- | --- |
 | trials on the pretrained backbone | `python benchmarks/evidence.py run DATASETS WEIGHTS -o TRIALS` |
 | their embeddings and facts | `python benchmarks/evidence.py facts DATASETS WEIGHTS -o FACTS --embeddings FOLDER` |
-| both in the library | `python benchmarks/library.py add TRIALS FACTS FOLDER` |
+| both in the library | `python benchmarks/library.py add TRIALS FACTS FOLDER PACES` |
 | trials on the bundled backbone | `task2vec trials run` with `benchmarks/grid_1000.toml` and `grid_100.toml` |
 | embeddings, sources | `python benchmarks/library.py ship STORE` |
 | mean features, costs | `python benchmarks/library.py measure GRID` |

@@ -32,7 +32,7 @@ from task2vec import TaskEmbedding
 DEFAULT_RECOMMENDER = "gaussian_process"
 CONSIDERED = 150  # tasks with trials, the nearest ones; a learned model takes the cube of their trials
 SHOWN = 5  # stored tasks that are named as evidence
-AGREES = 2.0  # standard deviations of what is expected, within which a stored task's gain agrees with it
+CLOSE = 0.05  # of accuracy, within which a stored task's gain agrees with what is expected, however sure that is
 
 
 def recommend(
@@ -236,7 +236,8 @@ def _ranking(
 
 
 def _agrees(evidence: Evidence, gain: float, std: float) -> bool:
-    """Whether what a configuration gained on a stored task is what it is expected to gain on the target.
+    """Whether what a configuration gained on a stored task is about what it is expected to gain on the target: within a
+    standard deviation of it, or `CLOSE`, since repeats of one training differ as well.
 
     Where it was not tried, what the best one gained stands for it.
 
@@ -246,7 +247,7 @@ def _agrees(evidence: Evidence, gain: float, std: float) -> bool:
     if not np.isfinite(std):
         return True
     score = evidence.best_score if evidence.score is None else evidence.score
-    return abs(score - evidence.level - gain) <= AGREES * std
+    return abs(score - evidence.level - gain) <= max(std, CLOSE)
 
 
 def _nearest(table: TrialTable, distances: dict[str, float], chosen: AdapterConfig) -> tuple[Evidence, ...]:

@@ -76,6 +76,32 @@ function linesFrom(task, dash) {
   return { type: "scatter", mode: "lines", x, y, line, hoverinfo: "skip", showlegend: false };
 }
 
+// The name of a task, on the side of its point where the map is emptiest.
+function labelOf(task, some) {
+  const perPixel = Math.max(
+    (ranges[0][1] - ranges[0][0]) / (mapPlace.clientWidth || 600),
+    (ranges[1][1] - ranges[1][0]) / (mapPlace.clientHeight || 400),
+  );
+  const name = short(task.name, 40);
+  const [halfWidth, halfHeight, gap] = [18 + 4 * name.length, 20, 34]; // pixels, half a mark included
+  const centreOf = ([right, up]) => [right * (gap + halfWidth), up * gap];
+  const hidden = (side) => {
+    const [x, y] = centreOf(side).map((pixels, d) => task.position[d] + pixels * perPixel);
+    const [wide, high] = [halfWidth * perPixel, halfHeight * perPixel];
+    const leaves = x - wide < ranges[0][0] || x + wide > ranges[0][1] || y - high < ranges[1][0] || y + high > ranges[1][1];
+    const under = some.filter(({ position }) => Math.abs(position[0] - x) < wide && Math.abs(position[1] - y) < high);
+    return leaves ? Infinity : under.length;
+  };
+  const sides = [[0, 1], [0, -1], [1, 1], [-1, 1], [1, -1], [-1, -1], [1, 0], [-1, 0]];
+  const side = sides.reduce((best, other) => (hidden(other) < hidden(best) ? other : best));
+  const [ax, ay] = centreOf(side);
+  return {
+    x: task.position[0], y: task.position[1], ax, ay: -ay, text: escaped(name),
+    font: { size: 14 }, bgcolor: ink("page"), opacity: 0.9, borderpad: 2,
+    showarrow: true, arrowhead: 0, arrowwidth: 1, arrowcolor: ink("mark"),
+  };
+}
+
 function drawMap() {
   const some = visibleTasks().filter((task) => task.number !== data.target);
   const size = tasks.length > 20000 ? 4 : tasks.length > 2000 ? 6 : 11;
@@ -93,9 +119,7 @@ function drawMap() {
   if (selected) {
     if (selected !== target) traces.unshift(linesFrom(selected, "dot"));
     const marker = { symbol: "circle-open", size: size + 12, color: ink("mark"), line: { width: 3 } };
-    const label = { mode: "markers+text", text: [escaped(short(selected.name, 40))], textposition: "top center" };
-    const own = { type: "scatter", showlegend: false, hoverinfo: "skip", textfont: { size: 14 }, ...label };
-    traces.push({ ...pointsOf([selected], marker), ...own });
+    traces.push(pointsOf([selected], marker, { type: "scatter", showlegend: false, hoverinfo: "skip" }));
   }
   const bare = { constrain: "domain", showgrid: false, showticklabels: false, zeroline: false, visible: false };
   const below = { orientation: "h", y: -0.02, yanchor: "top", x: 0, font: { size: 11 } };
@@ -107,6 +131,7 @@ function drawMap() {
   return draw(mapPlace, traces, {
     xaxis: { ...bare, range: [...ranges[0]] },
     yaxis: { ...bare, range: [...ranges[1]], scaleanchor: "x" },
+    annotations: selected ? [labelOf(selected, some)] : [],
     legend,
     hovermode: "closest",
     dragmode: "pan",
