@@ -278,6 +278,11 @@ def rate(default: float, *, tried: tuple[float, ...] = ()) -> Any:
     return number(default, "Peak learning rate of AdamW.", above=0, tried=tried)
 
 
+def decay(default: float, *, tried: tuple[float, ...] = ()) -> Any:
+    """The field of the weight decay."""
+    return number(default, "Decoupled weight decay of AdamW, on matrices only.", at_least=0, tried=tried)
+
+
 def passes(default: int) -> Any:
     """The field of the number of epochs."""
     return _field(_Whole(default, "Passes over the training images."))
@@ -301,7 +306,7 @@ class Settings:
     """
 
     learning_rate: float = rate(1e-2)
-    weight_decay: float = number(1e-4, "Decoupled weight decay of AdamW, on matrices only.", at_least=0)
+    weight_decay: float = decay(1e-4)
     epochs: int = passes(20)
     batch_size: int = _field(_Whole(32, "Images in a step, over all processes."))
     augment: str = _field(

@@ -107,7 +107,7 @@ def add(
                 store.remove(name)
             embedding = task2vec.TaskEmbedding.load(embeddings / f"{file_name(name)}.safetensors")
             found = BackboneFacts.from_dict(values)
-            added = [as_if_alone(trial, alone[trial.config]) for trial in tried[name]]
+            added = [as_if_alone(trial, alone[trial.config.replace(weight_decay=0)]) for trial in tried[name]]
             store.add(embedding, name=name, trials=[*kept, *added], source=source, tags=sorted(tags), facts=[found])
     ship_from(store)
 

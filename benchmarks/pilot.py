@@ -2,7 +2,8 @@
 
 python benchmarks/pilot.py run protocol datasets/ weights.safetensors -o results/pilot-protocol.jsonl   resumes
 python benchmarks/pilot.py run rates datasets/ weights.safetensors -o results/pilot-rates.jsonl
-python benchmarks/pilot.py write results/pilot-protocol.jsonl results/pilot-rates.jsonl      docs/pilot.md
+python benchmarks/pilot.py run decays datasets/ weights.safetensors -o results/pilot-decays.jsonl
+python benchmarks/pilot.py write results/pilot-protocol.jsonl results/pilot-rates.jsonl results/pilot-decays.jsonl
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ from adapters.data import Batches
 
 TASKS = ("sprites: where", "scenes: count", "tin_birds", "cifar10", "magnetic_tile", "cifar10: rotation")
 RATE_TASKS = ("tin_birds", "magnetic_tile")
+DECAY_TASKS = ("tin_birds", "cifar10", "busi", "blood_cells", "ck48", "sprites: where")
 IMAGES, RATE_IMAGES = 500, 250
 AVERAGED = 0.25  # share of the epochs, the last ones, over which weights are averaged
-FIRST, LAST = tuple(range(6)), tuple(range(6, 12))
+WEAK = 1e-4  # weight decay, which does nothing
 
 Job = tuple[str, int, int, dict[str, Any]]
 """Task, training images, seed, and settings."""
@@ -58,7 +60,7 @@ def protocol_jobs() -> list[Job]:
     ]
     plans = [{"epochs": 20}, {"epochs": 10}, {"epochs": 40}]
     return [
-        (task, IMAGES, seed, plan | config)
+        (task, IMAGES, seed, plan | config | {"weight_decay": WEAK})
         for plan, seed, task, config in product(plans, range(3), TASKS[:4], configs)
         if "epochs" not in config or plan == plans[0]
     ]
@@ -92,10 +94,29 @@ def rate_jobs() -> list[Job]:
         for rate in rates[place : place + 1]
     ]
     configs += [config | {"normalised": False} for config in configs if config["method"] == "adaptformer"]
-    return [(task, RATE_IMAGES, 0, {"epochs": 10} | config) for config in configs for task in RATE_TASKS]
+    plan = {"epochs": 10, "weight_decay": WEAK}
+    return [(task, RATE_IMAGES, 0, plan | config) for config in configs for task in RATE_TASKS]
 
 
-JOBS = {"protocol": protocol_jobs, "rates": rate_jobs}
+DECAYS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
+    "linear": ({"learning_rate": 0.003, "epochs": 100}, (WEAK, 1.0, 3.0, 10.0)),
+    "head2toe": ({"learning_rate": 0.0005, "epochs": 50}, (WEAK, 3.0, 10.0)),
+    "ssf": ({"learning_rate": 0.01, "epochs": 20}, (WEAK, 1.0, 3.0)),
+    "lora": ({"rank": 8, "learning_rate": 0.005, "epochs": 20}, (WEAK, 1.0)),
+}
+"""Settings, and the weight decays that are compared. Of `ssf` only the classifier has matrices that decay."""
+
+
+def decay_jobs() -> list[Job]:
+    """Some methods with several weight decays, one seed."""
+    return [
+        (task, IMAGES, 0, {"method": method, "weight_decay": decay} | settings)
+        for method, (settings, decays) in DECAYS.items()
+        for decay, task in product(decays, DECAY_TASKS)
+    ]
+
+
+JOBS = {"protocol": protocol_jobs, "rates": rate_jobs, "decays": decay_jobs}
 
 
 ENDS = {"last": "the last epoch", "best": "the best epoch on the validation images", "averaged": "averaged weights"}
@@ -105,13 +126,15 @@ ENDS = {"last": "the last epoch", "best": "the best epoch on the validation imag
 def write(
     protocol: Annotated[Path, typer.Argument(help="what `run protocol` appended to")],
     rates: Annotated[Path, typer.Argument(help="what `run rates` appended to")],
+    decays: Annotated[Path, typer.Argument(help="what `run decays` appended to")],
 ) -> None:
     """Write docs/pilot.md."""
     (DOCS / "pilot.md").write_text(
         PAGE.format(
             repeats=_repeats_table(_rows(protocol)),
             accuracies=_accuracy_table(_rows(protocol)),
-            rates=_rates_table(_rows(rates)),
+            rates=_comparison(_rows(rates), "learning_rate"),
+            decays=_comparison(_rows(decays), "weight_decay"),
             images=IMAGES,
             rate_images=RATE_IMAGES,
             averaged=f"{AVERAGED:.0%}",
@@ -173,7 +196,8 @@ def _accuracy_table(rows: list[dict[str, Any]]) -> str:
     return table(["method", "epochs", *tasks], lines)
 
 
-def _rates_table(rows: list[dict[str, Any]]) -> str:
+def _comparison(rows: list[dict[str, Any]], setting: str) -> str:
+    """Accuracies of methods and values of a setting, task by task."""
     cells: dict[tuple[str, float], dict[str, float]] = defaultdict(dict)
     for row in rows:
         settings = AdapterConfig.from_dict(row["settings"]).to_dict()
@@ -181,14 +205,14 @@ def _rates_table(rows: list[dict[str, Any]]) -> str:
             f"{k} {settings[k]}" for k in ("rank", "bottleneck", "prompts", "normalised") if k in settings
         )
         name = f"`{settings['method']}`{f' ({sizes})' if sizes else ''}"
-        cells[name, settings["learning_rate"]][row["task"]] = row["last"]
+        cells[name, settings[setting]][row["task"]] = row["last"]
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     lines = []
-    for (name, rate), found in sorted(cells.items()):
+    for (name, value), found in sorted(cells.items()):
         accuracies = [f"{100 * found[task]:.1f}" if task in found else "-" for task in tasks]
         mean = f"{100 * np.mean(list(found.values())):.1f}" if len(found) == len(tasks) else "-"
-        lines.append([name, f"{rate:g}", *accuracies, mean])
-    return table(["method", "learning rate", *tasks, "mean"], lines)
+        lines.append([name, f"{value:g}", *accuracies, mean])
+    return table(["method", setting.replace("_", " "), *tasks, "mean"], lines)
 
 
 PAGE = """# The pilot of the evidence
@@ -221,6 +245,17 @@ Last epoch, one number a seed.
 {rate_images} training images, 10 epochs, one seed, the last epoch.
 
 {rates}
+
+## Weight decay
+
+{images} training images, one seed, the last epoch. Decay acts on matrices: on the classifier, and on LoRA's own. It is
+decoupled, so that no weight can grow beyond about the inverse of it.
+
+{decays}
+
+A classifier that learns alone learns its images by heart without a strong decay, and so does one beside SSF's few
+parameters. The defaults of `linear`, `head2toe` and `ssf` have one; where features are small, as with a small backbone,
+`linear` wants less of it than here.
 """
 
 

@@ -20,7 +20,7 @@ from adapters.errors import IncompatibleError
 from adapters.methods.registry import register_method
 from adapters.methods.site_adapter import SiteAdapter
 from adapters.pooling import ends_of_parts, pooled
-from adapters.settings import InBlocks, passes, rate, size
+from adapters.settings import InBlocks, decay, passes, rate, size
 from adapters.sites import Site
 
 DEPTHS = 3  # blocks that are read if none are named: the last of each third
@@ -32,6 +32,7 @@ class Head2ToeSettings(InBlocks):
 
     cells: int = size(3, "Parts that each side of the image is divided into; features are averaged over each.")
     learning_rate: float = rate(5e-4, tried=(0.0005,))
+    weight_decay: float = decay(10.0)
     epochs: int = passes(50)
 
 

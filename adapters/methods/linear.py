@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from adapters.methods.registry import register_method
 from adapters.methods.site_adapter import SiteAdapter
-from adapters.settings import Settings, passes, rate
+from adapters.settings import Settings, decay, passes, rate
 from adapters.sites import Site
 
 
@@ -16,6 +16,7 @@ class LinearSettings(Settings):
     """Settings of linear probe."""
 
     learning_rate: float = rate(1e-2, tried=(0.003, 0.01))
+    weight_decay: float = decay(1.0)  # alone on many features, a classifier learns its images by heart
     epochs: int = passes(100)
 
 

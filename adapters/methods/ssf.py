@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from adapters.methods.registry import register_method
 from adapters.methods.site_adapter import SiteAdapter
-from adapters.settings import Placed, rate
+from adapters.settings import Placed, decay, rate
 from adapters.sites import Site
 
 INITIAL_SPREAD = 0.02  # standard deviation around scale 1 and shift 0
@@ -29,6 +29,7 @@ class SSFSettings(Placed):
     """Settings of SSF."""
 
     learning_rate: float = rate(1e-2, tried=(0.003, 0.01, 0.03))
+    weight_decay: float = decay(3.0)  # of the classifier alone: scales and shifts are no matrices
 
 
 @register_method(
