@@ -29,7 +29,7 @@ BUNDLED = {
     "pixel_prompt": {"learning_rate": 0.01, "epochs": 20, "resized": True}, "repadapter": {"learning_rate": 0.005},
     "ssf": {}, "vpt_deep": {"learning_rate": 0.01}, "vpt_shallow": {"epochs": 20},
 }  # fmt: skip
-"""What differs from today's defaults in the recipes of the bundled backbone, beside 10 epochs of batches of 64 and hardly any weight decay."""
+"""What differs from today's defaults in the recipes of the bundled backbone, beside epochs, batches and decay."""
 
 CONFIGS = [
     AdapterConfig(method, **{"epochs": 10, "batch_size": 64, "weight_decay": 1e-4} | changes)
