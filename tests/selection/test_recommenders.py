@@ -212,6 +212,22 @@ def written_out(a, b, tasks, configs):
     return level + choice * config
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weight_decay": 3.0},
+        {"learning_rate": 0.03},
+        {"epochs": 5},
+        {"blocks": (0, 1)},
+        {"blocks": (3, 4)},
+        {"rank": 64},
+    ],
+)
+def test_configurations_that_differ_in_a_setting_differ_as_numbers(change):
+    _, numbers = config_numbers([AdapterConfig("lora"), AdapterConfig("lora", **change)])
+    assert np.abs(numbers[0] - numbers[1]).max() > 0.5
+
+
 def test_learning_makes_the_trials_likelier(table, process):
     """By scipy's density of the same Gaussian."""
     learned = GaussianProcess.learn(table)

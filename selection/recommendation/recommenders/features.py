@@ -20,6 +20,7 @@ from task2vec.distances.reference import shipped_reference
 Array = npt.NDArray[np.float64]
 
 USUAL_SIZE, USUAL_EPOCHS = 8, 20
+WEAK_DECAY = 1e-4  # of weights; less than that changes nothing
 
 
 def task_directions(tasks: Sequence[TaskFacts]) -> Array:
@@ -71,8 +72,8 @@ def _probe_numbers(task: TaskFacts) -> Array:
 
 
 def config_numbers(configs: Sequence[AdapterConfig]) -> tuple[Array, Array]:
-    """Methods `(C, M)` as one of many, and `(C, 5)`: logarithms of size, learning rate over the default and epochs,
-    and whether the adapter leaves out early and late blocks.
+    """Methods `(C, M)` as one of many, and `(C, 6)`: logarithms of size, learning rate over the default, epochs and
+    weight decay, and whether the adapter leaves out early and late blocks.
     """
     names = sorted(METHODS)
     methods = np.array([[config.method == name for name in names] for config in configs], np.float64)
@@ -82,5 +83,6 @@ def config_numbers(configs: Sequence[AdapterConfig]) -> tuple[Array, Array]:
         rate = np.log(config.learning_rate / METHODS[config.method].defaults["learning_rate"])
         blocks = config.blocks
         places = [0.0, 0.0] if blocks is None else [float(min(blocks) > 0), float(min(blocks) == 0)]
-        numbers.append([np.log(size / USUAL_SIZE), rate, np.log(config.epochs / USUAL_EPOCHS), *places])
+        decay = np.log10(max(config.weight_decay, WEAK_DECAY) / WEAK_DECAY) / 2
+        numbers.append([np.log(size / USUAL_SIZE), rate, np.log(config.epochs / USUAL_EPOCHS), decay, *places])
     return methods, np.array(numbers)
