@@ -254,8 +254,8 @@ decoupled, so that no weight can grow beyond about the inverse of it.
 {decays}
 
 A classifier that learns alone learns its images by heart without a strong decay, and so does one beside SSF's few
-parameters. The defaults of `linear`, `head2toe` and `ssf` have one; where features are small, as with a small backbone,
-`linear` wants less of it than here.
+parameters. The defaults of `head2toe` and `ssf` are the strongest of these; that of `linear` is 1, since other features
+may want larger weights than these do.
 """
 
 
