@@ -225,7 +225,9 @@ standard error of about 1.5 points.
 | --- | --- | ---: | ---: | ---: | --- | ---: | ---: |
 {pretrained_table}
 
-Mean test accuracies in percent, and gains over the cross-validated linear probe that is known before any training:
+The linear probe is the cross-validated one that is known before any training; gains are over it.
+
+Mean test accuracies in percent, and mean gains:
 
 {pretrained_scores}
 
@@ -306,7 +308,8 @@ def _ground(tasks: list[selection.StoredTask]) -> str:
 
 def _gain_row(task: selection.StoredTask) -> str:
     scored = [trial for trial in task.trials if trial.score is not None]
-    linear = next(trial.score for trial in scored if trial.config.method == "linear")
+    (facts,) = task.facts
+    linear = facts.linear_probe
     best = max(scored, key=lambda trial: trial.score)
     numbers = (
         f"{100 * linear:.1f}",
