@@ -223,7 +223,7 @@ def _plot(curves: dict[str, Array]) -> Figure:
             axes.plot(values[:, 0], values[:, 2], "--", label=f"{name}, direction alone", **own, **marks)
     axes.axhline(GOAL, color=QUIET, linewidth=1)
     axes.annotate(
-        f"goal: {GOAL:.0%}", (1, GOAL), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=QUIET
+        f"goal: {GOAL:.0%}", (0.01, GOAL), xycoords=("axes fraction", "data"), ha="left", va="bottom", color=QUIET
     )
     axes.set(xscale="log", yscale="log", xlabel="seconds", ylabel="relative error against the exact Fisher")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
