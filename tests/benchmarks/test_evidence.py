@@ -58,4 +58,16 @@ def test_finished_trials_are_not_run_again_and_waves_come_in_order(scripts, data
 def test_the_configurations_are_different_and_known(scripts):
     evidence, _ = scripts
     configs = [AdapterConfig.from_dict(settings) for settings in (*evidence.WIDE, *evidence.OTHERS)]
-    assert len(set(configs)) == 17
+    assert len(set(configs)) == 18
+
+
+def test_a_trial_as_if_alone_keeps_its_scores_and_takes_the_measured_seconds(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import library
+
+    curve = ((0.3, 2.0), (0.4, 6.0))
+    trial = Trial(AdapterConfig("ssf"), BackboneId("vit"), 0.5, 0.4, 7, 8.0, 0, 100, curve=curve)
+    alone = library.as_if_alone(trial, 2.0)
+    assert alone.curve == ((0.3, 0.5), (0.4, 1.5))
+    assert (alone.score, alone.seconds) == (0.5, 2.0)
+    sys.modules.pop("library", None)
