@@ -198,21 +198,20 @@ def pace(
     torch.set_num_threads(1)
     task = ground(datasets)[0]
     paces = []
-    for images, wave in dict.fromkeys((images, tuple(map(AdapterConfig.from_dict, wave))) for images, wave in WAVES):
-        batches = batches_of(task, images, seed=0)
-        for config in wave:
-            config = config.replace(weight_decay=0)
-            if any(known["config"] == config.to_dict() and known["images"] == images for known in paces):
-                continue
-            lengths = (max(1, config.epochs // 20), 3 * max(1, config.epochs // 20))
-            short, longer = (
-                run_trial(load_vit(weights), config.replace(epochs=epochs), *batches, seed=0, compute=ONE_CORE).seconds
-                for epochs in lengths
-            )
-            an_epoch = (longer - short) / (lengths[1] - lengths[0])
-            seconds = short + an_epoch * (config.epochs - lengths[0])
-            paces.append({"config": config.to_dict(), "images": images, "seconds": seconds})
-            print(f"{config.label} on {images} images: {seconds:.1f} s", flush=True)
+    batches = {images: batches_of(task, images, seed=0) for images in dict.fromkeys(images for images, _ in WAVES)}
+    configs = ((images, AdapterConfig.from_dict(settings)) for images, wave in WAVES for settings in wave)
+    for images, config in dict.fromkeys((images, config.replace(weight_decay=0)) for images, config in configs):
+        lengths = (max(1, config.epochs // 20), 3 * max(1, config.epochs // 20))
+        short, longer = (
+            run_trial(
+                load_vit(weights), config.replace(epochs=epochs), *batches[images], seed=0, compute=ONE_CORE
+            ).seconds
+            for epochs in lengths
+        )
+        an_epoch = (longer - short) / (lengths[1] - lengths[0])
+        seconds = short + an_epoch * (config.epochs - lengths[0])
+        paces.append({"config": config.to_dict(), "images": images, "seconds": seconds})
+        print(f"{config.label} on {images} images: {seconds:.1f} s", flush=True)
     out.write_text("".join(json.dumps(line) + "\n" for line in paces))
 
 

@@ -32,8 +32,8 @@ from selection.recommendation.transferability import SCORES, Outputs
 from task2vec import embed, load_probe
 from task2vec.classifier import fit_classifier
 
-EXPERT = AdapterConfig("ssf")
-TUNED = AdapterConfig("ssf", epochs=20)
+EXPERT = AdapterConfig("ssf", weight_decay=1e-4)
+TUNED = AdapterConfig("ssf", weight_decay=1e-4, epochs=20)
 IMAGES = 100
 L2 = 0.1  # of the classifier on an expert's features, the same that embeddings use
 SEEDS = (0, 1)
