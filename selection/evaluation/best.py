@@ -101,11 +101,11 @@ def gain_explained(predictions: Sequence[Prediction], targets: Sequence[Target])
 
 def lost_by_another_seed(target: Target) -> float:
     """The normalised regret of the configuration that is best by one seed, judged by another, both ways: what repeating
-    a trial leaves of a choice. NaN if there are no two seeds.
+    a trial leaves of a choice. NaN if fewer than two configurations were tuned with two seeds.
     """
-    if len(target.by_seed) < 2:
+    first, second = target.repeated
+    if len(first) < 2:
         return float("nan")
-    first, second = target.by_seed[0], target.by_seed[1]
     regrets = [
         (judged.max() - judged[int(np.argmax(chosen))]) / max(judged.max() - judged.mean(), 1e-9)
         for chosen, judged in ((first, second), (second, first))

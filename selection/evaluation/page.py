@@ -66,8 +66,8 @@ Tries reveal the validation accuracy that a user would see.
 
 {regret_table(found)}
 
-The rows with dots are the Gaussian process with something else in place of the embedding or of the facts. The last row
-is, for each source, whichever of the models that learn did best on all others.
+The rows with dots are `average`, the default, with something else in place of the embedding or of the facts. The last
+row is, for each source, whichever of the models that learn did best on all others.
 
 ![Regret against tries](evaluation-regret.png)
 
@@ -149,26 +149,26 @@ def _budget_table(found: Evaluation) -> str:
 
 def _noise_section(found: Evaluation) -> str:
     """What repeating the trials says of the scores."""
-    twice = [target for target in found.targets if len(target.by_seed) > 1]
+    twice = [target for target in found.targets if target.repeated.shape[1] > 1]
     if not twice:
-        return "## Noise\n\nNo target was tuned with two seeds, so nothing is known here of the noise of its scores."
-    noise = float(np.mean([within_runs(target.by_seed) for target in twice])) ** 0.5
-    spread = max(0.0, float(np.mean([between_configurations(target.by_seed) for target in twice]))) ** 0.5
+        return "## Noise\n\nNothing was tuned with two seeds, so nothing is known here of the noise of the scores."
+    noise = float(np.mean([within_runs(target.repeated) for target in twice])) ** 0.5
+    spread = max(0.0, float(np.mean([between_configurations(target.repeated) for target in twice]))) ** 0.5
     again = found.mean([lost_by_another_seed(target) for target in found.targets])
     return f"""## Noise
 
-On the {len(twice)} targets that were tuned with two seeds, repeating a trial moves its accuracy by {100 * noise:.1f}
-points (standard deviation, what moves all configurations alike left out), where configurations differ by
-{100 * spread:.1f} points. Choosing by one whole run of the grid and judging by the other has a regret of
-{again.text()}."""
+On {len(twice)} targets configurations were tuned with two seeds. Repeating a trial moves its accuracy by
+{100 * noise:.1f} points (standard deviation, what moves all configurations alike left out), where configurations differ
+by {100 * spread:.1f} points. Somebody who knew all accuracies of one seed and is judged by the other's would have a
+regret of {again.text()}."""
 
 
-def within_runs(by_seed: Array) -> float:
-    """Variance of a score around its configuration's mean, from two seeds `(2, C)`, their common difference removed."""
-    difference = by_seed[0] - by_seed[1]
+def within_runs(repeated: Array) -> float:
+    """Variance of a score around its configuration's mean, from two seeds `(2, R)`, their common difference removed."""
+    difference = repeated[0] - repeated[1]
     return float(np.var(difference, ddof=1) / 2)
 
 
-def between_configurations(by_seed: Array) -> float:
+def between_configurations(repeated: Array) -> float:
     """Variance of the configurations' true scores: the covariance of two runs, whose noise is independent."""
-    return float(np.cov(by_seed[0], by_seed[1])[0, 1])
+    return float(np.cov(*repeated)[0, 1])

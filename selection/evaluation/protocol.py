@@ -1,12 +1,14 @@
 """How good recommendations are: every stored task in turn is the target, and no task of its source may be asked.
 
-Indices: t target, c configuration, s seed.
+Indices: t target, c configuration.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +39,7 @@ class Target:
         columns: The configurations that were tried on it, by their columns in the table.
         scores: float64 `(C,)`, their test accuracies, means over the seeds.
         trials: The first seed's trial of each: validation accuracy, seconds, learning curve.
-        by_seed: float64 `(S, C)`, test accuracies of each seed that all configurations have.
+        repeated: float64 `(2, R)`, test accuracies by two seeds of the R configurations that were tuned with both.
         costs: float64 `(C,)`, usual seconds of training for each training image.
     """
 
@@ -45,7 +47,7 @@ class Target:
     columns: npt.NDArray[np.int64]
     scores: Array
     trials: tuple[Trial, ...]
-    by_seed: Array
+    repeated: Array
     costs: Array
 
     @property
@@ -89,13 +91,16 @@ def targets_of(tasks: Sequence[tuple[StoredTask, TaskEmbedding]], backbone: str)
 def _target(
     facts: TaskFacts, scores: Array, columns: npt.NDArray[np.int64], table: TrialTable, trials: list[Trial]
 ) -> Target:
-    seeds = sorted({trial.seed for trial in trials})
-    by_key = {(trial.config, trial.seed): trial for trial in trials}
     configs = [table.configs[c] for c in columns]
-    complete = [seed for seed in seeds if all((config, seed) in by_key for config in configs)]
-    first = tuple(next(by_key[config, seed] for seed in seeds if (config, seed) in by_key) for config in configs)
-    by_seed = np.array([[by_key[config, seed].score for config in configs] for seed in complete], np.float64)
-    return Target(facts, columns, scores, first, by_seed.reshape(-1, len(configs)), table.seconds[columns])
+    by_config = {config: {trial.seed: trial for trial in trials if trial.config == config} for config in configs}
+    first = tuple(own[min(own)] for own in by_config.values())
+    pairs = Counter(pair for own in by_config.values() for pair in combinations(sorted(own), 2))
+    repeated = np.zeros((2, 0))
+    if pairs:
+        pair = pairs.most_common(1)[0][0]
+        both = [own for own in by_config.values() if set(pair) <= set(own)]
+        repeated = np.array([[own[seed].score for own in both] for seed in pair], np.float64)
+    return Target(facts, columns, scores, first, repeated, table.seconds[columns])
 
 
 def leave_one_source_out(

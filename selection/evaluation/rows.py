@@ -1,4 +1,4 @@
-"""The rows of the evaluation: every recommender, and the learned one with something else in place of the embedding.
+"""The rows of the evaluation: every recommender, and the default one with something else in place of the embedding.
 
 Indices: t task.
 """
@@ -17,13 +17,18 @@ from selection.evidence.table import Array, TaskFacts, TrialTable
 from selection.recommendation.prediction import Prediction
 from selection.recommendation.recommenders import RECOMMENDERS, GaussianProcess, Recommender
 from selection.recommendation.recommenders.average import with_others
-from selection.recommendation.recommenders.features import task_directions, task_directions_by_depth, task_numbers
-from selection.recommendation.recommenders.gaussian_process import Directions, Wanted
+from selection.recommendation.recommenders.features import (
+    Described,
+    task_directions,
+    task_directions_by_depth,
+    task_numbers,
+)
+from selection.recommendation.recommenders.gaussian_process import Wanted
 from task2vec.distances.of_variances import unit
 
-LEARNED, BASELINE, AVERAGE = "gaussian_process", "best_fixed", "average"
-BY_DEPTH = "... with the embedding by depth"
-MODELS = (LEARNED, BY_DEPTH, AVERAGE, "boosted_trees", "factorisation")  # that learn from the trials
+LEARNED, PROCESS, BASELINE = "average", "gaussian_process", "best_fixed"
+BY_DEPTH = "gaussian_process, embedding by depth"
+MODELS = (LEARNED, PROCESS, BY_DEPTH, "boosted_trees", "factorisation")  # that learn from the trials
 CHOSEN = "the model that chose best for other sources"
 NOISE, FACTS_ONLY, EMBEDDING_ONLY = "... with noise", "... with task facts only", "... with the embedding only"
 NOISE_DIMENSIONS = 64
@@ -35,10 +40,10 @@ def rows_of(mean_features: Mapping[str, npt.NDArray[np.float32]] | None = None) 
     Args:
         mean_features: For each task the mean of the probe's features `(d,)`, for the ablation that uses them.
     """
-    rows = {name: _plain(own) for name, own in RECOMMENDERS.items() if name not in (LEARNED, AVERAGE)}
-    rows[AVERAGE] = _averaged
+    rows = {name: _plain(own) for name, own in RECOMMENDERS.items() if name not in (PROCESS, LEARNED)}
+    rows[PROCESS] = _process(task_directions)
+    rows[BY_DEPTH] = _process(task_directions_by_depth)
     rows[LEARNED] = _learned(task_directions)
-    rows[BY_DEPTH] = _learned(task_directions_by_depth)
     if mean_features:
         rows["... with mean features"] = _learned(lambda tasks: _standardised(tasks, mean_features))
     rows["... with shuffled embeddings"] = _learned(shuffled)
@@ -55,21 +60,26 @@ def _plain(recommender: Recommender) -> Learn:
     return learn
 
 
-def _learned(directions: Directions, numbers: Directions = task_numbers) -> Learn:
+def _process(directions: Described, numbers: Described = task_numbers) -> Learn:
     def learn(table: TrialTable) -> Predict:
         return partial(GaussianProcess.learn(table, directions, numbers).calibrated(table).predict, table)
 
     return learn
 
 
-def _averaged(table: TrialTable) -> Predict:
-    process = _learned(task_directions)(table)
+def _learned(directions: Described, numbers: Described = task_numbers) -> Learn:
+    def learn(table: TrialTable) -> Predict:
+        process = _process(directions, numbers)(table)
 
-    def predict(wanted: Sequence[Wanted]) -> list[Prediction]:
-        pairs = zip(process(wanted), wanted, strict=True)
-        return [with_others(own, table, target, candidates) for own, (target, candidates) in pairs]
+        def predict(wanted: Sequence[Wanted]) -> list[Prediction]:
+            pairs = zip(process(wanted), wanted, strict=True)
+            return [
+                with_others(own, table, target, candidates, directions, numbers) for own, (target, candidates) in pairs
+            ]
 
-    return predict
+        return predict
+
+    return learn
 
 
 def _standardised(tasks: Sequence[TaskFacts], features: Mapping[str, npt.NDArray[np.float32]]) -> Array:

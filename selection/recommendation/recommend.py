@@ -29,7 +29,7 @@ from selection.recommendation.warm_start import warm_start
 from selection.store import BackboneFacts, StoredTask, TaskFilter, TaskStore, Trial
 from task2vec import TaskEmbedding
 
-DEFAULT_RECOMMENDER = "gaussian_process"
+DEFAULT_RECOMMENDER = "average"
 CONSIDERED = 150  # tasks with trials, the nearest ones; a learned model takes the cube of their trials
 SHOWN = 5  # stored tasks that are named as evidence
 CLOSE = 0.05  # of accuracy, within which a stored task's gain agrees with what is expected, however sure that is

@@ -73,7 +73,7 @@ def test_tasks_with_too_few_trials_are_evidence_but_no_targets():
     assert "small" not in [target.facts.name for target in targets]
 
 
-def target_of(scores, validation=None, by_seed=(), seconds=None):
+def target_of(scores, validation=None, repeated=(), seconds=None):
     """A target whose trials took nine epochs and climbed in a straight line to their validation accuracy."""
     _, targets = targets_of(pairs(filled(2)), "vit")
     validation = scores if validation is None else validation
@@ -93,7 +93,7 @@ def target_of(scores, validation=None, by_seed=(), seconds=None):
         columns=np.arange(len(scores)),
         scores=np.array(scores),
         trials=trials,
-        by_seed=np.array(by_seed).reshape(-1, len(scores)),
+        repeated=np.array(repeated).reshape(2, -1),
         costs=np.array(seconds, np.float64) / 100,
     )
 
@@ -222,9 +222,20 @@ def test_lines_through_stored_curves_tell_where_a_training_ends():
 
 
 def test_another_seed_shows_what_repeating_leaves_of_a_choice():
-    found = lost_by_another_seed(target_of([0.8, 0.7], by_seed=[[0.9, 0.6], [0.7, 0.8]]))
+    found = lost_by_another_seed(target_of([0.8, 0.7], repeated=[[0.9, 0.6], [0.7, 0.8]]))
     assert found == pytest.approx((0.1 / 0.05 + 0.3 / 0.15) / 2)
-    assert np.isnan(lost_by_another_seed(target_of([0.8, 0.7], by_seed=[[0.9, 0.6]])))
+    assert np.isnan(lost_by_another_seed(target_of([0.8, 0.7], repeated=[[0.9], [0.7]])))
+
+
+def test_what_was_tuned_with_one_seed_only_is_no_repetition():
+    store = filled(seeds=(0,))
+    again = [dataclasses.replace(trial(0.1 * i), config=CONFIGS[i], seed=7, validation=0.5) for i in range(1, 4)]
+    store.add_trials("task 0", again)
+    _, targets = targets_of(pairs(store), "vit")
+    assert targets[0].repeated.shape == (2, 3)
+    assert sorted(targets[0].repeated[1]) == pytest.approx([0.1, 0.2, 0.3])
+    assert all(target.repeated.shape == (2, 0) for target in targets[1:])
+    assert len(targets[0].trials) == len(CONFIGS)  # each once, by its first seed
 
 
 def test_noise_and_true_spread_are_told_apart_by_two_seeds():
@@ -269,7 +280,7 @@ def test_a_whole_evaluation_makes_a_page_with_figures(tmp_path):
     found = evaluate_store(filled(8), "vit", progress=False)
     write_page(found, tmp_path, "## More\n\nwords")
     page = (tmp_path / "evaluation.md").read_text()
-    for row in ("gaussian_process", "best_fixed", "... with noise", "random search", "whoever knew the scores"):
+    for row in ("average", "best_fixed", "... with noise", "random search", "whoever knew the scores"):
         assert f"| {row} |" in page
     assert page.endswith("words\n")
     assert {path.name for path in tmp_path.glob("*.png")} == {
@@ -294,4 +305,4 @@ def test_a_store_that_two_probes_embedded_is_evaluated_by_the_one_that_embedded_
     for i in range(3):
         store.add(embedding(f"task {i}", seed=50 + i, probe="b" * 32, dimension=7))
     both = evaluate_store(store, "vit", progress=False)
-    assert both.choices("gaussian_process") == alone.choices("gaussian_process")
+    assert both.choices("average") == alone.choices("average")

@@ -17,6 +17,7 @@ import numpy as np
 from adapters import AdapterConfig
 from selection.evidence.table import Array, TaskFacts, TrialTable
 from selection.recommendation.prediction import Prediction
+from selection.recommendation.recommenders.features import Described, task_directions, task_numbers
 from selection.recommendation.recommenders.registry import register_recommender
 from selection.recommendation.recommenders.side_information import predicted, side_information
 
@@ -32,26 +33,32 @@ def factorisation(table: TrialTable, target: TaskFacts, candidates: Sequence[Ada
     return predicted(gains, table, target, candidates)
 
 
-def gains(table: TrialTable, targets: Sequence[TaskFacts], candidates: Sequence[AdapterConfig]) -> Array:
+def gains(
+    table: TrialTable,
+    targets: Sequence[TaskFacts],
+    candidates: Sequence[AdapterConfig],
+    directions: Described = task_directions,
+    numbers: Described = task_numbers,
+) -> Array:
     """See `Gains`; a configuration that no stored task was tuned with is expected to gain nothing."""
     average, tasks, configs = factors_of(table.gains())
     columns = {config: c for c, config in enumerate(table.configs)}
-    found = average + _factors_from_side_information(table.tasks, tasks, targets) @ configs.T
+    known, asked = side_information(table.tasks, targets, directions, numbers)
+    found = average + _factors_from_side_information(known, tasks, asked) @ configs.T
     nothing = np.zeros(len(targets))
     return np.stack([found[:, columns[c]] if c in columns else nothing for c in candidates], axis=1)
 
 
-def _factors_from_side_information(stored: Sequence[TaskFacts], factors: Array, targets: Sequence[TaskFacts]) -> Array:
-    """u `(T', R)` of targets, from what is known of them, as it goes with u `(T, R)` on stored tasks."""
+def _factors_from_side_information(known: Array, factors: Array, asked: Array) -> Array:
+    """u `(T', R)` of targets, from what is known of them `(T', F)`, as that goes with u `(T, R)` on stored tasks."""
     from sklearn.linear_model import RidgeCV
     from sklearn.preprocessing import StandardScaler
 
-    if len(stored) == 1:  # which leaves nothing to learn how they go together from
-        return np.repeat(factors, len(targets), axis=0)
-    known, asked = side_information(stored, targets)
+    if len(known) == 1:  # which leaves nothing to learn how they go together from
+        return np.repeat(factors, len(asked), axis=0)
     scaler = StandardScaler().fit(known)
     ridge = RidgeCV(PENALTIES).fit(scaler.transform(known), factors)
-    return np.asarray(ridge.predict(scaler.transform(asked))).reshape(len(targets), -1)
+    return np.asarray(ridge.predict(scaler.transform(asked))).reshape(len(asked), -1)
 
 
 def factors_of(values: Array) -> tuple[Array, Array, Array]:

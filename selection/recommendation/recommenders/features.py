@@ -5,7 +5,7 @@ Indices: t task, c configuration, d filter.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ from task2vec.distances.of_variances import unit
 from task2vec.distances.reference import shipped_reference
 
 Array = npt.NDArray[np.float64]
+Described = Callable[[Sequence[TaskFacts]], Array]
+"""Tasks as rows of numbers."""
 
 USUAL_SIZE, USUAL_EPOCHS = 8, 20
 WEAK_DECAY = 1e-4  # of weights; less than that changes nothing

@@ -23,7 +23,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,12 @@ from torch import Tensor
 from adapters import AdapterConfig
 from selection.evidence.table import Array, TaskFacts, TrialTable
 from selection.recommendation.prediction import Prediction
-from selection.recommendation.recommenders.features import config_numbers, task_directions, task_numbers
+from selection.recommendation.recommenders.features import (
+    Described,
+    config_numbers,
+    task_directions,
+    task_numbers,
+)
 from selection.recommendation.recommenders.registry import register_recommender
 
 SHIPPED = Path(__file__).with_name("gaussian_process.json")
@@ -81,7 +86,6 @@ def starting_settings(num_facts: int, squared_gain: float, num_parts: int = 1) -
     )
 
 
-Directions = Callable[[Sequence[TaskFacts]], Array]
 Wanted = tuple[TaskFacts, Sequence[AdapterConfig]]
 """A target and its candidates."""
 
@@ -100,16 +104,16 @@ class GaussianProcess:
     """
 
     settings: dict[str, float]
-    directions: Directions = task_directions
-    numbers: Directions = task_numbers
+    directions: Described = task_directions
+    numbers: Described = task_numbers
     widening: float = 1.0
 
     @classmethod
     def learn(
         cls,
         table: TrialTable,
-        directions: Directions = task_directions,
-        numbers: Directions = task_numbers,
+        directions: Described = task_directions,
+        numbers: Described = task_numbers,
         seed: int = 0,
     ) -> GaussianProcess:
         """The settings that make the table likeliest, from `ROWS` of its scores."""
@@ -230,7 +234,7 @@ class _Likeness:
 
     @classmethod
     def of(
-        cls, tasks: Sequence[TaskFacts], configs: Sequence[AdapterConfig], directions: Directions, numbers: Directions
+        cls, tasks: Sequence[TaskFacts], configs: Sequence[AdapterConfig], directions: Described, numbers: Described
     ) -> _Likeness:
         methods, settings = (torch.from_numpy(values) for values in config_numbers(configs))
         parts = torch.from_numpy(directions(tasks))
