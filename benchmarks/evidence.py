@@ -6,7 +6,7 @@ python benchmarks/evidence.py facts datasets/ weights.safetensors -o benchmarks/
 python benchmarks/evidence.py pace datasets/ weights.safetensors -o benchmarks/results/paces.jsonl    on a quiet machine
 
 Finished trials are appended at once. The waves come in an order in which every beginning is useful: all tasks with a
-few configurations that differ most, first on 500 images, where they differ more than on 100, and then the others.
+few configurations that differ most, first on 500 images, then on 100, where cheap ones come near, and then the others.
 Trials run beside other work, which their seconds tell; `pace` measures what each configuration takes by itself.
 """
 
@@ -64,7 +64,9 @@ OTHERS: list[dict[str, Any]] = [
     {"method": "ssf", "learning_rate": 0.003, "weight_decay": 1e-4, "epochs": 20},
     {"method": "norm", "learning_rate": 0.01, "epochs": 20},
 ]
-WAVES: list[tuple[int, list[dict[str, Any]]]] = [(500, FIRST), (500, WIDE), (100, WIDE), (500, OTHERS), (100, OTHERS)]
+WAVES: list[tuple[int, list[dict[str, Any]]]] = [
+    (500, FIRST), (100, FIRST), (500, WIDE), (100, WIDE), (500, OTHERS), (100, OTHERS)
+]  # fmt: skip
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
