@@ -68,6 +68,11 @@ def attach_chosen(
     seed: int | None = None,
 ) -> Backbone:
     """`attach`, with the entries of the weights that are tuned instead of scores, where the method needs any."""
+    if config.placement is not None:
+        raise ConfigError(
+            f"placement={config.placement!r} needs the task: selection.tune measures where its Fisher is, or give that "
+            "to adapters.allocate"
+        )
     adapters = getattr(backbone, "adapters", None) or Adapters()
     if name in adapters.named:
         raise ConfigError(f"the backbone has an adapter {name!r} already; give another name, or detach it first")

@@ -293,7 +293,7 @@ def modules(default: tuple[str, ...] | None, doc: str) -> Any:
     return _field(_Names(default, doc))
 
 
-SHARED = ("sizes", "targets", "blocks", "learning_rate", "weight_decay", "epochs", "batch_size", "augment")
+SHARED = ("sizes", "placement", "targets", "blocks", "learning_rate", "weight_decay", "epochs", "batch_size", "augment")
 """What several methods' settings have in common; told after a method's own."""
 
 
@@ -359,6 +359,20 @@ class Sized(InBlocks):
     sizes: tuple[tuple[str, int], ...] | None = _field(
         _Sizes(None, "Sizes at single sites, by their names, instead of the usual one; with 0 a site gets no adapter.")
     )
+    placement: str | None = _field(
+        _Choice(
+            None,
+            "Rule by which the sites share out the parameters of the usual size, once the task is known, by the Fisher"
+            " of the backbone on it (`adapters.RULES`); the same size everywhere if not given.",
+            of=("mass", "mass_per_parameter", "root_mass"),
+        )
+    )
+
+    def __post_init__(self) -> None:
+        """Check every value, and that sizes are not given twice."""
+        super().__post_init__()
+        if self.sizes is not None and self.placement is not None:
+            raise ConfigError(f"sizes are given, so placement={self.placement!r} has nothing to share out; give one")
 
     def at(self, site: str) -> int:
         """The size at a site."""

@@ -34,7 +34,7 @@ from selection.recommendation.facts import facts_of
 from selection.store.trial import Trial
 from task2vec import Compute
 
-ONE_CORE = Compute("cpu", "bfloat16", workers=0)
+Precision = Annotated[str, typer.Option(help="bfloat16, or none for float32 on a processor that is slow in it")]
 EARLY, LATE = list(range(6)), list(range(6, 12))
 
 # Learning rates are those of the pilot (docs/pilot.md), and so is the weight decay of classifiers that learn alone or
@@ -50,6 +50,7 @@ WIDE: list[dict[str, Any]] = [
     *FIRST,
     {"method": "lora", "rank": 16, "blocks": EARLY, "learning_rate": 0.005, "epochs": 20},
     {"method": "lora", "rank": 16, "blocks": LATE, "learning_rate": 0.005, "epochs": 20},
+    {"method": "lora", "rank": 8, "placement": "mass", "learning_rate": 0.005, "epochs": 20},
 ]
 OTHERS: list[dict[str, Any]] = [
     {"method": "repadapter", "bottleneck": 8, "learning_rate": 0.01, "epochs": 20},
@@ -99,13 +100,14 @@ def run(
     out: Annotated[Path, typer.Option("--out", "-o", help="JSON lines, appended to")],
     processes: Annotated[int, typer.Option(help="processes of one thread each")] = 2,
     seed: Annotated[int, typer.Option(help="of the draw of the images and of the training")] = 0,
+    precision: Precision = "bfloat16",
 ) -> None:
     """Run the trials that `out` lacks."""
     out.parent.mkdir(parents=True, exist_ok=True)
     jobs = list(missing(datasets, seed, out))
     print(f"{sum(len(job.configs) for job in jobs)} trials to run", flush=True)
     with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=8) as pool:
-        for _ in pool.imap_unordered(partial(work, datasets, weights, out), jobs):
+        for _ in pool.imap_unordered(partial(work, datasets, weights, out, one_core(precision)), jobs):
             pass
 
 
@@ -134,7 +136,12 @@ def by_turns(tasks: Iterable[GroundTask]) -> list[GroundTask]:
     return [task for _, task in sorted(turns, key=lambda pair: pair[0])]
 
 
-def work(datasets: Path, weights: Path, out: Path, job: Job) -> None:
+def one_core(precision: str) -> Compute:
+    """This processor, without processes that read ahead."""
+    return Compute("cpu", precision, workers=0)
+
+
+def work(datasets: Path, weights: Path, out: Path, compute: Compute, job: Job) -> None:
     """Run a job and append each trial when it is finished."""
     torch.set_num_threads(1)
     task = next(t for t in ground(datasets) if t.name == job.task)
@@ -142,7 +149,7 @@ def work(datasets: Path, weights: Path, out: Path, job: Job) -> None:
     for config in job.configs:
         trial = run_trial(
             load_vit(weights), config, learning, validation, test,
-            seed=job.seed, compute=ONE_CORE,
+            seed=job.seed, compute=compute,
         )  # fmt: skip
         with out.open("a") as file:  # a line is far shorter than what the system appends in one piece
             file.write(trial.to_line(f"{job.task}@{job.images}"))
@@ -157,6 +164,7 @@ def facts(
     embeddings: Annotated[Path, typer.Option(help="folder for TASK.safetensors and TASK.backbone.safetensors")],
     tried: Annotated[Path | None, typer.Option(help="only tasks that have trials in this file")] = None,
     seed: Annotated[int, typer.Option(help="of the draw of the images")] = 0,
+    precision: Precision = "bfloat16",
 ) -> None:
     """Embed every task, under the bundled probe and under the backbone, and read it through the backbone."""
     embeddings.mkdir(parents=True, exist_ok=True)
@@ -174,7 +182,7 @@ def facts(
         ):
             continue
         labelled = task.labelled(images, seed)
-        found = facts_of(labelled, model, transform=transform(), compute=ONE_CORE)
+        found = facts_of(labelled, model, transform=transform(), compute=one_core(precision))
         for file, reader in (
             (f"{file_name(name)}.safetensors", probe),
             (f"{file_name(name)}.backbone.safetensors", own),
@@ -191,6 +199,7 @@ def pace(
     datasets: Annotated[Path, typer.Argument(help="folder of ImageFolder zips with train and test splits")],
     weights: Annotated[Path, typer.Argument(help="weights of vit_tiny_patch16_224")],
     out: Annotated[Path, typer.Option("--out", "-o", help="JSON lines, written anew")],
+    precision: Precision = "bfloat16",
 ) -> None:
     """Measure what each configuration's training takes on one core when nothing else runs.
 
@@ -206,7 +215,7 @@ def pace(
         lengths = (max(1, config.epochs // 20), 3 * max(1, config.epochs // 20))
         short, longer = (
             run_trial(
-                load_vit(weights), config.replace(epochs=epochs), *batches[images], seed=0, compute=ONE_CORE
+                load_vit(weights), config.replace(epochs=epochs), *batches[images], seed=0, compute=one_core(precision)
             ).seconds
             for epochs in lengths
         )

@@ -2,9 +2,11 @@
 
 python benchmarks/placement.py adopt trials.jsonl datasets/ -o benchmarks/results/placement/
 python benchmarks/placement.py run datasets/ weights.safetensors -o benchmarks/results/placement/    resumes
+python benchmarks/placement.py contribute benchmarks/results/placement/ trials.jsonl paces.jsonl
 python benchmarks/placement.py write benchmarks/results/placement/                                    docs/placement.md
 
-`adopt` takes over the grid's trials of LoRA everywhere, early and late, which are the same trainings. `run` measures
+`adopt` takes over the grid's trials of LoRA everywhere, early and late, which are the same trainings, and `contribute`
+gives the grid those of LoRA placed by the Fisher's mass. `run` measures
 every task's sensitivity (a safetensors file each), then trains what is missing, and appends one JSON line a training to
 `trainings.jsonl`. The jobs come in an order in which every beginning is useful: one seed at the parameters of LoRA of
 rank 8, then the other numbers of parameters, then the other seeds.
@@ -158,6 +160,53 @@ def adopt(
             row |= {"budget": trial.parameters, "parameters": trial.parameters, "seconds": trial.seconds}
             curve = [accuracy for accuracy, _ in trial.curve]
             _append(out / "trainings.jsonl", row | {"curve": curve, "score": trial.score})
+
+
+@app.command()
+def contribute(
+    out: Annotated[Path, typer.Argument(help="the folder that `run` added to")],
+    trials: Annotated[Path, typer.Argument(help="what `evidence.py run` wrote, appended to")],
+    paces: Annotated[Path, typer.Argument(help="what `evidence.py pace` wrote, appended to")],
+) -> None:
+    """Give the grid the trainings of LoRA at rank 8, placed by the Fisher's mass, as trials of its own.
+
+    What is known of a trial beside its outcome is that of LoRA everywhere, on the same images. Its seconds are those,
+    and the sensitivity's, which were measured beside one another.
+    """
+    everywhere, rule = AdapterConfig(**LORA), PLACEMENTS["mass"].rule
+    lines = [Trial.from_line(line) for line in trials.read_text().splitlines()]
+    known = {(name, trial.seed, trial.config): trial for name, trial in lines}
+    placed = everywhere.replace(placement=rule)
+    taken = {(m["task"], m["seed"]): m["seconds"] for m in _rows(out, "measured.jsonl") if m["measure"] == "start"}
+    for row in _rows(out):
+        name, key = f"{row['task']}@{IMAGES}", (row["task"], row["seed"])
+        like = known.get((name, row["seed"], everywhere))
+        if (row["way"], row["multiple"]) != ("mass", 1.0) or like is None or (name, row["seed"], placed) in known:
+            continue
+        seconds = row["seconds"] + taken[key]
+        trial = dataclasses.replace(
+            like,
+            config=placed,
+            score=row["score"],
+            validation=row["curve"][-1],
+            parameters=row["parameters"],
+            seconds=seconds,
+            curve=tuple((accuracy, row["seconds"] / len(row["curve"])) for accuracy in row["curve"]),
+        )
+        with trials.open("a") as file:
+            file.write(trial.to_line(name))
+    measured = [json.loads(line) for line in paces.read_text().splitlines()]
+    training = {
+        (r["task"], r["seed"]): r["seconds"] for r in _rows(out) if (r["way"], r["multiple"]) == ("uniform", 1.0)
+    }
+    share = float(np.median([taken[key] / training[key] for key in set(taken) & set(training)]))
+    wanted = placed.replace(weight_decay=0).to_dict()
+    if not any(pace["config"] == wanted for pace in measured):
+        alone = next(
+            pace for pace in measured
+            if pace["images"] == IMAGES and pace["config"] == everywhere.replace(weight_decay=0).to_dict()
+        )  # fmt: skip
+        _append(paces, {"config": wanted, "images": IMAGES, "seconds": alone["seconds"] * (1 + share)})
 
 
 @app.command()

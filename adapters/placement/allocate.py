@@ -108,7 +108,7 @@ def allocate(
             f"parameters={parameters} is too few for {config.method}, which takes {least:.0f} here or more"
         )
     if isinstance(config.settings, Sized):
-        return config.replace(sizes={p.name: size for p, size in zip(places, sizes, strict=True)})
+        return config.replace(placement=None, sizes={p.name: size for p, size in zip(places, sizes, strict=True)})
     names = block_names(model)
     return config.replace(blocks=tuple(names.index(p.name) for p, size in zip(places, sizes, strict=True) if size))
 
@@ -119,7 +119,7 @@ Cost = Callable[[int, int], float]
 
 def _by_site(model: nn.Module, config: AdapterConfig, sites: list[Site]) -> tuple[list[_Place], Cost, int]:
     """The sites of a method with a size at each, the cost of a size, and the parameters that sites share."""
-    build, usual = METHODS[config.method].build, dataclasses.replace(config.settings, sizes=None)  # type: ignore[call-arg]
+    build, usual = METHODS[config.method].build, dataclasses.replace(config.settings, sizes=None, placement=None)  # type: ignore[call-arg]
     parts = [(site, part) for site, part in build(sites, usual) if any(True for _ in part.parameters())]
     uses = Counter(id(p) for _, part in parts for p in part.parameters())
     shared_names = {n for _, part in parts for n, p in part.named_parameters() if uses[id(p)] > 1}

@@ -23,6 +23,7 @@ from adapters import AdapterConfig, BackboneId
 from adapters.data import Batches, transform_of
 from selection.evidence.backbone import load_backbone
 from selection.evidence.grid import Grid, GridTask
+from selection.evidence.placed import placed
 from selection.jobs import Cluster, Failures, Job, Runner, itself, running_on
 from selection.jobs.failures import LOGS
 from selection.store import TaskStore, Trial
@@ -109,7 +110,10 @@ def run_trial(
     """
     backbone, compute = BackboneId.of_model(model), compute or Compute()
     model.to(compute.device_for(next(model.parameters()).device))
-    adapters.attach(model, config, max(train.num_classes, validation.num_classes), seed=seed)
+    start = time.perf_counter()
+    own = placed(config, train.dataset, model, transform=train.transform, compute=compute, seed=seed)
+    placing = time.perf_counter() - start
+    adapters.attach(model, own, max(train.num_classes, validation.num_classes), seed=seed)
     start = time.perf_counter()
     result = adapters.fit(
         model,
@@ -122,7 +126,7 @@ def run_trial(
         compile=compute.compile,
         progress=False,
     )
-    seconds = time.perf_counter() - start
+    seconds = placing + time.perf_counter() - start
     return Trial(
         config=config,
         backbone=backbone,

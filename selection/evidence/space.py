@@ -49,7 +49,11 @@ def fits(backbone: str | nn.Module, config: AdapterConfig) -> bool:
 
 
 def parameters_on(backbone: str | nn.Module, config: AdapterConfig) -> int | None:
-    """Trainable parameters of a configuration on a backbone, classifier not counted; None if it does not fit."""
+    """Trainable parameters of a configuration on a backbone, classifier not counted; None if it does not fit.
+
+    A placement shares out those of the same size everywhere, or a few less.
+    """
+    config = config.replace(placement=None) if config.placement is not None else config
     with torch.device("meta"):
         model = timm.create_model(backbone) if isinstance(backbone, str) else _structure(backbone)
         try:

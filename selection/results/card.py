@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -10,6 +11,7 @@ from selection.results.description import Description, Measured
 
 SHOWN = 5  # rows of the ranking
 CLASSES_SHOWN = 50
+BAR = 20  # characters of the longest one
 
 
 def card(description: Description, *, merged: bool) -> str:
@@ -22,6 +24,8 @@ def card(description: Description, *, merged: bool) -> str:
     parts = [_header(description), _intro(description, merged), _accuracy(description)]
     if description.test_by_class:
         parts.append(_by_class(description))
+    if "sizes" in description.config:
+        parts.append(_places(description))
     parts.append(_use(merged))
     if description.recommendation:
         parts.append(_why(description))
@@ -44,7 +48,7 @@ def _header(own: Description) -> str:
 
 
 def _intro(own: Description, merged: bool) -> str:
-    settings = ", ".join(f"{name} {value}" for name, value in own.config.items() if name != "method")
+    settings = ", ".join(f"{name} {value}" for name, value in own.config.items() if name not in ("method", "sizes"))
     counts = ", ".join(f"{count} for {split}" for split, count in own.num_images.items())
     plain = " It is merged into a plain timm model." if merged else ""
     return f"""# {own.task}
@@ -73,6 +77,14 @@ def _by_class(own: Description) -> str:
     left = len(own.test_by_class) - len(rows)
     rows += [f"| {left} more in result.json | | | |"] if left else []
     return "\n".join(["| class | test images | found | right when named |", "| --- | ---: | ---: | ---: |", *rows])
+
+
+def _places(own: Description) -> str:
+    """The adapter's size at each site, as bars in the order of the network."""
+    sizes = sorted(own.config["sizes"].items(), key=lambda pair: [int(part) for part in re.findall(r"\d+", pair[0])])
+    longest = max(size for _, size in sizes)
+    rows = [f"| {site} | {size} | {'█' * round(BAR * size / longest)} |" for site, size in sizes]
+    return "\n".join(["## Where its parameters are", "", "| site | size | |", "| --- | ---: | --- |", *rows])
 
 
 def _share(value: float | None) -> str:

@@ -17,6 +17,7 @@ from adapters.losses import LossName, Sampling
 from adapters.metrics import metrics_of
 from selection.errors import SelectionError
 from selection.evidence.backbone import load_backbone, source_of
+from selection.evidence.placed import placed
 from selection.evidence.runner import VALIDATION_SHARE
 from selection.recommendation.result import Recommendation
 from selection.results.description import Description, Measured
@@ -112,6 +113,7 @@ def tune_alone(
     train, validation = splits.train, splits.validation
     if validation is None:
         train, validation = train.split(VALIDATION_SHARE, seed=seed)
+    config = placed(config, train, model, compute=compute, seed=seed, progress=progress)
     scores = scores_of(train, model, config, compute=compute, seed=seed)
     adapters.attach(model, config, train.num_classes, seed=seed, scores=scores)
     result = adapters.fit(

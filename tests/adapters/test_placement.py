@@ -303,3 +303,23 @@ def test_the_budget_does_not_touch_the_backbone_or_its_adapters():
     assert placed.sizes == allocate(AdapterConfig("lora"), layer_scores(), _structure(FAMILY), parameters=5_000).sizes
     after = model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_placement_that_waits_for_its_task_is_not_attached_and_gives_way_to_sizes():
+    config = AdapterConfig("lora", placement="root_mass")
+    with pytest.raises(ConfigError, match=r"placement='root_mass' needs the task: selection\.tune measures"):
+        attach(backbone(FAMILY), config, NUM_CLASSES)
+    budget = count_on_tiny(config.replace(placement=None))
+    assert allocate(config, layer_scores(), _structure(FAMILY), parameters=budget).placement is None
+    with pytest.raises(ConfigError, match="sizes are given, so placement='mass' has nothing to share out"):
+        AdapterConfig("lora", placement="mass", sizes={"blocks.0.attn.qkv": 4})
+
+
+@pytest.mark.parametrize(("text", "expected"), [("mass", "mass"), ("root_mass", "root_mass")])
+def test_a_placement_is_read_from_a_command_line_and_from_json(text, expected):
+    config = AdapterConfig.from_texts("lora", {"placement": text})
+    assert config.placement == expected
+    assert AdapterConfig.from_dict(config.to_dict()) == config
+    assert config.label == f"lora rank=8 placement={expected}"
+    with pytest.raises(ConfigError, match="placement='late' must be one of mass, mass_per_parameter, root_mass"):
+        AdapterConfig.from_texts("lora", {"placement": "late"})

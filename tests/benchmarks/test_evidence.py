@@ -58,7 +58,7 @@ def test_finished_trials_are_not_run_again_and_waves_come_in_order(scripts, data
 def test_the_configurations_are_different_and_known(scripts):
     evidence, _ = scripts
     configs = [AdapterConfig.from_dict(settings) for settings in (*evidence.WIDE, *evidence.OTHERS)]
-    assert len(set(configs)) == 18
+    assert len(set(configs)) == 19
 
 
 def test_a_trial_as_if_alone_keeps_its_scores_and_takes_the_measured_seconds(monkeypatch):

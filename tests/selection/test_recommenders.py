@@ -221,6 +221,7 @@ def written_out(a, b, tasks, configs):
         {"blocks": (0, 1)},
         {"blocks": (3, 4)},
         {"rank": 64},
+        {"placement": "mass"},
     ],
 )
 def test_configurations_that_differ_in_a_setting_differ_as_numbers(change):

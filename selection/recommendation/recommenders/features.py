@@ -74,8 +74,8 @@ def _probe_numbers(task: TaskFacts) -> Array:
 
 
 def config_numbers(configs: Sequence[AdapterConfig]) -> tuple[Array, Array]:
-    """Methods `(C, M)` as one of many, and `(C, 6)`: logarithms of size, learning rate over the default, epochs and
-    weight decay, and whether the adapter leaves out early and late blocks.
+    """Methods `(C, M)` as one of many, and `(C, 7)`: logarithms of size, learning rate over the default, epochs and
+    weight decay, whether the adapter leaves out early and late blocks, and whether the task's Fisher places it.
     """
     names = sorted(METHODS)
     methods = np.array([[config.method == name for name in names] for config in configs], np.float64)
@@ -86,5 +86,6 @@ def config_numbers(configs: Sequence[AdapterConfig]) -> tuple[Array, Array]:
         blocks = config.blocks
         places = [0.0, 0.0] if blocks is None else [float(min(blocks) > 0), float(min(blocks) == 0)]
         decay = np.log10(max(config.weight_decay, WEAK_DECAY) / WEAK_DECAY) / 2
-        numbers.append([np.log(size / USUAL_SIZE), rate, np.log(config.epochs / USUAL_EPOCHS), decay, *places])
+        placed = float(config.placement is not None)
+        numbers.append([np.log(size / USUAL_SIZE), rate, np.log(config.epochs / USUAL_EPOCHS), decay, *places, placed])
     return methods, np.array(numbers)
