@@ -97,11 +97,15 @@ class AdapterConfig:
         return AdapterConfig(self.method, self.settings, **changes)
 
     @property
+    def told(self) -> dict[str, str]:
+        """What tables tell of its settings, as short texts by name: the size, and what is not the default."""
+        values = ((name, setting, getattr(self.settings, name)) for name, setting in self.settings.declared().items())
+        return {name: s.shown(value) for name, s, value in values if s.is_size or value != s.default}
+
+    @property
     def label(self) -> str:
         """A short name for tables, such as `lora rank=8`: the method, its size, and what is not the default."""
-        values = ((name, setting, getattr(self.settings, name)) for name, setting in self.settings.declared().items())
-        told = [f"{name}={s.shown(value)}" for name, s, value in values if s.is_size or value != s.default]
-        return " ".join([self.method, *told])
+        return " ".join([self.method, *(f"{name}={text}" for name, text in self.told.items())])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the settings that the method does not take."""

@@ -226,6 +226,10 @@ config = adapters.allocate(adapters.AdapterConfig("lora"), found.mass, model, pa
 adapters.attach(model, config, num_classes=5)
 ```
 
+`AdapterConfig("lora", rank=8, placement="mass")` leaves this to the tuning: `selection.tune`, grids of trials and the
+recommendation take it as one configuration for all tasks, and each task's images decide where the parameters of rank 8
+go (`task2vec tune FOLDER --method lora --set placement=mass`).
+
 [What each rule is worth](placement.md) was measured; `mass` is the default. The budget is never exceeded, and filled
 until no place can be one size larger. Methods with `sizes` get a size for each
 site, the others the `blocks` that carry them. A place gets parameters in proportion to

@@ -149,9 +149,8 @@ def print_recommendation(recommendation: Recommendation) -> None:
 
 def brief(config: AdapterConfig) -> str:
     """A configuration in few columns: its method, and the settings that are not the method's own."""
-    method, *settings = config.label.split(" ")
-    words = (_BRIEF.get(name, f"{name} {{}}").format(value) for name, _, value in (s.partition("=") for s in settings))
-    return " ".join([method, ", ".join(words)]).strip()
+    words = (_BRIEF.get(name, f"{name} {{}}").format(text) for name, text in config.told.items())
+    return " ".join([config.method, ", ".join(words)]).strip()
 
 
 _BRIEF = {
@@ -160,6 +159,8 @@ _BRIEF = {
     "batch_size": "batch {}",
     "bottleneck": "width {}",
     "weight_decay": "decay {}",
+    "placement": "placed by {}",
+    "sizes": "{}",
 }
 
 
