@@ -18,6 +18,7 @@ def explain(recommendation: Recommendation) -> str:
         _what(recommendation),
         *_expected(recommendation),
         *_where(recommendation),
+        *_placed(recommendation),
         *_instead(recommendation),
         _evidence(recommendation),
     ]
@@ -69,6 +70,16 @@ def _where(found: Recommendation) -> list[str]:
     return [
         f"The backbone's features {where} tell {best:.0%} of your images apart: its final ones hide some of what your "
         "labels ask."
+    ]
+
+
+def _placed(found: Recommendation) -> list[str]:
+    """That the task itself says where the parameters go."""
+    if found.config.placement is None:
+        return []
+    return [
+        "Which layers get how many of its parameters is measured on your images when tuning starts, by where the "
+        "backbone's Fisher is large; the result's card shows it."
     ]
 
 

@@ -83,6 +83,7 @@ def test_it_is_recommended_like_any_other_also_for_another_backbone():
         ]
         store.add(embedding(f"task {i}", seed=i), trials=own, source=f"source {i}")
     assert recommend(embedding("target", seed=9), store, "vit_tiny_patch16_224").config == PLACED
+    assert "measured on your images when tuning starts" in recommend(embedding("t", seed=9), store, "vit").explain()
     elsewhere = recommend(embedding("target", seed=9), store, "vit_small_patch16_224")
     assert elsewhere.config == PLACED
     assert elsewhere.candidate.parameters == 12 * 2 * 4 * 2 * 384
