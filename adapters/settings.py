@@ -359,6 +359,18 @@ class Sized(InBlocks):
     sizes: tuple[tuple[str, int], ...] | None = _field(
         _Sizes(None, "Sizes at single sites, by their names, instead of the usual one; with 0 a site gets no adapter.")
     )
+
+    def at(self, site: str) -> int:
+        """The size at a site."""
+        usual = next(name for name, setting in self.declared().items() if setting.is_size)
+        given: int = dict(self.sizes or ()).get(site, getattr(self, usual))
+        return given
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SharedOut(Sized):
+    """Of a method whose sites can share out the parameters of one size, some taking more and others less."""
+
     placement: str | None = _field(
         _Choice(
             None,
@@ -373,9 +385,3 @@ class Sized(InBlocks):
         super().__post_init__()
         if self.sizes is not None and self.placement is not None:
             raise ConfigError(f"sizes are given, so placement={self.placement!r} has nothing to share out; give one")
-
-    def at(self, site: str) -> int:
-        """The size at a site."""
-        usual = next(name for name, setting in self.declared().items() if setting.is_size)
-        given: int = dict(self.sizes or ()).get(site, getattr(self, usual))
-        return given

@@ -119,7 +119,7 @@ Cost = Callable[[int, int], float]
 
 def _by_site(model: nn.Module, config: AdapterConfig, sites: list[Site]) -> tuple[list[_Place], Cost, int]:
     """The sites of a method with a size at each, the cost of a size, and the parameters that sites share."""
-    build, usual = METHODS[config.method].build, dataclasses.replace(config.settings, sizes=None, placement=None)  # type: ignore[call-arg]
+    build, usual = METHODS[config.method].build, config.replace(sizes=None, placement=None).settings
     parts = [(site, part) for site, part in build(sites, usual) if any(True for _ in part.parameters())]
     uses = Counter(id(p) for _, part in parts for p in part.parameters())
     shared_names = {n for _, part in parts for n, p in part.named_parameters() if uses[id(p)] > 1}

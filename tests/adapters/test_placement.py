@@ -323,3 +323,17 @@ def test_a_placement_is_read_from_a_command_line_and_from_json(text, expected):
     assert config.label == f"lora rank=8 placement={expected}"
     with pytest.raises(ConfigError, match="placement='late' must be one of mass, mass_per_parameter, root_mass"):
         AdapterConfig.from_texts("lora", {"placement": "late"})
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if "placement" in METHODS[m].defaults])
+def test_where_a_placement_is_taken_the_parameters_of_one_size_can_be_shared_out(method):
+    config = AdapterConfig(method, placement="mass")
+    everywhere = attach(backbone(FAMILY), config.replace(placement=None), NUM_CLASSES)
+    budget = adapters.num_adapter_parameters(everywhere)
+    placed = allocate(config, layer_scores(3), _structure(FAMILY), parameters=budget)
+    assert len({size for _, size in placed.sizes if size}) > 1
+
+
+def test_facts_layers_which_have_the_largest_size_already_take_none():
+    with pytest.raises(ConfigError, match="fact takes no placement"):
+        AdapterConfig("fact", placement="mass")
