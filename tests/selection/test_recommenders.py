@@ -15,7 +15,7 @@ from selection.evidence.table import TaskFacts, TrialTable
 from selection.evidence.table import table_of as trials_table
 from selection.recommendation.prediction import OWN_ERROR, SHARED_ERROR, Prediction
 from selection.recommendation.recommenders import RECOMMENDERS, GaussianProcess
-from selection.recommendation.recommenders.best_fixed import best_fixed
+from selection.recommendation.recommenders.best_fixed import average_gains, best_fixed
 from selection.recommendation.recommenders.factorisation import factors_of
 from selection.recommendation.recommenders.features import (
     config_numbers,
@@ -99,6 +99,18 @@ def test_the_best_fixed_configuration_gained_most_on_the_tasks_that_tried_it():
     found = best_fixed(table, TARGET, table.configs)
     assert found.choice() == 1
     np.testing.assert_allclose(found.mean, TARGET.level + np.array([0.5, 0.9, 0.52]) - 0.9)
+
+
+def test_a_configuration_that_was_tried_where_there_is_much_to_gain_is_not_the_best_for_that():
+    """Of effects of tasks and configurations that add up, those of the configurations come out whatever is missing."""
+    generator = np.random.default_rng(0)
+    tasks, configs = generator.uniform(0, 0.5, 12), np.array([0.0, 0.1, 0.05])
+    whole = tasks[:, None] + configs
+    some = np.where(generator.random(whole.shape) < 0.6, whole, np.nan)
+    some[:, 0] = whole[:, 0]
+    some[np.argsort(tasks)[:6], 2] = np.nan  # the third one, only where there is much to gain
+    np.testing.assert_allclose(average_gains(some), whole.mean(axis=0), atol=1e-12)
+    assert np.nanmean(some, axis=0).argmax() == 2
 
 
 def test_the_vote_is_the_stated_formula(table):

@@ -4,8 +4,9 @@ Indices: t task, c configuration, r factor.
 
     gain_tc = m_c + sum_r u_tr v_cr
 
-Missing gains are filled in by the factorisation itself, again and again (Mazumder, Hastie and Tibshirani 2010, with a
-fixed rank), and a ridge regression from facts and embedding gives the u_t of a task on which nothing was tried.
+m is what configurations gain on an average task (`best_fixed`). Missing gains are filled in by the factorisation
+itself, again and again (Mazumder, Hastie and Tibshirani 2010, with a fixed rank), and a ridge regression from facts and
+embedding gives the u_t of a task on which nothing was tried.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from adapters import AdapterConfig
 from selection.evidence.table import Array, TaskFacts, TrialTable
 from selection.recommendation.prediction import Prediction
+from selection.recommendation.recommenders.best_fixed import average_gains
 from selection.recommendation.recommenders.features import Described, task_directions, task_numbers
 from selection.recommendation.recommenders.registry import register_recommender
 from selection.recommendation.recommenders.side_information import predicted, side_information
@@ -64,7 +66,7 @@ def _factors_from_side_information(known: Array, factors: Array, asked: Array) -
 def factors_of(values: Array) -> tuple[Array, Array, Array]:
     """m `(C,)`, u `(T, R)` and v `(C, R)` for a table `(T, C)` with NaN where nothing is known."""
     known = np.isfinite(values)
-    average = np.where(known, values, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    average = np.nan_to_num(average_gains(values))
     centred = np.where(known, values - average, 0.0)
     filled = centred
     for _ in range(ROUNDS):
