@@ -217,7 +217,8 @@ the bundled probe `{probe}` ({method}, one draw an image), and trials on them wi
 ## On a pretrained backbone
 
 `{pretrained}` at 96 pixels: {pretrained_trials} trials on {pretrained_tasks} tasks of {pretrained_sources} sources,
-{ground}. Each has 500 or 100 training images, or what there is, and a quarter as many to watch over the training.
+{ground}.
+Each has 500 or 100 training images, or what there is, and a quarter as many to watch over the training.
 Weights are those of the last epoch of a cosine schedule ([pilot](pilot.md)). With 1,000 test images one accuracy has a
 standard error of about 1.5 points.
 

@@ -75,7 +75,7 @@ Before any try, with the share of the variance of gains over the linear probe th
 
 {_before_table(found)}
 
-Regret that the embedding saves before any try, target by target: {_saved(found)}.
+Regret that the recommendation saves before any try, target by target: {_saved(found)}.
 
 ![Calibration](evaluation-calibration.png)
 ![Tasks coloured by what there is to gain](evaluation-map.png)"""
