@@ -88,7 +88,7 @@ def allocate(
     if len(places) < 2:
         raise ConfigError(
             f"{config.method} has parameters at {len(places)} places of {type(model).__name__}; "
-            "choose a method with several, such as lora"
+            "give more blocks or targets, or choose a method with several, such as lora"
         )
     known = Places(
         depth=np.array([place.depth for place in places]),

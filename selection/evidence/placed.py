@@ -47,11 +47,10 @@ def placed(
         raise SelectionError(
             f"placement={config.placement!r} is measured on a task2vec.Task, not {type(task).__name__}"
         )
-    everywhere = config.replace(placement=None)
-    budget = parameters_on(model, everywhere)
+    budget = parameters_on(model, config)
     if budget is None:
-        return everywhere  # attaching it says what does not fit
+        return config.replace(placement=None)  # attaching it says what does not fit
     found = task2vec.sensitivity(
         task, model, transform=transform or transform_of(model), compute=compute, seed=seed, progress=progress
     )
-    return adapters.allocate(everywhere, found.mass, model, parameters=budget, rule=config.placement)
+    return adapters.allocate(config, found.mass, model, parameters=budget, rule=config.placement)

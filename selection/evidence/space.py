@@ -53,7 +53,7 @@ def parameters_on(backbone: str | nn.Module, config: AdapterConfig) -> int | Non
 
     A placement shares out those of the same size everywhere, or a few less.
     """
-    config = config.replace(placement=None) if config.placement is not None else config
+    config = config.replace(placement=None)
     with torch.device("meta"):
         model = timm.create_model(backbone) if isinstance(backbone, str) else _structure(backbone)
         try:

@@ -151,9 +151,7 @@ def _paced_by(batch_size: int, model: nn.Module, config: AdapterConfig, task: Ta
     tuned = copy.deepcopy(model)
     some = task.select(torch.linspace(0, len(task) - 1, min(len(task), STEPS * batch_size)).long().numpy())
     some = some.decoded(transform_of(tuned), workers=compute.workers)
-    short = config.replace(epochs=2, batch_size=batch_size)
-    if config.placement is not None:  # it takes as long wherever the parameters are
-        short = short.replace(placement=None)
+    short = config.replace(epochs=2, batch_size=batch_size, placement=None)  # as long wherever the parameters are
     adapters.attach(tuned, short, task.num_classes)
     fitted = adapters.fit(
         tuned,
