@@ -99,7 +99,7 @@ def add(
         name, group, source = (values.pop(key) for key in ("task", "group", "source"))
         if len({trial.config for trial in tried.get(name, ())}) >= ENOUGH and name.endswith(f"@{images}"):
             kept: list[Trial] = []
-            tags = {group}
+            tags = {group, f"{images} images"}
             if name in store:
                 own, former = {trial.backbone.architecture for trial in tried[name]}, store.task(name)
                 kept = [trial for trial in former.trials if trial.backbone.architecture not in own]

@@ -17,7 +17,7 @@ from adapters.data import Batches, transform_of
 from selection.cli import options as o
 from selection.cli.output import print_json, print_recommendation, print_table
 from selection.evidence.backbone import load_backbone
-from selection.evidence.library import FEW_IMAGES
+from selection.evidence.library import SIZE_TAGS
 from selection.results.folder import describe_recommendation
 from selection.results.result import MERGED
 from selection.store import TaskFilter
@@ -47,8 +47,8 @@ def demo(
     library = selection.load_library()
     console.print(f"1. Embedding the target: {len(train)} digits of 10 classes")
     embedding = task2vec.embed(train, task2vec.load_probe(), seed=seed, progress=True)
-    # Embeddings of a hundred images are noisier, so that like is compared with like here.
-    neighbours = library.nearest(embedding, 5, which=TaskFilter(without_tags=(FEW_IMAGES,)))
+    # Embeddings of few images are noisier, so that like is compared with like here: with tasks taken whole.
+    neighbours = library.nearest(embedding, 5, which=TaskFilter(without_tags=SIZE_TAGS))
     console.print("2. Asking the shipped library")
     recommendation = selection.recommend(embedding, library)
     if not as_json:

@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 EMBEDDINGS, TRIALS, TASKS = HERE / "embeddings.safetensors", HERE / "trials.jsonl", HERE / "tasks.json"
 FACTS = HERE / "facts.jsonl"
 CALLED = "the shipped library"
-FEW_IMAGES = "100 images"  # a tag
+SIZE_TAGS = ("100 images", "500 images")  # of tasks that were not taken whole
 MEAN_FEATURES = HERE / "mean_features.safetensors"
 EXPERTS, WARM_STARTS, COSTS = HERE / "experts.jsonl", HERE / "warm_starts.jsonl", HERE / "costs.jsonl"
 
