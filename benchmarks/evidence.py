@@ -100,11 +100,12 @@ def run(
     out: Annotated[Path, typer.Option("--out", "-o", help="JSON lines, appended to")],
     processes: Annotated[int, typer.Option(help="processes of one thread each")] = 2,
     seed: Annotated[int, typer.Option(help="of the draw of the images and of the training")] = 0,
+    images: Annotated[int | None, typer.Option(help="only tasks with so many training images")] = None,
     precision: Precision = "bfloat16",
 ) -> None:
     """Run the trials that `out` lacks."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    jobs = list(missing(datasets, seed, out))
+    jobs = [job for job in missing(datasets, seed, out) if images in (None, job.images)]
     print(f"{sum(len(job.configs) for job in jobs)} trials to run", flush=True)
     with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=8) as pool:
         for _ in pool.imap_unordered(partial(work, datasets, weights, out, one_core(precision)), jobs):

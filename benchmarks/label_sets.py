@@ -51,7 +51,7 @@ def measure(
     cache.mkdir(parents=True, exist_ok=True)
     vit = Probe(load_vit(weights), classifier="head", transform=transform(), name=NAME)
     probes = {"task2vec_resnet_32": task2vec.load_probe(), NAME: vit}
-    for size, (name, probe), task in product(SIZES, probes.items(), label_sets(datasets)):
+    for (name, probe), size, task in product(probes.items(), SIZES, label_sets(datasets)):
         images = task.split("train")
         # The same images whatever the labels: a draw by class would tell the label sets apart by itself.
         chosen = np.random.default_rng(0).permutation(len(images))[: 2 * size]
@@ -65,7 +65,7 @@ def write(cache: Cache) -> None:
     """Write the section of docs/benchmarks.md from what has been measured."""
     names = sorted({path.name.split(".")[0] for path in cache.glob("*.npz")})
     rows = []
-    for size, (name, title) in product(SIZES, PROBES.items()):
+    for (name, title), size in product(PROBES.items(), SIZES):
         halves = [cache / f"{task}.{name}.{size}.{side}.npz" for side in (0, 1) for task in names]
         if not all(path.exists() for path in halves):
             continue

@@ -40,7 +40,7 @@ class Target:
         scores: float64 `(C,)`, their test accuracies, means over the seeds.
         trials: The first seed's trial of each: validation accuracy, seconds, learning curve.
         repeated: float64 `(2, R)`, test accuracies by two seeds of the R configurations that were tuned with both.
-        costs: float64 `(C,)`, usual seconds of training for each training image.
+        costs: float64 `(C,)`, usual seconds of training on so many images.
     """
 
     facts: TaskFacts
@@ -100,7 +100,7 @@ def _target(
         pair = pairs.most_common(1)[0][0]
         both = [own for own in by_config.values() if set(pair) <= set(own)]
         repeated = np.array([[own[seed].score for own in both] for seed in pair], np.float64)
-    return Target(facts, columns, scores, first, repeated, table.seconds[columns])
+    return Target(facts, columns, scores, first, repeated, table.seconds_on(first[0].num_images)[columns])
 
 
 def leave_one_source_out(

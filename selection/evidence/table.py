@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import nnls
 
 from adapters import AdapterConfig
 from selection.store import BackboneFacts, StoredTask, Trial
@@ -55,7 +56,7 @@ class TrialTable:
         configs: C of them.
         scores: float64 `(T, C)`, mean test accuracy in [0, 1] over the trials; NaN where there is none.
         parameters: int64 `(C,)`, trainable ones beside the classifier's.
-        seconds: float64 `(C,)`, of training for each training image: medians, since a machine may have been busy.
+        seconds: float64 `(C, 2)`, of training: those that every training takes, and those for each training image.
         backbone: Its architecture.
     """
 
@@ -96,9 +97,31 @@ class TrialTable:
         """The same as if nobody had looked at the tasks through the backbone."""
         return dataclasses.replace(self, tasks=tuple(dataclasses.replace(task, backbone=None) for task in self.tasks))
 
+    def seconds_on(self, images: float) -> Array:
+        """Expected seconds `(C,)` of training on so many images, on the machine that made the trials."""
+        return self.seconds @ np.array([1.0, images])
+
     def gains(self) -> Array:
         """`(T, C)`: by how much each score exceeds the accuracy of a linear probe of its task."""
         return self.scores - np.array([task.level for task in self.tasks])[:, None]
+
+
+def _seconds_of(trials: Sequence[Trial]) -> tuple[float, float]:
+    """Seconds that every training of a configuration takes, and those for each image: non-negative least squares of the
+    relative errors. For each number of images the median counts, since a machine may have been busy.
+
+    Numbers of images that are less than twofold apart cannot tell the two from each other: then all goes by images.
+    """
+    by_images: dict[int, list[float]] = defaultdict(list)
+    for trial in trials:
+        by_images[trial.num_images].append(trial.seconds)
+    images = np.array(list(by_images), np.float64)
+    taken = np.array([np.median(own) for own in by_images.values()])
+    if images.max() >= 2 * images.min() and taken.min() > 0:
+        always, each = nnls(np.stack([1 / taken, images / taken], axis=1), np.ones(len(taken)))[0]
+        if each > 0:
+            return float(always), float(each)
+    return 0.0, float(np.median([trial.seconds / trial.num_images for trial in trials]))
 
 
 def table_of(
@@ -133,6 +156,6 @@ def table_of(
         configs,
         np.array(rows, np.float64).reshape(len(facts), len(configs)),
         parameters=np.array([by_config[config][0].parameters for config in configs], np.int64),
-        seconds=np.array([np.median([t.seconds / t.num_images for t in by_config[config]]) for config in configs]),
+        seconds=np.array([_seconds_of(by_config[config]) for config in configs], np.float64).reshape(-1, 2),
         backbone=min(backbones, default=""),
     )

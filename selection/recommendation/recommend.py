@@ -96,7 +96,7 @@ def recommend(
     looked = found.table.looked_at() if facts is not None else found.table.of_tasks([])
     target = TaskFacts(embedding.task or "target", embedding, backbone=facts if looked.tasks else None)
     table = looked if looked.tasks else found.table.without_facts()
-    seconds = table.seconds * training_images(embedding)
+    seconds = table.seconds_on(training_images(embedding))
     kept = limits.keep(table, seconds, already=[*(trial.config for trial in trials), *running])
     kept = [c for c in kept if table.configs[c] not in failed]
     if not kept:

@@ -24,6 +24,7 @@ from selection import (
     recommend,
 )
 from selection.evidence.library import library_warm_starts
+from selection.evidence.table import table_of
 from selection.recommendation import warm_start
 from selection.recommendation.warm_start import expected_gain
 from tests.selection.test_store import embedding, trial
@@ -122,6 +123,25 @@ def test_expected_seconds_are_those_of_all_images_not_only_the_embedded_ones():
     large = dataclasses.replace(target, num_images=50_000)
     seconds = [recommend(t, store, "vit").candidate.seconds for t in (target, large)]
     np.testing.assert_allclose(seconds, [0.8 * 100, 0.8 * 50_000])
+
+
+@pytest.mark.parametrize(
+    ("taken", "asked", "expected"),
+    [
+        ({100: [22.0], 500: [62.0]}, 1000, 112.0),  # 12 s and 0.1 s an image
+        ({100: [22.0, 22.0, 900.0], 500: [62.0]}, 1000, 112.0),  # the machine was busy once
+        ({480: [48.0], 500: [30.0]}, 1000, 80.0),  # too alike to tell the two apart: 0.1 and 0.06 s an image
+        ({100: [50.0], 500: [50.0]}, 1000, 300.0),  # no training takes equally long whatever its images
+    ],
+)
+def test_expected_seconds_are_those_that_every_training_takes_and_those_of_its_images(taken, asked, expected):
+    store = TaskStore()
+    for images, seconds in taken.items():
+        for i, s in enumerate(seconds):
+            done = dataclasses.replace(trial(0.5, seconds=s), config=SSF, num_images=images)
+            store.add(embedding(f"{i} of {images}", seed=i), trials=[done])
+    tasks = [(store.task(e.task), e) for e in store.embeddings(embedding("x").probe)]
+    assert table_of(tasks).seconds_on(asked) == pytest.approx([expected])
 
 
 def test_weights_under_one_name_are_told_apart():

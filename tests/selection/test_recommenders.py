@@ -45,7 +45,7 @@ def table_of(scores):
         TaskFacts(f"task {i}", embedding(f"task {i}", seed=i), f"source {i // 2}") for i in range(len(scores))
     )
     configs = CONFIGS[: scores.shape[1]]
-    return TrialTable(tasks, configs, scores, np.arange(len(configs)), np.ones(len(configs)))
+    return TrialTable(tasks, configs, scores, np.arange(len(configs)), np.ones((len(configs), 2)))
 
 
 @pytest.fixture
@@ -302,7 +302,7 @@ def test_learning_finds_an_interaction_where_there_is_one():
         tasks.append(TaskFacts(f"task {i}", dataclasses.replace(own, fisher=fisher), f"source {i // 2}"))
         gain = np.array([0.0, 0.1, 0.1, 0.0, 0.0]) if i % 2 else np.array([0.0, 0.0, 0.0, 0.1, 0.1])
         scores.append(0.6 + gain + 0.01 * generator.standard_normal(5))
-    table = TrialTable(tuple(tasks[:-2]), CONFIGS, np.array(scores[:-2]), np.arange(5), np.ones(5))
+    table = TrialTable(tuple(tasks[:-2]), CONFIGS, np.array(scores[:-2]), np.arange(5), np.ones((5, 2)))
     process = GaussianProcess.learn(table).calibrated(table)
     for target, best in ((tasks[-2], (3, 4)), (tasks[-1], (1, 2))):
         assert process(table, target, CONFIGS).choice() in best
