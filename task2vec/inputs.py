@@ -47,8 +47,9 @@ class ProbeInputs:
         batch_size: Images at once.
         features: float32 `(N, d)`, the classifier's inputs.
         layers: The measured layers at and after the entry.
-        unmeasured: Weights of layers that the features do not depend on through a call of the layer: the network reads
-            the weight itself, as BEiT does of its query-key-value layers, or does not use the layer at all.
+        unmeasured: Weights of layers that the features do not depend on through a call of the layer on images: the
+            network reads the weight itself, as BEiT does of its query-key-value layers, calls the layer on something
+            that all images share, as Swin V2 does to tell positions apart, or does not use it at all.
 
     Raises:
         UnreadableImageError: fewer than 90% of the images can be decoded.
@@ -124,8 +125,11 @@ class ProbeInputs:
         return features
 
     def _find_measurable(self, images: Tensor) -> None:
-        """Keep to the layers that one image's gradient reaches."""
+        """Keep to the layers that one image's gradient reaches, and that see more of two images than of one."""
         outputs: dict[str, Tensor] = {}
+        image = images[:1].to(self.probe.device, self.probe.dtype)
+        of_one, of_two = (self._sizes_seen(torch.cat([image] * count)) for count in (1, 2))
+        by_image = {name for name in of_one if [2 * size for size in of_one[name]] == of_two[name]}
 
         def keep(name: str, output: Tensor) -> Tensor:
             outputs[name] = output if output.requires_grad else output.detach().requires_grad_().clone()
@@ -135,7 +139,6 @@ class ProbeInputs:
             layer.register_forward_hook(lambda _, args, output, name=name: keep(name, output))
             for name, layer in self.probe.layers.items()
         ]
-        image = images[:1].to(self.probe.device, self.probe.dtype)
         try:
             with torch.enable_grad(), self.probe.feature_tap() as features:
                 taken = features(image.requires_grad_())
@@ -143,11 +146,26 @@ class ProbeInputs:
             for handle in handles:
                 handle.remove()
         gradients = torch.autograd.grad(taken.sum(), list(outputs.values()), allow_unused=True)
-        reached = {name for name, gradient in zip(outputs, gradients, strict=True) if gradient is not None}
+        reached = {n for n, gradient in zip(outputs, gradients, strict=True) if gradient is not None} & by_image
         if not reached:
             raise ProbeError(f"no gradient reaches a layer of {self.probe.name}; its features cannot be measured")
         self.layers = {name: layer for name, layer in self.probe.layers.items() if name in reached}
         self.unmeasured = tuple(f"{name}.weight" for name in self.probe.layers if name not in reached)
+
+    def _sizes_seen(self, images: Tensor) -> dict[str, list[int]]:
+        """How many numbers each layer is called on, call by call."""
+        sizes: dict[str, list[int]] = {name: [] for name in self.probe.layers}
+        handles = [
+            layer.register_forward_hook(lambda _, args, output, name=name: sizes[name].append(args[0].numel()))
+            for name, layer in self.probe.layers.items()
+        ]
+        try:
+            with torch.no_grad(), self.probe.feature_tap() as features:
+                features(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return sizes
 
     def _check_entry(self, entry: _Entry, images: Tensor, inputs: Tensor, features: Tensor) -> None:
         """Enter the first batch at the entry, note which layers run, and compare with the whole way."""

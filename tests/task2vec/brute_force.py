@@ -20,13 +20,14 @@ def loss_of(logits, label):
     return F.cross_entropy(logits, torch.tensor([label]))
 
 
-def brute_force(task, probe, classifier, weighted_labels):
+def brute_force(task, probe, classifier, weighted_labels, names=None):
     """Mean of the weighted squared gradients, one image and one label at a time, averaged inside each filter.
 
     `weighted_labels(n, logits)` gives the labels of image n, each with what its squared gradient counts for. Layers
-    that no gradient reaches have no rows.
+    that no gradient reaches have no rows. `names` keeps to some of the layers.
     """
-    weights = [layer.weight.requires_grad_(True) for layer in probe.layers.values()]
+    layers = [probe.layers[name] for name in (probe.layers if names is None else names)]
+    weights = [layer.weight.requires_grad_(True) for layer in layers]
     totals = [torch.zeros(len(w), dtype=torch.float64) for w in weights]
     reached = set()
     for n in range(len(task)):

@@ -286,6 +286,21 @@ def test_layers_whose_weights_are_read_without_a_call_are_listed_instead_of_meas
     assert "head_dist.weight" in embed(task, plain_probe(distilled, classifier)).unmeasured
 
 
+@pytest.mark.parametrize("batch_size", [4, 7])
+def test_layers_that_are_called_on_what_all_images_share_are_listed_instead_of_measured(batch_size):
+    """Swin V2 calls an MLP on a table of 49 relative positions: its rows are no images, however many fit into them."""
+    task = random_task(7, size=32)
+    swin = timm.create_model("swinv2_tiny_window8_256", img_size=32, window_size=4, depths=(1, 1), num_heads=(3, 6))
+    probe = plain_probe(swin, "head.fc")
+    found = embed(task, probe, batch_size=batch_size)
+    layers = [layer.name for layer in found.layers]
+    assert {name for name in found.unmeasured if "cpb_mlp" in name} == {
+        f"layers.{stage}.blocks.0.attn.cpb_mlp.{number}.weight" for stage in (0, 1) for number in (0, 2)
+    }
+    expected = brute_force(task, probe, found.classifier, drawn_labels(task, 1), layers)
+    assert relative_error(found.fisher, expected) < 1e-4
+
+
 @pytest.mark.parametrize("draws", [1, 4])
 def test_sampled_labels_follow_the_model(draws):
     p = torch.tensor([0.7, 0.0, 0.3], dtype=torch.float64)
