@@ -127,7 +127,7 @@ def learn() -> None:
         which = {task.name: task for task in library.tasks(TaskFilter(trials_on=backbone.architecture))}
         own = [(which[e.task], e) for e in library.embeddings(task2vec.load_probe().fingerprint) if e.task in which]
         table = table_of(own, lambda trial, backbone=backbone: trial.backbone.is_same(backbone))  # type: ignore[misc]
-        for known in (table.looked_at(), table.without_facts()):
+        for known in (table.looked_at(), table.looked_at().without_fisher(), table.without_facts()):
             if known.tasks:
                 process = GaussianProcess.learn(known).calibrated(known)
                 found[kind_of(known)] = {"settings": process.settings, "widening": process.widening}

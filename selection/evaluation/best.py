@@ -90,13 +90,29 @@ def gain_explained(predictions: Sequence[Prediction], targets: Sequence[Target])
         predictions: One for each target.
         targets: Tasks whose answers are known.
     """
+    unexplained = mean_over_sources(errors(predictions, targets), *_spread(targets))
+    return Mean(1 - unexplained.value, 1 - unexplained.high, 1 - unexplained.low)
+
+
+def gain_explained_beyond(
+    predictions: Sequence[Prediction], others: Sequence[Prediction], targets: Sequence[Target]
+) -> Mean:
+    """By how much larger that share is than another row's."""
+    return mean_over_sources(errors(others, targets) - errors(predictions, targets), *_spread(targets))
+
+
+def errors(predictions: Sequence[Prediction], targets: Sequence[Target]) -> Array:
+    """sum_c (g_tc - expected_tc)^2 of each target, `(T,)`."""
+    pairs = zip(predictions, targets, strict=True)
+    return np.array([np.square(gains(t.scores, t) - gains(p.mean, t)).sum() for p, t in pairs])
+
+
+def _spread(targets: Sequence[Target]) -> tuple[list[str], Array]:
+    """Sources of the targets, and sum_c (g_tc - mean)^2 of each, `(T,)`."""
     true = [gains(target.scores, target) for target in targets]
     average = np.mean(np.concatenate(true))
-    expected = [gains(prediction.mean, target) for prediction, target in zip(predictions, targets, strict=True)]
-    left = np.array([np.square(own - guess).sum() for own, guess in zip(true, expected, strict=True)])
     spread = np.array([np.square(own - average).sum() for own in true])
-    unexplained = mean_over_sources(left, [target.facts.source for target in targets], spread)
-    return Mean(1 - unexplained.value, 1 - unexplained.high, 1 - unexplained.low)
+    return [target.facts.source for target in targets], spread
 
 
 def lost_by_another_seed(target: Target) -> float:

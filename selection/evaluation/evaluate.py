@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from selection.errors import SelectionError
-from selection.evaluation.best import TRIES, Choice, choose, gain_explained, rank_correlation
+from selection.evaluation.best import TRIES, Choice, choose, gain_explained, gain_explained_beyond, rank_correlation
 from selection.evaluation.budget import Replay, Search, at_random, by_model, in_order, successive_halving
 from selection.evaluation.cheapest import CheapChoice, cheapest_in_truth, choose_cheapest
 from selection.evaluation.optuna_search import is_installed, tpe_with_hyperband
@@ -82,6 +82,10 @@ class Evaluation:
     def explained(self, row: str) -> Mean:
         """Share of the variance of gains over the linear probe."""
         return gain_explained(self.predictions[row], self.targets)
+
+    def explains_more_than(self, row: str, other: str) -> Mean:
+        """By how much larger a row's share is than another's."""
+        return gain_explained_beyond(self.predictions[row], self.predictions[other], self.targets)
 
     def has_model(self, row: str) -> bool:
         """Whether a row expects accuracies and not only an order."""

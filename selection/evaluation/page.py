@@ -66,8 +66,9 @@ Tries reveal the validation accuracy that a user would see.
 
 {regret_table(found)}
 
-The rows with dots are `average`, the default, with something else in place of the embedding or of the facts. The last
-row is, for each source, whichever of the models that learn did best on all others.
+The rows with dots are `gaussian_process`, the default, knowing less: without the Fisher of the backbone on the task;
+with something else in place of the embedding and without that Fisher; with one of both alone. The last row is, for
+each source, whichever of the models that learn did best on all others.
 
 ![Regret against tries](evaluation-regret.png)
 
@@ -75,7 +76,8 @@ Before any try, with the share of the variance of gains over the linear probe th
 
 {_before_table(found)}
 
-Regret that the recommendation saves before any try, target by target: {_saved(found)}.
+Regret that the recommendation saves before any try, target by target: {_saved(found)}. The share of the gains that it
+explains beyond what noise and the facts explain: {found.explains_more_than(LEARNED, NOISE).text()}.
 
 ![Calibration](evaluation-calibration.png)
 ![Tasks coloured by what there is to gain](evaluation-map.png)"""

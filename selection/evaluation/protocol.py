@@ -77,6 +77,9 @@ def targets_of(tasks: Sequence[tuple[StoredTask, TaskEmbedding]], backbone: str)
     table = table_of(tasks, lambda trial: trial.backbone.is_same(wanted))
     if any(task.backbone is None for task in table.tasks):
         table = table.without_facts()
+    known = [task.backbone for task in table.tasks if task.backbone is not None]
+    if not all(facts.compares_with(known[0]) for facts in known):
+        table = table.without_fisher()
     stored = {task.name: task for task, _ in tasks}
     found = []
     for t, facts in enumerate(table.tasks):

@@ -26,10 +26,11 @@ from selection.recommendation.recommenders.features import (
 from selection.recommendation.recommenders.gaussian_process import Wanted
 from task2vec.distances.of_variances import unit
 
-LEARNED, PROCESS, BASELINE = "average", "gaussian_process", "best_fixed"
+LEARNED, AVERAGE, BASELINE = "gaussian_process", "average", "best_fixed"
 BY_DEPTH = "gaussian_process, embedding by depth"
-MODELS = (LEARNED, PROCESS, BY_DEPTH, "boosted_trees", "factorisation")  # that learn from the trials
+MODELS = (LEARNED, AVERAGE, BY_DEPTH, "boosted_trees", "factorisation")  # that learn from the trials
 CHOSEN = "the model that chose best for other sources"
+WITHOUT_BACKBONE = "... without the backbone's Fisher"
 NOISE, FACTS_ONLY, EMBEDDING_ONLY = "... with noise", "... with task facts only", "... with the embedding only"
 NOISE_DIMENSIONS = 64
 
@@ -40,16 +41,17 @@ def rows_of(mean_features: Mapping[str, npt.NDArray[np.float32]] | None = None) 
     Args:
         mean_features: For each task the mean of the probe's features `(d,)`, for the ablation that uses them.
     """
-    rows = {name: _plain(own) for name, own in RECOMMENDERS.items() if name not in (PROCESS, LEARNED)}
-    rows[PROCESS] = _process(task_directions)
+    rows = {name: _plain(own) for name, own in RECOMMENDERS.items() if name not in (LEARNED, AVERAGE)}
+    rows[AVERAGE] = _averaged
     rows[BY_DEPTH] = _process(task_directions_by_depth)
-    rows[LEARNED] = _learned(task_directions)
+    rows[LEARNED] = _process(task_directions)
+    rows[WITHOUT_BACKBONE] = _process(task_directions, facts_alone)
     if mean_features:
-        rows["... with mean features"] = _learned(lambda tasks: _standardised(tasks, mean_features))
-    rows["... with shuffled embeddings"] = _learned(shuffled)
-    rows[NOISE] = _learned(noise)
-    rows[FACTS_ONLY] = _learned(nothing)
-    rows[EMBEDDING_ONLY] = _learned(task_directions, nothing)
+        rows["... with mean features"] = _process(lambda tasks: _standardised(tasks, mean_features), facts_alone)
+    rows["... with shuffled embeddings"] = _process(shuffled, facts_alone)
+    rows[NOISE] = _process(noise, facts_alone)
+    rows[FACTS_ONLY] = _process(nothing, facts_alone)
+    rows[EMBEDDING_ONLY] = _process(task_directions, nothing)
     return rows
 
 
@@ -67,25 +69,25 @@ def _process(directions: Described, numbers: Described = task_numbers) -> Learn:
     return learn
 
 
-def _learned(directions: Described, numbers: Described = task_numbers) -> Learn:
-    def learn(table: TrialTable) -> Predict:
-        process = _process(directions, numbers)(table)
+def _averaged(table: TrialTable) -> Predict:
+    process = _process(task_directions)(table)
 
-        def predict(wanted: Sequence[Wanted]) -> list[Prediction]:
-            pairs = zip(process(wanted), wanted, strict=True)
-            return [
-                with_others(own, table, target, candidates, directions, numbers) for own, (target, candidates) in pairs
-            ]
+    def predict(wanted: Sequence[Wanted]) -> list[Prediction]:
+        pairs = zip(process(wanted), wanted, strict=True)
+        return [with_others(own, table, target, candidates) for own, (target, candidates) in pairs]
 
-        return predict
-
-    return learn
+    return predict
 
 
 def _standardised(tasks: Sequence[TaskFacts], features: Mapping[str, npt.NDArray[np.float32]]) -> Array:
     """Mean features without what all tasks share, of length 1, like the embeddings."""
     values = np.stack([features[task.name] for task in tasks]).astype(np.float64)
     return unit(values - values.mean(axis=0))
+
+
+def facts_alone(tasks: Sequence[TaskFacts]) -> Array:
+    """What is known of tasks beside any Fisher."""
+    return task_numbers([task.without_fisher() for task in tasks])
 
 
 def nothing(tasks: Sequence[TaskFacts]) -> Array:

@@ -46,6 +46,15 @@ class TaskFacts:
         classifier = self.embedding.classifier
         return classifier.accuracy if classifier.cross_validated is None else classifier.cross_validated
 
+    @property
+    def has_fisher(self) -> bool:
+        """Whether the backbone's Fisher was measured on it."""
+        return self.backbone is not None and bool(self.backbone.fisher)
+
+    def without_fisher(self) -> TaskFacts:
+        """The same as if nobody had measured it."""
+        return self if self.backbone is None else dataclasses.replace(self, backbone=self.backbone.without_fisher())
+
 
 @dataclasses.dataclass(frozen=True)
 class TrialTable:
@@ -93,6 +102,15 @@ class TrialTable:
         kept = [t for t, task in enumerate(self.tasks) if task.backbone is not None]
         return self.of_tasks(kept if 2 * len(kept) >= len(self.tasks) else [])
 
+    def with_fisher_like(self, facts: BackboneFacts) -> TrialTable:
+        """The tasks whose Fisher compares with these facts', if they are half of all; otherwise all, without it."""
+        alike = [t for t, task in enumerate(self.tasks) if task.backbone and task.backbone.compares_with(facts)]
+        return self.of_tasks(alike) if 2 * len(alike) >= len(self.tasks) else self.without_fisher()
+
+    def without_fisher(self) -> TrialTable:
+        """The same as if nobody had measured the backbone's Fisher."""
+        return dataclasses.replace(self, tasks=tuple(task.without_fisher() for task in self.tasks))
+
     def without_facts(self) -> TrialTable:
         """The same as if nobody had looked at the tasks through the backbone."""
         return dataclasses.replace(self, tasks=tuple(dataclasses.replace(task, backbone=None) for task in self.tasks))
@@ -104,6 +122,17 @@ class TrialTable:
     def gains(self) -> Array:
         """`(T, C)`: by how much each score exceeds the accuracy of a linear probe of its task."""
         return self.scores - np.array([task.level for task in self.tasks])[:, None]
+
+
+def on_equal_terms(table: TrialTable, target: TaskFacts) -> tuple[TrialTable, TaskFacts]:
+    """Evidence and a target of which the same kind of facts is known: with those that the target has and at least half
+    of the stored tasks have as well, of these tasks alone; without them where there are fewer.
+    """
+    looked = table.looked_at()
+    if target.backbone is None or not looked.tasks:
+        return table.without_facts(), dataclasses.replace(target, backbone=None)
+    alike = looked.with_fisher_like(target.backbone)
+    return alike, target if all(task.has_fisher for task in alike.tasks) else target.without_fisher()
 
 
 def _seconds_of(trials: Sequence[Trial]) -> tuple[float, float]:

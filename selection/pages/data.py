@@ -233,6 +233,7 @@ def told_of(found: Recommendation, backbone: str) -> dict[str, Any]:
         "note": found.note,
         "level": found.level,
         "depths": None if found.facts is None else _depths(found.facts),
+        "fisher": None if found.fisher is None else dataclasses.asdict(found.fisher),
         "ranking": [
             {
                 "config": c.config.label,

@@ -18,6 +18,7 @@ def explain(recommendation: Recommendation) -> str:
         _what(recommendation),
         *_expected(recommendation),
         *_where(recommendation),
+        *_fisher(recommendation),
         *_placed(recommendation),
         *_instead(recommendation),
         _evidence(recommendation),
@@ -71,6 +72,11 @@ def _where(found: Recommendation) -> list[str]:
         f"The backbone's features {where} tell {best:.0%} of your images apart: its final ones hide some of what your "
         "labels ask."
     ]
+
+
+def _fisher(found: Recommendation) -> list[str]:
+    """Which blocks the task pulls at."""
+    return [] if found.fisher is None else [found.fisher.explain()]
 
 
 def _placed(found: Recommendation) -> list[str]:

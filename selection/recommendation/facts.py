@@ -2,7 +2,8 @@
 
 The accuracy of a linear probe pins the level that tuning starts from, and it is a first trial for nothing. The same
 after each third of the blocks says how far the features that the task needs lie from where the backbone keeps them, and
-on features of parts of the image what tuning may get at, though the final features hide it.
+on features of parts of the image what tuning may get at, though the final features hide it. The backbone's own Fisher,
+from a pass forwards and backwards, says how much the task pulls at it, and in which layers.
 
 Indices: i image, d feature.
 """
@@ -18,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+import task2vec
 from adapters import BackboneId
 from adapters.data import Transform, transform_of
 from adapters.pooling import ends_of_parts, pooled
@@ -41,7 +43,7 @@ BATCH_SIZE = 64
 def facts_of(
     task: Task, backbone: nn.Module, *, transform: Transform | None = None, compute: Compute | None = None
 ) -> BackboneFacts:
-    """Read a task's images once through a backbone.
+    """Read a task's images through a backbone.
 
     Args:
         task: Labelled images, one label each; those that cannot be decoded are left out.
@@ -61,7 +63,8 @@ def facts_of(
     rows: list[_Features] = []
     chosen = np.zeros(len(task), bool)
     chosen[np.random.default_rng(0).permutation(len(task))[:MOST_IN_PLACE]] = True
-    compute = compute or Compute()
+    compute, transform = compute or Compute(), transform or transform_of(backbone)
+    image_size: tuple[int, int, int] | None = None
     parameter = next(backbone.parameters())
     backbone.to(compute.device_for(parameter.device))
     autocast = compute.autocast_dtype
@@ -69,11 +72,10 @@ def facts_of(
     backbone.eval()
     try:
         with torch.no_grad(), _features(backbone) as read:
-            for start, images, failures in task.batches(
-                transform or transform_of(backbone), BATCH_SIZE, workers=compute.workers
-            ):
+            for start, images, failures in task.batches(transform, BATCH_SIZE, workers=compute.workers):
                 bad |= {start + offset: name for offset, name in failures.items()}
                 if len(images):
+                    image_size = images.shape[1], images.shape[2], images.shape[3]
                     kept = np.delete(chosen[start : start + len(images) + len(failures)], list(failures))
                     with torch.autocast(parameter.device.type, autocast, enabled=autocast is not None):
                         rows.append(read(images.to(parameter.device, parameter.dtype), torch.from_numpy(kept)))
@@ -95,6 +97,8 @@ def facts_of(
         in_place=tuple(leave_one_out_accuracy(features, some, task.num_classes) for features in cells),
         logme=SCORES["logme"](outputs),
         h_score=SCORES["h_score"](outputs),
+        fisher=task2vec.sensitivity(task, backbone, transform=transform, compute=compute).mass,
+        image_size=image_size,
     )
 
 

@@ -17,7 +17,8 @@ from adapters import AdapterConfig, BackboneId
 from selection.errors import RecommendationError
 from selection.evidence.published import RESULTS
 from selection.evidence.space import parameters_on
-from selection.evidence.table import TaskFacts, TrialTable, table_of
+from selection.evidence.table import TaskFacts, TrialTable, on_equal_terms, table_of
+from selection.recommendation.fisher_by_block import FisherByBlock, fisher_by_block
 from selection.recommendation.learning_curves import curves_of
 from selection.recommendation.limits import Limits
 from selection.recommendation.observed import observations, training_images
@@ -29,7 +30,7 @@ from selection.recommendation.warm_start import warm_start
 from selection.store import BackboneFacts, StoredTask, TaskFilter, TaskStore, Trial
 from task2vec import TaskEmbedding
 
-DEFAULT_RECOMMENDER = "average"
+DEFAULT_RECOMMENDER = "gaussian_process"
 CONSIDERED = 150  # tasks with trials, the nearest ones; a learned model takes the cube of their trials
 SHOWN = 5  # stored tasks that are named as evidence
 CLOSE = 0.05  # of accuracy, within which a stored task's gain agrees with what is expected, however sure that is
@@ -93,9 +94,7 @@ def recommend(
     limits = Limits(max_params, max_seconds, mergeable_only, methods, tuple(without_methods))
     asked = BackboneId.of_name(backbone) if isinstance(backbone, str) else BackboneId.of_model(backbone)
     found = _evidence_for(embedding, store, backbone, asked, exclude)
-    looked = found.table.looked_at() if facts is not None else found.table.of_tasks([])
-    target = TaskFacts(embedding.task or "target", embedding, backbone=facts if looked.tasks else None)
-    table = looked if looked.tasks else found.table.without_facts()
+    table, target = on_equal_terms(found.table, TaskFacts(embedding.task or "target", embedding, backbone=facts))
     seconds = table.seconds_on(training_images(embedding))
     kept = limits.keep(table, seconds, already=[*(trial.config for trial in trials), *running])
     kept = [c for c in kept if table.configs[c] not in failed]
@@ -135,6 +134,7 @@ def recommend(
         note=note,
         within=within,
         facts=target.backbone,
+        fisher=None if facts is None else _by_block(facts, found.table),
     )
 
 
@@ -233,6 +233,10 @@ def _ranking(
         for i, c in enumerate(kept)
     ]
     return tuple(sorted(found, key=lambda c: (-c.predicted, c.parameters, c.config.label)))
+
+
+def _by_block(facts: BackboneFacts, table: TrialTable) -> FisherByBlock | None:
+    return fisher_by_block(facts, [task.backbone for task in table.tasks if task.backbone is not None])
 
 
 def _agrees(evidence: Evidence, gain: float, std: float) -> bool:

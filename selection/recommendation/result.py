@@ -10,6 +10,7 @@ from scipy.stats import truncnorm
 
 from adapters import AdapterConfig
 from selection.recommendation.explanation import explain
+from selection.recommendation.fisher_by_block import FisherByBlock
 from selection.store import BackboneFacts
 
 COVERAGE = 0.8  # of the interval
@@ -91,6 +92,8 @@ class Recommendation:
         within: How far below the best expectation `config` was allowed to be; None if it had to be the best.
         timed_here: Whether expected seconds are those of this machine, where a few steps were measured.
         facts: What the target looks like to the backbone; None if nobody looked.
+        fisher: Where the backbone's Fisher on the target lies, beside that on the stored tasks; None if it was not
+            measured.
     """
 
     config: AdapterConfig
@@ -104,6 +107,7 @@ class Recommendation:
     within: float | None = None
     timed_here: bool = False
     facts: BackboneFacts | None = None
+    fisher: FisherByBlock | None = None
 
     @property
     def candidate(self) -> Candidate:

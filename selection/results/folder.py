@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -81,6 +82,7 @@ def describe_recommendation(recommendation: Recommendation) -> dict[str, Any]:
         "std": _number(recommendation.std),
         "interval": list(recommendation.candidate.interval) if calibrated else None,
         "level": recommendation.level,
+        "fisher_by_block": None if recommendation.fisher is None else dataclasses.asdict(recommendation.fisher),
         "recommender": recommendation.recommender,
         "explanation": recommendation.explain(),
         "note": recommendation.note,

@@ -13,6 +13,8 @@ from adapters import BackboneId
 
 Array = npt.NDArray[np.float64]
 
+LEAST = 1e-9  # mass of a Fisher: less stands for nothing
+
 
 @dataclasses.dataclass(frozen=True)
 class BackboneFacts:
@@ -30,6 +32,10 @@ class BackboneFacts:
             where things are, which the final features hide.
         logme: LogME of the backbone's own features: the evidence of a Bayesian linear model of the labels, an image.
         h_score: How much of the features' spread lies between the classes.
+        fisher: The mass of the backbone's Fisher in each of its layers by their names, from input to output
+            (`task2vec.Sensitivity.mass`); empty where it was not measured.
+        image_size: `(channels, height, width)` as the backbone took the images, by which the Fisher differs; None where
+            that is not known.
     """
 
     backbone: BackboneId
@@ -40,19 +46,33 @@ class BackboneFacts:
     in_place: tuple[float, ...]
     logme: float
     h_score: float
+    fisher: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    image_size: tuple[int, int, int] | None = None
+
+    def compares_with(self, other: BackboneFacts) -> bool:
+        """Whether the Fisher of both was measured in the same layers and on images of one size."""
+        same_layers = bool(self.fisher) and list(self.fisher) == list(other.fisher)
+        return same_layers and self.image_size is not None and self.image_size == other.image_size
+
+    def without_fisher(self) -> BackboneFacts:
+        """The same as if nobody had measured it."""
+        return dataclasses.replace(self, fisher={})
 
     @property
     def numbers(self) -> Array:
-        """For recommenders, each about 1 large, `(5,)`: the probe's accuracy; by how much the best of all probes
-        exceeds it, and by how much the one of all depths in place does; logarithms of classes and images.
+        """For recommenders, each about 1 large: the probe's accuracy; by how much the best of all probes exceeds it,
+        and by how much the one of all depths in place does; logarithms of classes and images, `(5,)`. Where the Fisher
+        was measured also the logarithm of its whole mass, `(6,)`.
         """
         best = max(self.linear_probe, *self.by_depth, *self.in_place)
         gains = [(best - self.linear_probe) / 0.15, (self.in_place[-1] - self.linear_probe) / 0.2]
-        return np.array([self.linear_probe / 0.25, *gains, np.log(self.num_classes / 8), np.log(self.num_images / 300)])
+        counts = [np.log(self.num_classes / 8), np.log(self.num_images / 300)]
+        mass = [np.log(max(sum(self.fisher.values()), LEAST)) / 0.6] if self.fisher else []
+        return np.array([self.linear_probe / 0.25, *gains, *counts, *mass])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        values = dataclasses.asdict(self) | {"by_depth": list(self.by_depth), "in_place": list(self.in_place)}
+        values = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
         return values | {"backbone": str(self.backbone), "backbone_fingerprint": self.backbone.fingerprint}
 
     @classmethod
@@ -65,8 +85,7 @@ class BackboneFacts:
         own = dict(values)
         try:
             backbone = BackboneId.of_name(own.pop("backbone"), own.pop("backbone_fingerprint"))
-            return cls(
-                backbone=backbone, **own | {"by_depth": tuple(own["by_depth"]), "in_place": tuple(own["in_place"])}
-            )
+            own |= {name: tuple(values) for name, values in own.items() if isinstance(values, list)}
+            return cls(backbone=backbone, **own)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not the facts of a task: {error}") from error

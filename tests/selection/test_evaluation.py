@@ -280,7 +280,7 @@ def test_a_whole_evaluation_makes_a_page_with_figures(tmp_path):
     found = evaluate_store(filled(8), "vit", progress=False)
     write_page(found, tmp_path, "## More\n\nwords")
     page = (tmp_path / "evaluation.md").read_text()
-    for row in ("average", "best_fixed", "... with noise", "random search", "whoever knew the scores"):
+    for row in ("gaussian_process", "best_fixed", "... with noise", "random search", "whoever knew the scores"):
         assert f"| {row} |" in page
     assert page.endswith("words\n")
     assert {path.name for path in tmp_path.glob("*.png")} == {
@@ -305,4 +305,4 @@ def test_a_store_that_two_probes_embedded_is_evaluated_by_the_one_that_embedded_
     for i in range(3):
         store.add(embedding(f"task {i}", seed=50 + i, probe="b" * 32, dimension=7))
     both = evaluate_store(store, "vit", progress=False)
-    assert both.choices("average") == alone.choices("average")
+    assert both.choices("gaussian_process") == alone.choices("gaussian_process")

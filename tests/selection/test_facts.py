@@ -11,6 +11,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+import task2vec
 from adapters import BackboneId
 from adapters.data import transform_of
 from selection import SelectionError
@@ -57,8 +58,35 @@ def test_the_probes_are_cross_validated_on_features_at_each_third_of_the_blocks(
         assert value == pytest.approx(expected(features.numpy()), abs=0.1)
     assert found.backbone.is_same(BackboneId.of_name("task2vec_vit_patch4_32"))
     assert (found.num_images, found.num_classes) == (60, 3)
-    assert len(found.numbers) == 5
     assert np.isfinite(found.numbers).all()
+
+
+def test_the_fisher_is_that_of_the_backbone_on_the_images_as_it_takes_them(model):
+    task = coloured()
+    found = facts_of(task, model)
+    assert found.fisher == task2vec.sensitivity(task, model).mass
+    assert found.image_size == (3, 32, 32)
+    np.testing.assert_allclose(found.numbers[5], np.log(sum(found.fisher.values())) / 0.6)
+    np.testing.assert_array_equal(found.numbers[:5], found.without_fisher().numbers)
+
+
+@pytest.mark.parametrize(
+    ("changes", "compares"),
+    [
+        ({}, True),
+        ({"fisher": {"blocks.0.mlp.fc1": 2.0}}, True),
+        ({"fisher": {"blocks.1.mlp.fc1": 2.0}}, False),
+        ({"fisher": {}}, False),
+        ({"image_size": (3, 224, 224)}, False),
+        ({"image_size": None}, False),
+    ],
+)
+def test_the_fisher_of_two_tasks_compares_in_the_same_layers_on_images_of_one_size(changes, compares):
+    facts = BackboneFacts(
+        BackboneId("vit"), 100, 5, 0.5, (0.2,), (0.3,), 0.5, 2.0, {"blocks.0.mlp.fc1": 1.0}, (3, 96, 96)
+    )
+    other = dataclasses.replace(facts, **changes)
+    assert facts.compares_with(other) is other.compares_with(facts) is compares
 
 
 def test_clear_labels_are_told_from_shuffled_ones(model):

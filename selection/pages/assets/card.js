@@ -44,6 +44,7 @@ function adviceOf(task) {
     element("h3", {}, `Recommended for ${advice.backbone}`),
     element("p", {}, advice.explanation),
     ...depthsOf(advice.depths),
+    ...blocksOf(advice.fisher),
     element("p", { class: "note" }, `The ${ranking.length} best expected of ${advice.candidates} configurations.${without}`),
     element("div", { class: "scroll" }, table("Expected", ["configuration", "accuracy", "80% between", "parameters", "training"], ranking)),
     element("div", { class: "scroll" }, table("Because of", ["task", "distance", "recommended, there", "best there", "accuracy"], evidence, [3])),
@@ -70,6 +71,34 @@ function drawDepths(depths) {
   });
   draw("by-depth", [bars("averaged over the image", depths.averaged, 0), bars("part by part of the image", depths.in_place, 1)], {
     barmode: "group", shapes: [level(depths.final)], annotations: [said("final features", depths.final)], xaxis: axis("features of the backbone"), yaxis: axis("told apart", { tickformat: ".0%" }),
+    legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, showlegend: true,
+  }, { displayModeBar: false });
+}
+
+// Where the backbone's Fisher on the task lies, and where it lies on other tasks.
+function blocksOf(fisher) {
+  if (!fisher) return [];
+  const rows = fisher.blocks.map((block, i) => [block, percent(fisher.shares[i]), percent(fisher.usual?.[i] ?? null)]);
+  const shown = table("Share of the backbone's Fisher", ["block", "on these images", "usually"], rows);
+  return [
+    element("div", { id: "by-block", class: "trials", role: "img", "aria-label": "Share of the backbone's Fisher in each of its blocks; the table below has the numbers" }),
+    element("details", {}, element("summary", {}, "The same as a table"), element("div", { class: "scroll" }, shown)),
+  ];
+}
+
+function drawBlocks(fisher) {
+  const places = fisher.blocks.map((_, i) => i), names = fisher.blocks.map(escaped);
+  const own = {
+    type: "bar", name: "on these images", x: places, y: fisher.shares, text: names, textposition: "none",
+    marker: { color: markOf(0).color }, hovertemplate: "%{text}: %{y:.1%}<extra></extra>",
+  };
+  const usual = fisher.usual && {
+    type: "scatter", mode: "markers", name: "usually", x: places, y: fisher.usual, text: names,
+    marker: { ...markOf(1), size: 9 }, hovertemplate: "%{text}, usually: %{y:.1%}<extra></extra>",
+  };
+  const ticks = places.length > 40 ? {} : { tickvals: places, ticktext: fisher.blocks.map((b) => escaped(short(b, 18))), tickangle: -60, tickfont: { size: 10 } };
+  draw("by-block", usual ? [own, usual] : [own], {
+    xaxis: axis("", ticks), yaxis: axis("share of the backbone's Fisher", { tickformat: ".0%" }),
     legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, showlegend: true,
   }, { displayModeBar: false });
 }
@@ -209,6 +238,7 @@ function showCard(focus) {
   );
   drawTrials(task);
   if (task.advice?.depths) drawDepths(task.advice.depths);
+  if (task.advice?.fisher) drawBlocks(task.advice.fisher);
   if (document.getElementById("by-layer")) drawLayers(task);
   cardPlace.scrollTop = 0;
   if (focus) cardPlace.focus();

@@ -11,7 +11,6 @@ from adapters import AdapterConfig
 from selection.evidence.table import TaskFacts, TrialTable
 from selection.recommendation.prediction import Prediction
 from selection.recommendation.recommenders import boosted_trees, factorisation
-from selection.recommendation.recommenders.features import Described, task_directions, task_numbers
 from selection.recommendation.recommenders.gaussian_process import gaussian_process
 from selection.recommendation.recommenders.registry import register_recommender
 
@@ -27,8 +26,6 @@ def with_others(
     table: TrialTable,
     target: TaskFacts,
     candidates: Sequence[AdapterConfig],
-    directions: Described = task_directions,
-    numbers: Described = task_numbers,
 ) -> Prediction:
     """What the Gaussian process expects, averaged with what trees and factorisation expect.
 
@@ -37,10 +34,6 @@ def with_others(
         table: The evidence.
         target: The task.
         candidates: The configurations.
-        directions: What stands for the tasks' embeddings, `(T, any)`; others than the embeddings are for ablations.
-        numbers: What stands for the tasks' facts, `(T, any)`.
     """
-    others = [
-        model.gains(table, [target], candidates, directions, numbers)[0] for model in (boosted_trees, factorisation)
-    ]
+    others = [model.gains(table, [target], candidates)[0] for model in (boosted_trees, factorisation)]
     return dataclasses.replace(process, mean=np.mean([process.mean, *(target.level + own for own in others)], axis=0))

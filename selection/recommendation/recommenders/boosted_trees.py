@@ -9,12 +9,7 @@ import numpy as np
 from adapters import AdapterConfig
 from selection.evidence.table import Array, TaskFacts, TrialTable
 from selection.recommendation.prediction import Prediction
-from selection.recommendation.recommenders.features import (
-    Described,
-    config_numbers,
-    task_directions,
-    task_numbers,
-)
+from selection.recommendation.recommenders.features import config_numbers
 from selection.recommendation.recommenders.registry import register_recommender
 from selection.recommendation.recommenders.side_information import predicted, side_information
 
@@ -32,13 +27,11 @@ def gains(
     table: TrialTable,
     targets: Sequence[TaskFacts],
     candidates: Sequence[AdapterConfig],
-    directions: Described = task_directions,
-    numbers: Described = task_numbers,
 ) -> Array:
     """See `Gains`."""
     from sklearn.ensemble import GradientBoostingRegressor
 
-    stored, asked = side_information(table.tasks, targets, directions, numbers)
+    stored, asked = side_information(table.tasks, targets)
     settings = np.hstack(config_numbers([*table.configs, *candidates]))
     pairs = np.argwhere(np.isfinite(table.scores))
     rows = np.hstack([stored[pairs[:, 0]], settings[pairs[:, 1]]])

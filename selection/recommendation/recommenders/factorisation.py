@@ -19,7 +19,6 @@ from adapters import AdapterConfig
 from selection.evidence.table import Array, TaskFacts, TrialTable
 from selection.recommendation.prediction import Prediction
 from selection.recommendation.recommenders.best_fixed import average_gains
-from selection.recommendation.recommenders.features import Described, task_directions, task_numbers
 from selection.recommendation.recommenders.registry import register_recommender
 from selection.recommendation.recommenders.side_information import predicted, side_information
 
@@ -39,13 +38,11 @@ def gains(
     table: TrialTable,
     targets: Sequence[TaskFacts],
     candidates: Sequence[AdapterConfig],
-    directions: Described = task_directions,
-    numbers: Described = task_numbers,
 ) -> Array:
     """See `Gains`; a configuration that no stored task was tuned with is expected to gain nothing."""
     average, tasks, configs = factors_of(table.gains())
     columns = {config: c for c, config in enumerate(table.configs)}
-    known, asked = side_information(table.tasks, targets, directions, numbers)
+    known, asked = side_information(table.tasks, targets)
     found = average + _factors_from_side_information(known, tasks, asked) @ configs.T
     nothing = np.zeros(len(targets))
     return np.stack([found[:, columns[c]] if c in columns else nothing for c in candidates], axis=1)

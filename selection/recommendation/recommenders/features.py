@@ -60,11 +60,14 @@ def task_numbers(tasks: Sequence[TaskFacts]) -> Array:
     """What is known of tasks beside their embeddings, `(T, F)`, about 1 large.
 
     These are the linear probe's accuracy and the logarithms of classes and images; where somebody looked at every task
-    through the backbone, also what probes reach at other depths and in place (`BackboneFacts.numbers`).
+    through the backbone, also what probes reach at other depths and in place, and how much Fisher the backbone has on
+    it (`BackboneFacts.numbers`).
     """
     looked = [task.backbone for task in tasks if task.backbone is not None]
     if len(looked) < len(tasks):
         return np.stack([_probe_numbers(task) for task in tasks])
+    if not all(facts.fisher for facts in looked):
+        looked = [facts.without_fisher() for facts in looked]
     return np.stack([facts.numbers for facts in looked])
 
 

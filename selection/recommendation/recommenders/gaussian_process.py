@@ -211,9 +211,10 @@ def shipped() -> dict[str, GaussianProcess]:
 
 
 def kind_of(table: TrialTable) -> str:
-    """Whose trials a table holds, and whether somebody looked at its tasks through the backbone."""
+    """Whose trials a table holds, and what is known of all of its tasks under the backbone."""
     looked = all(task.backbone is not None for task in table.tasks)
-    return f"{table.backbone}, {'with' if looked else 'without'} facts"
+    fisher = all(task.has_fisher for task in table.tasks)
+    return f"{table.backbone}, {'with' if looked else 'without'} facts" + (" and Fisher" if fisher else "")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from adapters import AdapterConfig
 from selection.evidence.table import Array, TaskFacts, TrialTable
 from selection.recommendation.prediction import Prediction
-from selection.recommendation.recommenders.features import Described, task_directions, task_numbers
+from selection.recommendation.recommenders.features import task_directions, task_numbers
 
 DIRECTIONS = 5  # of the embeddings: those in which the tasks differ most
 FOLDS = 5
@@ -21,15 +21,10 @@ Gains = Callable[[TrialTable, Sequence[TaskFacts], Sequence[AdapterConfig]], Arr
 """Learns from a table, and says `(T, C)` what configurations are expected to gain on tasks."""
 
 
-def side_information(
-    stored: Sequence[TaskFacts],
-    targets: Sequence[TaskFacts],
-    directions: Described = task_directions,
-    numbers: Described = task_numbers,
-) -> tuple[Array, Array]:
+def side_information(stored: Sequence[TaskFacts], targets: Sequence[TaskFacts]) -> tuple[Array, Array]:
     """Facts, and the embeddings' principal directions, of stored tasks `(T, F)` and of targets `(T', F)`."""
     tasks = [*stored, *targets]
-    known = np.hstack([numbers(tasks), directions(tasks)[:, :DIRECTIONS]])
+    known = np.hstack([task_numbers(tasks), task_directions(tasks)[:, :DIRECTIONS]])
     return known[: len(stored)], known[len(stored) :]
 
 

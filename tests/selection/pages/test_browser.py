@@ -13,6 +13,7 @@ from selection.pages.data import Atlas, AtlasTask, gather
 from selection.pages.layout import Layout
 from selection.pages.matrix import ordered
 from selection.pages.page import page as page_of
+from selection.recommendation.fisher_by_block import FisherByBlock
 from task2vec.thumbnails import thumbnails_of
 from tests.conftest import random_task
 from tests.selection.pages.conftest import HOSTILE, SHOWN
@@ -194,11 +195,14 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(chromium, atlas, theme):
 def test_a_report_is_the_targets_card(chromium, few, target, tmp_path):
     found = selection.recommend(target, few)
     facts = BackboneFacts(BackboneId("vit"), 100, 5, 0.5, (0.2, 0.3, 0.5), (0.8, 0.6, 0.4, 0.7), 0.5, 2.0)
-    found = dataclasses.replace(found, facts=facts)
+    by_block = FisherByBlock(("patch_embed", "blocks.0", "blocks.1"), (0.2, 0.5, 0.3), (0.3, 0.3, 0.4), (0.1, 0.1, 0.1))
+    found = dataclasses.replace(found, facts=facts, fisher=by_block)
     path = selection.report(found, target, few, tmp_path / "report.html")
     with opened(chromium, path) as tab:
         assert found.explain() in tab.inner_text("#advice")
         assert tab.locator("#by-depth .bars .point").count() == 7
+        assert tab.locator("#by-block .bars .point").count() == 3
+        assert tab.locator("#by-block .scatterlayer .point").count() == 3
         assert tab.locator("#map-section").is_hidden()
         assert tab.locator("#back").count() == 0
         tab.locator("#nearest button").first.click()
