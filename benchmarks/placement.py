@@ -32,7 +32,7 @@ import numpy.typing as npt
 import torch
 import typer
 from ground.tasks import GroundTask, ground
-from ground.vit import AUTOCAST, batches_of, load_vit, transform
+from ground.vit import batches_of, load_vit, transform
 from page import DOCS, table
 from sklearn.linear_model import RidgeCV
 from timm.scheduler import CosineLRScheduler
@@ -44,6 +44,7 @@ import task2vec
 from adapters import AdapterConfig
 from selection.evaluation.summary import mean_over_sources
 from selection.store.trial import Trial
+from task2vec import Compute
 
 TASKS = (
     "cifar10", "tin_birds", "birds6", "caltech101", "tin_cats",
@@ -219,8 +220,12 @@ def run(
     seed: Annotated[list[int] | None, typer.Option(help="only these seeds")] = None,
     way: Annotated[list[str] | None, typer.Option(help=f"only these ways: {', '.join(WAYS)}")] = None,
     multiple: Annotated[list[float] | None, typer.Option(help="only these multiples of the parameters")] = None,
+    precision: Annotated[
+        str, typer.Option(help="bfloat16, or none for float32 on a processor that is slow in it")
+    ] = "bfloat16",
 ) -> None:
     """Measure and train what is missing."""
+    autocast = Compute("cpu", precision).autocast_dtype
     tasks, seeds = tuple(task or TASKS), tuple(seed or SEEDS)
     out.mkdir(parents=True, exist_ok=True)
     asked = [
@@ -237,9 +242,9 @@ def run(
     ]
     print(f"{len(measured)} sensitivities to measure, {len(todo)} trainings to run", flush=True)
     with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=8) as pool:
-        for _ in pool.imap_unordered(partial(measure, datasets, weights, out), measured):
+        for _ in pool.imap_unordered(partial(measure, datasets, weights, out, autocast), measured):
             pass
-        for _ in pool.imap_unordered(partial(train, datasets, weights, out), todo):
+        for _ in pool.imap_unordered(partial(train, datasets, weights, out, autocast), todo):
             pass
 
 
@@ -247,7 +252,7 @@ def _sensitivity_file(out: Path, task: str, seed: int, kind: str) -> Path:
     return out / "sensitivity" / f"{task.replace(': ', '__')}@{seed}.{kind}.safetensors"
 
 
-def measure(datasets: Path, weights: Path, out: Path, what: tuple[str, int, str]) -> None:
+def measure(datasets: Path, weights: Path, out: Path, autocast: torch.dtype | None, what: tuple[str, int, str]) -> None:
     """Measure one sensitivity on a draw's training images, and write it with the seconds that it took."""
     torch.set_num_threads(1)
     name, seed, kind = what
@@ -257,7 +262,7 @@ def measure(datasets: Path, weights: Path, out: Path, what: tuple[str, int, str]
     if kind == "tenth":
         learning, validation, _ = batches_of(task, IMAGES, seed)
         adapters.attach(model, AdapterConfig(**LORA | {"epochs": TENTH}), learning.num_classes, seed=seed)
-        _fit(model, learning, validation, seed)
+        _fit(model, learning, validation, seed, autocast)
         model = adapters.merge(model)
     start = time.perf_counter()
     found = task2vec.sensitivity(labelled, model, transform=transform(), seed=seed, **MEASURES[kind])
@@ -267,7 +272,7 @@ def measure(datasets: Path, weights: Path, out: Path, what: tuple[str, int, str]
     print(f"{name} seed {seed}: {kind} in {seconds:.0f} s", flush=True)
 
 
-def train(datasets: Path, weights: Path, out: Path, job: Job) -> None:
+def train(datasets: Path, weights: Path, out: Path, autocast: torch.dtype | None, job: Job) -> None:
     """One training, appended when it is finished."""
     torch.set_num_threads(1)
     task = _task(datasets, job.task)
@@ -277,16 +282,19 @@ def train(datasets: Path, weights: Path, out: Path, job: Job) -> None:
     row: dict[str, Any] = job._asdict() | {"group": task.group, "source": task.source, "budget": budget}
     start = time.perf_counter()
     if job.way == "adalora":
-        tuned, parameters, curve = adalora(model, learning, validation, round(8 * job.multiple), job.seed)
+        tuned, parameters, curve = adalora(model, learning, validation, round(8 * job.multiple), job.seed, autocast)
     else:
-        config, scores = _chosen(model, learning, out, datasets, budget, job)
+        config, scores = _chosen(model, learning, out, datasets, budget, job, autocast)
         tuned = adapters.attach(model, config, learning.num_classes, seed=job.seed, scores=scores)
         row |= {"settings": config.to_dict(), "choosing": round(time.perf_counter() - start, 2)}
         start = time.perf_counter()
-        curve = [round(record["accuracy"], 4) for record in _fit(tuned, learning, validation, job.seed).history]
+        curve = [
+            round(record["accuracy"], 4) for record in _fit(tuned, learning, validation, job.seed, autocast).history
+        ]
         parameters = adapters.num_adapter_parameters(tuned)
+    row |= {"precision": "float32" if autocast is None else str(autocast).removeprefix("torch.")}
     row |= {"parameters": parameters, "seconds": round(time.perf_counter() - start, 2), "curve": curve}
-    row |= {"score": adapters.evaluate(tuned, test, autocast=AUTOCAST).accuracy, "test": len(test)}
+    row |= {"score": adapters.evaluate(tuned, test, autocast=autocast).accuracy, "test": len(test)}
     _append(out / "trainings.jsonl", row)
     print(f"{job.task} seed {job.seed} x{job.multiple:g} {job.way}: {row['score']:.3f}", flush=True)
 
@@ -298,7 +306,13 @@ def lora_parameters(model: nn.Module) -> int:
 
 
 def _chosen(
-    model: nn.Module, learning: Any, out: Path, datasets: Path, budget: int, job: Job
+    model: nn.Module,
+    learning: Any,
+    out: Path,
+    datasets: Path,
+    budget: int,
+    job: Job,
+    autocast: torch.dtype | None,
 ) -> tuple[AdapterConfig, dict[str, Tensor] | None]:
     """The configuration within the budget, and the scores of single weights where the way needs them."""
     if job.way in PLACEMENTS:
@@ -325,7 +339,7 @@ def _chosen(
     adapters.attach(
         model, AdapterConfig("linear", learning_rate=0.003, epochs=100), learning.num_classes, seed=job.seed
     )
-    adapters.fit(model, learning, keep="last", autocast=AUTOCAST, seed=job.seed, progress=False)
+    adapters.fit(model, learning, keep="last", autocast=autocast, seed=job.seed, progress=False)
     scores = adapters.fisher_scores(model, _shuffled(learning, job.seed))
     adapters.detach(model)
     return adapters.allocate(sparse, None, model, parameters=budget), scores
@@ -339,14 +353,14 @@ def _shuffled(learning: Any, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield images, labels
 
 
-def _fit(model: nn.Module, learning: Any, validation: Any, seed: int) -> Any:
+def _fit(model: nn.Module, learning: Any, validation: Any, seed: int, autocast: torch.dtype | None) -> Any:
     return adapters.fit(
-        model, learning, validation, batch_size=BATCH_SIZE, keep="last", autocast=AUTOCAST, seed=seed, progress=False
+        model, learning, validation, batch_size=BATCH_SIZE, keep="last", autocast=autocast, seed=seed, progress=False
     )
 
 
 def adalora(
-    model: nn.Module, learning: Any, validation: Any, rank: int, seed: int
+    model: nn.Module, learning: Any, validation: Any, rank: int, seed: int, autocast: torch.dtype | None
 ) -> tuple[nn.Module, int, list[float]]:
     """PEFT's AdaLoRA: singular values are pruned while it trains, from half as many more down to the budget.
 
@@ -358,6 +372,7 @@ def adalora(
         validation: Validation images, to watch.
         rank: The mean rank of the packed query-key-value layers at the end.
         seed: Fixes the initial weights and the order of the images.
+        autocast: What it computes in, if not float32.
 
     Returns:
         The model, the parameters of the singular values that are left, and the validation accuracy of each epoch.
@@ -386,7 +401,7 @@ def adalora(
             step += 1
             schedule.step_update(step)
             images, labels = learning.take(numbers)
-            with torch.autocast("cpu", AUTOCAST):
+            with torch.autocast("cpu", autocast, enabled=autocast is not None):
                 logits = tuned.base_model.model(images)
             optimiser.zero_grad()
             penalty = tuned.peft_config["default"].orth_reg_weight * _orthogonality(tuned)
@@ -394,7 +409,7 @@ def adalora(
             nn.utils.clip_grad_norm_(trained, 1.0)
             optimiser.step()
             tuned.base_model.update_and_allocate(step)
-        curve.append(round(adapters.evaluate(tuned.base_model.model, validation, autocast=AUTOCAST).accuracy, 4))
+        curve.append(round(adapters.evaluate(tuned.base_model.model, validation, autocast=autocast).accuracy, 4))
     left = 0
     for name, values in tuned.named_parameters():
         if "lora_E" in name:
