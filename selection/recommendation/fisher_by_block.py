@@ -63,14 +63,14 @@ class FisherByBlock:
 
     def explain(self) -> str:
         """The same in words."""
-        said = f"Half of the backbone's Fisher on your images lies in {_listed(self.most)}"
+        said = f"Your labels pull most at {_listed(self.most)}, where half of the backbone's Fisher lies"
         if self.usual is None:
             return f"{said}."
         more, less = ([b for b, factor in self.unusual.items() if (factor > 1) is wanted] for wanted in (True, False))
-        told = [f"{how} than usual in {_listed(names)}" for how, names in (("more", more), ("less", less)) if names]
+        told = [f"{how} at {_listed(names)}" for how, names in (("more", more), ("less", less)) if names]
         if not told:
-            return f"{said}, and its share of every block is about that on other tasks."
-        return f"{said}; {' and '.join(told)}: there your labels ask for other changes than most tasks do."
+            return f"{said}, and nowhere much more or less than other tasks do."
+        return f"{said}; beside other tasks {' and '.join(told)}."
 
 
 def fisher_by_block(facts: BackboneFacts, others: Sequence[BackboneFacts] = ()) -> FisherByBlock | None:

@@ -56,14 +56,19 @@ def test_blocks_are_those_that_adapters_know(architecture):
 @pytest.mark.parametrize(
     ("masses", "most", "unusual", "told"),
     [
-        ((1, 4, 3, 2), ("blocks.0", "blocks.1"), (), "blocks.0 to 1, and its share of every block is about that"),
+        (
+            (1, 4, 3, 2),
+            ("blocks.0", "blocks.1"),
+            (),
+            "most at blocks.0 to 1, where half of the backbone's Fisher lies, and nowhere much more",
+        ),
         (
             (1, 4, 3, 16),
             ("blocks.2",),
             NAMES,
-            "more than usual in blocks.2 and less than usual in stem, blocks.0 to 1:",
+            "; beside other tasks more at blocks.2 and less at stem, blocks.0 to 1.",
         ),
-        ((8, 4, 3, 2), ("stem", "blocks.0"), NAMES, "more than usual in stem and less than usual in blocks.0 to 2:"),
+        ((8, 4, 3, 2), ("stem", "blocks.0"), NAMES, "; beside other tasks more at stem and less at blocks.0 to 2."),
     ],
 )
 def test_shares_are_told_against_those_of_other_tasks(masses, most, unusual, told):
@@ -84,7 +89,7 @@ def test_without_other_tasks_that_compare_nothing_is_called_usual(known):
     found = fisher_by_block(facts(1, 4, 3, 2), known)
     assert found.usual is None
     assert found.unusual == {}
-    assert found.explain() == "Half of the backbone's Fisher on your images lies in blocks.0 to 1."
+    assert found.explain() == "Your labels pull most at blocks.0 to 1, where half of the backbone's Fisher lies."
 
 
 def test_what_was_not_measured_is_not_told():
