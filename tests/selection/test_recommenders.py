@@ -11,7 +11,7 @@ from scipy.stats import multivariate_normal, norm
 
 from adapters import AdapterConfig, BackboneId
 from selection import BackboneFacts, TaskFilter, load_library
-from selection.evidence.table import TaskFacts, TrialTable
+from selection.evidence.table import TaskFacts, TrialTable, on_equal_terms
 from selection.evidence.table import table_of as trials_table
 from selection.recommendation.prediction import OWN_ERROR, SHARED_ERROR, Prediction
 from selection.recommendation.recommenders import RECOMMENDERS, GaussianProcess
@@ -91,6 +91,33 @@ def facts(linear_probe):
     return BackboneFacts(
         BackboneId("vit"), 100, 5, linear_probe, (0.3, 0.4, linear_probe), (0.4, 0.5, 0.5, 0.6), 0.5, 2.0
     )
+
+
+@pytest.mark.parametrize(
+    ("known", "asked", "tasks", "terms"),
+    [
+        ("mmmmmmmm", "m", 8, "and Fisher"),
+        ("mmmmmmmf", "m", 7, "and Fisher"),  # one of another version is left out
+        ("mmmfffff", "m", 8, "with facts"),  # too few: none counts
+        ("mmmmmmmm", "l", 8, "with facts"),  # the target's images were of another size
+        ("mmmmmmmm", "f", 8, "with facts"),
+        ("mmmmmmm-", "f", 7, "with facts"),
+        ("mmmmmmmm", "-", 8, "without facts"),
+        ("mmm-----", "m", 8, "without facts"),
+    ],
+)
+def test_no_more_is_used_of_a_target_than_is_known_of_the_stored_tasks(table, known, asked, tasks, terms):
+    """-: nobody looked, f: facts alone, m: with the Fisher, l: with the Fisher on larger images."""
+    measured = dataclasses.replace(facts(0.5), fisher={"blocks.0.mlp.fc1": 2.0}, image_size=(3, 96, 96))
+    kinds = {"-": None, "f": facts(0.5), "m": measured, "l": dataclasses.replace(measured, image_size=(3, 224, 224))}
+    stored = tuple(dataclasses.replace(t, backbone=kinds[k]) for t, k in zip(table.tasks, known, strict=True))
+    found, target = on_equal_terms(
+        dataclasses.replace(table, tasks=stored), dataclasses.replace(TARGET, backbone=kinds[asked])
+    )
+    assert len(found.tasks) == tasks
+    assert kind_of(found).endswith(terms)
+    assert kind_of(dataclasses.replace(found, tasks=(target,))) == kind_of(found)
+    assert len({len(task_numbers([task])[0]) for task in (*found.tasks, target)}) == 1
 
 
 def test_the_best_fixed_configuration_gained_most_on_the_tasks_that_tried_it():
