@@ -37,6 +37,9 @@ from selection.recommendation.default_backbone import (
 from selection.recommendation.facts import (
     facts_of as facts_of,
 )
+from selection.recommendation.fisher_by_block import (
+    FisherByBlock as FisherByBlock,
+)
 from selection.recommendation.model2vec import (
     Model2Vec as Model2Vec,
 )
