@@ -23,7 +23,14 @@ from selection.recommendation.recommenders.features import (
     task_directions_by_depth,
     task_numbers,
 )
-from selection.recommendation.recommenders.gaussian_process import _Likeness, kind_of, shipped, starting_settings
+from selection.recommendation.recommenders.gaussian_process import (
+    _Likeness,
+    _negative_log_likelihood,
+    _observations,
+    kind_of,
+    shipped,
+    starting_settings,
+)
 from selection.recommendation.recommenders.nearest_vote import distances_to, nearest_vote, shepard_weights
 from selection.recommendation.recommenders.side_information import variances_of
 from task2vec import distance_matrix, mean_log_embedding
@@ -91,6 +98,25 @@ def facts(linear_probe):
     return BackboneFacts(
         BackboneId("vit"), 100, 5, linear_probe, (0.3, 0.4, linear_probe), (0.4, 0.5, 0.5, 0.6), 0.5, 2.0
     )
+
+
+def test_the_likelihood_and_its_gradient_are_those_of_a_joint_gaussian(table):
+    pairs, gains = _observations(table)
+    y = torch.from_numpy(gains)
+    likeness = _Likeness.of(table.tasks, table.configs, task_directions, task_numbers)
+    names, start = zip(*START.items(), strict=True)
+
+    def settings():
+        return torch.tensor(start, dtype=torch.float64, requires_grad=True)
+
+    own, expected = settings(), settings()
+    found = _negative_log_likelihood(likeness, pairs, y, dict(zip(names, own, strict=True)))
+    s = dict(zip(names, expected, strict=True))
+    noisy = likeness.kernel(pairs, pairs, s) + s["noise"] * torch.eye(len(y), dtype=torch.float64)
+    joint = -torch.distributions.MultivariateNormal(torch.zeros_like(y), noisy).log_prob(y)
+    assert found.item() == pytest.approx(joint.item() - len(y) * np.log(2 * np.pi) / 2)
+    (gradient,), (reference,) = torch.autograd.grad(found, own), torch.autograd.grad(joint, expected)
+    torch.testing.assert_close(gradient, reference)
 
 
 @pytest.mark.parametrize(
