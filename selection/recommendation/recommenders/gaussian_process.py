@@ -273,8 +273,8 @@ def _squared_distances(values: Tensor) -> Tensor:
 def _negative_log_likelihood(likeness: _Likeness, rows: Tensor, gains: Tensor, settings: dict[str, Tensor]) -> Tensor:
     """-log N(y; 0, K), without its constant, for the gains y and K = k + noise.
 
-    Its derivative by K is (K^-1 - K^-1 y y' K^-1) / 2 (Rasmussen and Williams 2006, equation 5.9), which takes less time
-    than to go back through the factorisation.
+    Its derivative by K is (K^-1 - K^-1 y y' K^-1) / 2 (Rasmussen and Williams 2006, equation 5.9), which takes less
+    time than to go back through the factorisation.
     """
     covariance = likeness.kernel(rows, rows, settings) + settings["noise"] * torch.eye(len(gains), dtype=torch.float64)
     with torch.no_grad():
