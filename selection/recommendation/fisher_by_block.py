@@ -96,9 +96,14 @@ def shares_by_block(fisher: Mapping[str, float]) -> dict[str, float]:
     """p_b by the names of blocks, in the order of the layers."""
     shares: dict[str, float] = defaultdict(float)
     total = sum(fisher.values())
+    within = {layer: found[1] if (found := BLOCK.match(layer)) else layer.split(".")[0] for layer in fisher}
     for layer, mass in fisher.items():
-        found = BLOCK.match(layer)
-        shares[layer.split(".")[0] if found is None else found[1]] += mass / total
+        block = within[layer]
+        if any(
+            other.startswith(f"{block}.") for other in within.values()
+        ):  # a stage, with blocks in it and this beside
+            block = ".".join(layer.split(".")[: block.count(".") + 2])
+        shares[block] += mass / total
     return dict(shares)
 
 

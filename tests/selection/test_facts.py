@@ -61,6 +61,15 @@ def test_the_probes_are_cross_validated_on_features_at_each_third_of_the_blocks(
     assert np.isfinite(found.numbers).all()
 
 
+@pytest.mark.parametrize(("count", "classes"), [(2, 2), (3, 2), (3, 3), (5, 3)])
+def test_a_handful_of_images_has_facts_too(model, count, classes):
+    task = coloured(count)
+    task = dataclasses.replace(task, labels=np.arange(count) % classes, class_names=tuple("abc"[:classes]))
+    found = facts_of(task, model)
+    assert found.num_images == count
+    assert np.isfinite([*found.numbers, found.logme, found.h_score]).all()
+
+
 def test_the_fisher_is_that_of_the_backbone_on_the_images_as_it_takes_them(model):
     task = coloured()
     found = facts_of(task, model)

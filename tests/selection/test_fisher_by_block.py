@@ -34,13 +34,18 @@ def others(count=20, **changes):
         ("blocks.3.attn.qkv", "blocks.3"),
         ("patch_embed.proj", "patch_embed"),
         ("stages.2.blocks.5.conv_dw", "stages.2.blocks.5"),
-        ("stages.1.downsample.1", "stages.1"),
         ("layer1.0.downsample.0", "layer1.0"),
         ("conv1", "conv1"),
     ],
 )
 def test_layers_belong_to_the_block_that_their_name_says(layer, block):
     assert shares_by_block({layer: 2.0}) == {block: 1.0}
+
+
+def test_what_lies_beside_the_blocks_of_a_stage_is_not_called_the_stage():
+    layers = {"stages.1.downsample.1": 1.0, "stages.1.blocks.0.conv_dw": 2.0, "stages.1.blocks.1.conv_dw": 1.0}
+    expected = {"stages.1.downsample": 0.25, "stages.1.blocks.0": 0.5, "stages.1.blocks.1": 0.25}
+    assert shares_by_block(layers) == expected
 
 
 @pytest.mark.parametrize("architecture", ["vit_tiny_patch16_224", "convnext_atto", "swin_tiny_patch4_window7_224"])

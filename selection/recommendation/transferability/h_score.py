@@ -21,4 +21,7 @@ def h_score(outputs: Outputs) -> float:
     counts = np.maximum(one_hot.sum(axis=0), 1)
     means = (one_hot.T @ centred / counts[:, None])[outputs.labels]
     between = (1 - shrinkage) * means.T @ means / len(means)
-    return float(np.trace(np.linalg.solve(covariance, between)))
+    try:
+        return float(np.trace(np.linalg.solve(covariance, between)))
+    except np.linalg.LinAlgError:  # as few as two images leave nothing to shrink by; the means lie where these vary
+        return float(np.trace(np.linalg.pinv(covariance, hermitian=True) @ between))
