@@ -571,7 +571,11 @@ def _halves(rows: list[dict[str, Any]]) -> str:
         )
         if found is not None:
             lines.append([shown, f"{found.mean:+.1f}", f"{found.low:+.1f} to {found.high:+.1f}", str(found.tasks)])
-    return table(["way, at half the parameters", "points above uniform at all", "95% interval", "tasks"], lines)
+    shown = table(
+        ["way, at half the parameters", "points above uniform at all of them", "95% interval", "tasks"], lines
+    )
+    computed = sorted({row.get("precision", "bfloat16") for row in rows if row["multiple"] == 0.5})
+    return f"{shown}\n\nThose at half the parameters were trained in {' and '.join(computed)}, the others in bfloat16."
 
 
 def _cost(rows: list[dict[str, Any]], out: Path) -> str:
