@@ -151,11 +151,10 @@ def _budget_table(found: Evaluation) -> str:
 
 def _noise_section(found: Evaluation) -> str:
     """What repeating the trials says of the scores."""
-    twice = [target for target in found.targets if target.repeated.shape[1] > 1]
+    twice = _tuned_twice(found)
     if not twice:
         return "## Noise\n\nNothing was tuned with two seeds, so nothing is known here of the noise of the scores."
-    noise = float(np.mean([within_runs(target.repeated) for target in twice])) ** 0.5
-    spread = max(0.0, float(np.mean([between_configurations(target.repeated) for target in twice]))) ** 0.5
+    noise, spread = noise_and_spread(twice)
     again = found.mean([lost_by_another_seed(target) for target in found.targets])
     return f"""## Noise
 
@@ -163,6 +162,23 @@ On {len(twice)} targets configurations were tuned with two seeds. Repeating a tr
 {100 * noise:.1f} points (standard deviation, what moves all configurations alike left out), where configurations differ
 by {100 * spread:.1f} points. Somebody who knew all accuracies of one seed and is judged by the other's would have a
 regret of {again.text()}."""
+
+
+def repeats_against_differences(found: Evaluation) -> float:
+    """By how much repeating a trial moves its accuracy, over by how much configurations differ; NaN without repeats."""
+    twice = _tuned_twice(found)
+    noise, spread = noise_and_spread(twice) if twice else (float("nan"), 1.0)
+    return noise / max(spread, 1e-9)
+
+
+def noise_and_spread(twice: Sequence[Array]) -> tuple[float, float]:
+    """Standard deviations of repeats and of configurations, over targets that were tuned with two seeds `(2, R)`."""
+    noise = float(np.mean([within_runs(repeated) for repeated in twice])) ** 0.5
+    return noise, max(0.0, float(np.mean([between_configurations(repeated) for repeated in twice]))) ** 0.5
+
+
+def _tuned_twice(found: Evaluation) -> list[Array]:
+    return [target.repeated for target in found.targets if target.repeated.shape[1] > 1]
 
 
 def within_runs(repeated: Array) -> float:
