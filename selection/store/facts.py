@@ -50,9 +50,10 @@ class BackboneFacts:
     image_size: tuple[int, int, int] | None = None
 
     def compares_with(self, other: BackboneFacts) -> bool:
-        """Whether the Fisher of both was measured in the same layers and on images of one size."""
+        """Whether the Fisher of both was measured in the same layers of one backbone and on images of one size."""
         same_layers = bool(self.fisher) and list(self.fisher) == list(other.fisher)
-        return same_layers and self.image_size is not None and self.image_size == other.image_size
+        same_size = self.image_size is not None and self.image_size == other.image_size
+        return same_layers and same_size and self.backbone.is_same(other.backbone)
 
     def without_fisher(self) -> BackboneFacts:
         """The same as if nobody had measured it."""

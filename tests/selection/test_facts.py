@@ -88,9 +88,10 @@ def test_the_fisher_is_that_of_the_backbone_on_the_images_as_it_takes_them(model
         ({"fisher": {}}, False),
         ({"image_size": (3, 224, 224)}, False),
         ({"image_size": None}, False),
+        ({"backbone": BackboneId("vit_small")}, False),  # whose layers have the same names
     ],
 )
-def test_the_fisher_of_two_tasks_compares_in_the_same_layers_on_images_of_one_size(changes, compares):
+def test_the_fisher_of_two_tasks_compares_in_one_backbone_on_images_of_one_size(changes, compares):
     facts = BackboneFacts(
         BackboneId("vit"), 100, 5, 0.5, (0.2,), (0.3,), 0.5, 2.0, {"blocks.0.mlp.fc1": 1.0}, (3, 96, 96)
     )
