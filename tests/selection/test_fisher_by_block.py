@@ -11,7 +11,6 @@ import task2vec
 from adapters import BackboneId
 from selection import BackboneFacts
 from selection.recommendation.fisher_by_block import FisherByBlock, fisher_by_block, shares_by_block
-from task2vec import Task
 
 NAMES = ("stem", "blocks.0", "blocks.1", "blocks.2")
 
@@ -103,18 +102,20 @@ def test_what_was_not_measured_is_not_told():
 
 
 def test_a_recommendation_says_where_the_target_pulls_at_the_backbone():
-    """Drawn by the images themselves: facts of real pixels, and a library that knows the backbone."""
-    backbone = timm.create_model("vit_tiny_patch16_224", img_size=96)
-    pixels = np.random.default_rng(0).integers(0, 256, (12, 96, 96, 3)).astype(np.uint8)
-    task = Task.from_arrays(pixels, np.arange(12) % 2, name="noise")
-    found = selection.facts_of(task, backbone)
-    embedding = task2vec.embed(task, task2vec.load_probe())
-    told = selection.recommend(embedding, selection.load_library(), "vit_tiny_patch16_224", facts=found)
+    library = selection.load_library()
+    name, backbone = "flowers17@100", "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    embedding = next(e for e in library.embeddings(task2vec.load_probe().fingerprint) if e.task == name)
+    known = library.task(name).facts[0]
+
+    def asked(facts):
+        return selection.recommend(embedding, library, backbone, facts=facts, exclude=[name, "flowers17@500"])
+
+    told, without = asked(known), asked(known.without_fisher())
     assert isinstance(told.fisher, FisherByBlock)
     assert told.fisher.usual is not None
     assert told.fisher.explain() in told.explain()
-    without = selection.recommend(
-        embedding, selection.load_library(), "vit_tiny_patch16_224", facts=dataclasses.replace(found, fisher={})
-    )
     assert without.fisher is None
     assert [c.predicted for c in without.ranking] != [c.predicted for c in told.ranking]
+    others_weights = dataclasses.replace(known, backbone=BackboneId("vit_tiny_patch16_224", "other", "0" * 32))
+    assert asked(others_weights).fisher.usual is None
+    assert [c.predicted for c in asked(others_weights).ranking] == [c.predicted for c in without.ranking]
