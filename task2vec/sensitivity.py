@@ -134,6 +134,7 @@ def sensitivity(
     method: str = DEFAULT_METHOD,
     *,
     transform: Callable[[Any], Tensor] | None = None,
+    classifier: str | None = None,
     **settings: Any,
 ) -> Sensitivity:
     """Measure a backbone's Fisher on a task; the backbone is left as it is.
@@ -144,17 +145,18 @@ def sensitivity(
         method: An estimator, as for `embed`. `empirical`, at the dataset's labels, is the squared gradient of the loss,
             image by image, by which SPT places its parameters (He et al. 2023, https://arxiv.org/abs/2303.08566).
         transform: From an image to the backbone's input; that of its pretraining if not given.
+        classifier: The classifier's name among `backbone.named_modules()`; that which timm names if not given.
         settings: Further ones of `embed`, such as `seed`, `max_samples` and `l2`.
 
     Raises:
-        ProbeError: the network is none of timm's, and no probe.
+        ProbeError: the network is none of timm's, and neither a probe nor given with its classifier and transform.
         TaskError: all images are of one class.
     """
     module = backbone.module if isinstance(backbone, Probe) else backbone
     training = {own: own.training for own in module.modules()}
     asking = {parameter: parameter.requires_grad for parameter in module.parameters()}
     try:
-        probe = backbone if isinstance(backbone, Probe) else _probe_of(backbone, transform)
+        probe = backbone if isinstance(backbone, Probe) else _probe_of(backbone, transform, classifier)
         found = embed(task, probe, method, **settings)
     finally:
         for own, mode in training.items():
@@ -174,10 +176,10 @@ def sensitivity(
     )
 
 
-def _probe_of(model: nn.Module, transform: Callable[[Any], Tensor] | None) -> Probe:
-    """A timm model as a probe, at the size of image that it takes."""
+def _probe_of(model: nn.Module, transform: Callable[[Any], Tensor] | None, classifier: str | None) -> Probe:
+    """A network as a probe, one of timm's at the size of image that it takes."""
     config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-    if "classifier" not in config:
+    if "classifier" not in config and (classifier is None or transform is None):
         raise ProbeError(
             f"{type(model).__name__} is none of timm's models; give task2vec.Probe(model, classifier, transform)"
         )
@@ -186,6 +188,6 @@ def _probe_of(model: nn.Module, transform: Callable[[Any], Tensor] | None) -> Pr
         own = next((part.img_size for part in model.modules() if isinstance(part, PatchEmbed)), None)
         data["input_size"] = (data["input_size"][0], *own) if own else data["input_size"]
         transform = create_transform(**data, is_training=False)
-    classifier = config["classifier"]
+    named = classifier or config["classifier"]
     name = str(config.get("architecture") or type(model).__name__)
-    return Probe(model, classifier if isinstance(classifier, str) else classifier[0], transform, name=name)
+    return Probe(model, named if isinstance(named, str) else named[0], transform, name=name)

@@ -101,7 +101,12 @@ def facts_of(
         logme=SCORES["logme"](outputs),
         h_score=SCORES["h_score"](outputs),
         fisher=task2vec.sensitivity(
-            task, backbone, transform=transform, compute=compute, max_samples=MOST_MEASURED
+            task,
+            backbone,
+            transform=transform,
+            classifier=classifier_names(backbone)[0],
+            compute=compute,
+            max_samples=MOST_MEASURED,
         ).mass,
         image_size=image_size,
     )

@@ -1,6 +1,7 @@
 """What one pass through the backbone says of a target, against the same worked out step by step."""
 
 import dataclasses
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -136,6 +137,18 @@ def test_left_out_images_are_predicted_as_by_a_regression_on_the_others():
             predicted[i] = ridge.predict(features[i : i + 1])[0]
         accuracies[np.square(targets - predicted).mean()] = (predicted.argmax(axis=1) == labels).mean()
     assert leave_one_out_accuracy(features, labels, 3) == accuracies[min(accuracies)]
+
+
+def test_a_network_that_is_none_of_timms_has_facts_as_well():
+    own = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    )
+    backbone = torch.nn.Sequential(OrderedDict(body=own, fc=torch.nn.Linear(8, 2)))
+    transform = task2vec.load_probe().transform
+    found = facts_of(coloured(), backbone, transform=transform)
+    probe = task2vec.Probe(backbone, "fc", transform)
+    assert found.fisher == task2vec.sensitivity(coloured(), probe).mass
+    assert list(found.fisher) == ["body.0"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
