@@ -574,8 +574,11 @@ def _halves(rows: list[dict[str, Any]]) -> str:
     shown = table(
         ["way, at half the parameters", "points above uniform at all of them", "95% interval", "tasks"], lines
     )
-    computed = sorted({row.get("precision", "bfloat16") for row in rows if row["multiple"] == 0.5})
-    return f"{shown}\n\nThose at half the parameters were trained in {' and '.join(computed)}, the others in bfloat16."
+    half, whole = (
+        " and ".join(sorted({row.get("precision", "bfloat16") for row in rows if row["multiple"] == multiple}))
+        for multiple in (0.5, 1.0)
+    )
+    return f"{shown}\n\nThose at half the parameters were trained in {half}, those at all of them in {whole}."
 
 
 def _cost(rows: list[dict[str, Any]], out: Path) -> str:

@@ -97,11 +97,11 @@ def shares_by_block(fisher: Mapping[str, float]) -> dict[str, float]:
     shares: dict[str, float] = defaultdict(float)
     total = sum(fisher.values())
     within = {layer: found[1] if (found := BLOCK.match(layer)) else layer.split(".")[0] for layer in fisher}
+    blocks = set(within.values())
+    stages = {block for block in blocks if any(other.startswith(f"{block}.") for other in blocks)}
     for layer, mass in fisher.items():
         block = within[layer]
-        if any(
-            other.startswith(f"{block}.") for other in within.values()
-        ):  # a stage, with blocks in it and this beside
+        if block in stages:  # it lies beside the blocks of a stage, and is called by its own name in it
             block = ".".join(layer.split(".")[: block.count(".") + 2])
         shares[block] += mass / total
     return dict(shares)
