@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from joblib import cpu_count, delayed
 
 from selection.errors import SelectionError
 from selection.evaluation.best import TRIES, Choice, choose, gain_explained, gain_explained_beyond, rank_correlation
 from selection.evaluation.budget import Replay, Search, at_random, by_model, in_order, successive_halving
 from selection.evaluation.cheapest import CheapChoice, cheapest_in_truth, choose_cheapest
 from selection.evaluation.optuna_search import is_installed, tpe_with_hyperband
-from selection.evaluation.protocol import Target, leave_one_source_out, targets_of
+from selection.evaluation.protocol import Target, in_processes, leave_one_source_out, targets_of
 from selection.evaluation.rows import BASELINE, CHOSEN, LEARNED, MODELS, rows_of
 from selection.evaluation.summary import Mean, mean_over_sources
 from selection.evidence.table import TrialTable
@@ -44,6 +45,7 @@ class Evaluation:
         targets: The tasks that were targets.
         predictions: What each row expects of each target's configurations, before any try.
         curves: Stored learning curves of each source, as lines that say where a training ends.
+        processes: Among which the replay of searches is shared.
     """
 
     backbone: str
@@ -51,6 +53,7 @@ class Evaluation:
     targets: list[Target]
     predictions: dict[str, list[Prediction]]
     curves: dict[str, LearningCurves | None]
+    processes: int = 1
 
     @property
     def sources(self) -> list[str]:
@@ -115,33 +118,19 @@ class Evaluation:
         """Normalised regret of each search on each target with curves, within `BUDGET` full trainings; means over
         `SEEDS` where a search draws at random. NaN for targets without curves.
         """
-        found: dict[str, list[float]] = {name: [] for name in self._searches(0)}
-        for t, target in enumerate(self.targets):
-            whole = all(len(trial.curve) > 1 for trial in target.trials)
-            searches = self._searches(t) if whole else {}
-            for name, regrets in found.items():
-                own = [_searched(search, target) for search in searches.get(name, [])]
-                regrets.append(float(np.mean(own)) if own else float("nan"))
-        return found
-
-    def _searches(self, t: int) -> dict[str, list[Search]]:
-        """The searches for a target by name, one for each seed."""
-        prediction, fixed = self.predictions[LEARNED][t], self.predictions[BASELINE][t]
-        order = np.argsort(-prediction.mean, kind="stable").tolist()
-        by_fixed = np.argsort(-fixed.mean, kind="stable").tolist()
-        seeds = range(SEEDS)
-        found: dict[str, list[Search]] = {
-            "random search": [at_random(seed) for seed in seeds],
-            "successive halving (ASHA)": [successive_halving(None, seed) for seed in seeds],
-            "... in our order": [successive_halving(order, 0)],
-            "best on average elsewhere, in order": [in_order(by_fixed)],
-            "our order, whole trainings": [in_order(order)],
-            "our model (`auto_tune(seconds=)`)": [by_model(prediction, self.curves[self.targets[t].facts.source])],
-        }
-        if is_installed():
-            found["Optuna: TPE with Hyperband"] = [tpe_with_hyperband(seed=seed) for seed in seeds]
-            found["... started with our order"] = [tpe_with_hyperband(order[:FIRST], seed) for seed in seeds]
-        return found
+        whole = [all(len(trial.curve) > 1 for trial in target.trials) for target in self.targets]
+        triples = zip(self.targets, self.predictions[LEARNED], self.predictions[BASELINE], strict=True)
+        replayed = in_processes(
+            self.processes,
+            (
+                delayed(_searched)(target, own, fixed, self.curves[target.facts.source])
+                for known, (target, own, fixed) in zip(whole, triples, strict=True)
+                if known
+            ),
+        )
+        each = [next(replayed) if known else {} for known in whole]
+        names = list(dict.fromkeys(name for regrets in each for name in regrets))
+        return {name: [regrets.get(name, float("nan")) for regrets in each] for name in names}
 
     def summary(self) -> dict[str, Any]:
         """The means as plain values."""
@@ -161,6 +150,7 @@ def evaluate_store(
     mean_features: Mapping[str, npt.NDArray[np.float32]] | None = None,
     *,
     only: Collection[str] | None = None,
+    processes: int | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Leave out each source in turn.
@@ -170,6 +160,7 @@ def evaluate_store(
         backbone: Whose trials count.
         mean_features: See `rows_of`.
         only: Names of the rows to measure; all if not given.
+        processes: Among which the work is shared; as many as there are cores if not given.
         progress: Show progress on standard error.
 
     Raises:
@@ -187,12 +178,15 @@ def evaluate_store(
         )
     if mean_features is not None and not all(task.name in mean_features for task in table.tasks):
         mean_features = None
+    processes = processes or cpu_count()
     with reporting(progress) as report:
         rows = {name: row for name, row in rows_of(mean_features).items() if only is None or name in only}
-        found = leave_one_source_out(table, targets, rows, lambda done, total: report("Sources left out", done, total))
+        found = leave_one_source_out(
+            table, targets, rows, lambda done, total: report("Sources left out", done, total), processes
+        )
     if all(model in found for model in MODELS):
         found[CHOSEN] = chosen_by_other_sources({model: found[model] for model in MODELS}, targets)
-    return Evaluation(backbone, table, targets, found, _curves_without(targets))
+    return Evaluation(backbone, table, targets, found, _curves_without(targets), processes)
 
 
 def chosen_by_other_sources(models: Mapping[str, list[Prediction]], targets: list[Target]) -> list[Prediction]:
@@ -213,7 +207,40 @@ def chosen_by_other_sources(models: Mapping[str, list[Prediction]], targets: lis
     return found
 
 
-def _searched(search: Search, target: Target) -> float:
+def _searched(target: Target, own: Prediction, fixed: Prediction, curves: LearningCurves | None) -> dict[str, float]:
+    """What each search's answer lacks on a target, as a mean over its seeds."""
+    return {
+        name: float(np.mean([_regret(search, target) for search in searches]))
+        for name, searches in _searches(own, fixed, curves).items()
+    }
+
+
+def _searches(own: Prediction, fixed: Prediction, curves: LearningCurves | None) -> dict[str, list[Search]]:
+    """The searches for a target by name, one for each seed.
+
+    Args:
+        own: What we expect of its configurations.
+        fixed: What they reached on average elsewhere.
+        curves: Of the trials of other sources.
+    """
+    order = np.argsort(-own.mean, kind="stable").tolist()
+    by_fixed = np.argsort(-fixed.mean, kind="stable").tolist()
+    seeds = range(SEEDS)
+    found: dict[str, list[Search]] = {
+        "random search": [at_random(seed) for seed in seeds],
+        "successive halving (ASHA)": [successive_halving(None, seed) for seed in seeds],
+        "... in our order": [successive_halving(order, 0)],
+        "best on average elsewhere, in order": [in_order(by_fixed)],
+        "our order, whole trainings": [in_order(order)],
+        "our model (`auto_tune(seconds=)`)": [by_model(own, curves)],
+    }
+    if is_installed():
+        found["Optuna: TPE with Hyperband"] = [tpe_with_hyperband(seed=seed) for seed in seeds]
+        found["... started with our order"] = [tpe_with_hyperband(order[:FIRST], seed) for seed in seeds]
+    return found
+
+
+def _regret(search: Search, target: Target) -> float:
     """Normalised regret of what a search names; that of an average configuration where it finished none."""
     answer = search(Replay(target, BUDGET * float(target.seconds.mean())))
     best, mean = float(target.scores.max()), float(target.scores.mean())

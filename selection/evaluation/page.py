@@ -145,6 +145,8 @@ Normalised regret of the configuration that each ends with.
 
 
 def _budget_table(found: Evaluation) -> str:
+    if not found.budgets:
+        return "There is no target whose trials all have a learning curve, so no search could be replayed."
     rows = [[name, found.mean(regrets).text()] for name, regrets in found.budgets.items()]
     return markdown(["search", "regret"], rows)
 

@@ -6,12 +6,14 @@ Indices: t target, c configuration.
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from joblib import Parallel, delayed
 
 from adapters import BackboneId
 from selection.evidence.table import Array, TaskFacts, TrialTable, table_of
@@ -111,6 +113,7 @@ def leave_one_source_out(
     targets: Sequence[Target],
     rows: Mapping[str, Learn],
     report: Callable[[int, int], None] = lambda done, total: None,
+    processes: int = 1,
 ) -> dict[str, list[Prediction]]:
     """What each row expects of the configurations of each target, learned from the other sources alone.
 
@@ -119,17 +122,37 @@ def leave_one_source_out(
         targets: Tasks in it.
         rows: What learns, by name.
         report: Told how many sources were left out, and of how many.
+        processes: Among which the sources are shared.
 
     Returns:
         For each row a prediction for each target, in the targets' order.
     """
-    sources = sorted({target.facts.source for target in targets})
+    numbers: dict[str, list[int]] = defaultdict(list)
+    for t, target in enumerate(targets):
+        numbers[target.facts.source].append(t)
+    folds = in_processes(
+        processes,
+        (
+            delayed(_learned_without)(table.without([source]), [targets[t] for t in own], rows)
+            for source, own in numbers.items()
+        ),
+    )
     found: dict[str, dict[int, Prediction]] = {name: {} for name in rows}
-    for done, source in enumerate(sources, 1):
-        evidence = table.without([source])
-        own = [t for t, target in enumerate(targets) if target.facts.source == source]
-        wanted = [(targets[t].facts, [table.configs[c] for c in targets[t].columns]) for t in own]
-        for name, learn in rows.items():
-            found[name].update(zip(own, learn(evidence)(wanted), strict=True))
-        report(done, len(sources))
+    for done, (fold, own) in enumerate(zip(folds, numbers.values(), strict=True), 1):
+        for name, predictions in fold.items():
+            found[name].update(zip(own, predictions, strict=True))
+        report(done, len(numbers))
     return {name: [by_target[t] for t in range(len(targets))] for name, by_target in found.items()}
+
+
+def _learned_without(
+    evidence: TrialTable, targets: Sequence[Target], rows: Mapping[str, Learn]
+) -> dict[str, list[Prediction]]:
+    """What each row expects of targets of which the evidence knows nothing."""
+    wanted = [(target.facts, [evidence.configs[c] for c in target.columns]) for target in targets]
+    return {name: learn(evidence)(wanted) for name, learn in rows.items()}
+
+
+def in_processes(processes: int, calls: Iterable[Any]) -> Iterator[Any]:
+    """The results of joblib's delayed calls, in their order, as they come."""
+    return iter(Parallel(n_jobs=processes, return_as="generator")(calls))

@@ -14,7 +14,7 @@ from selection.evaluation.budget import Replay, at_random, by_model, in_order, s
 from selection.evaluation.cheapest import cheapest_in_truth, choose_cheapest
 from selection.evaluation.evaluate import chosen_by_other_sources
 from selection.evaluation.optuna_search import tpe_with_hyperband
-from selection.evaluation.page import between_configurations, within_runs, write_page
+from selection.evaluation.page import _budget_table, between_configurations, within_runs, write_page
 from selection.evaluation.protocol import leave_one_source_out, targets_of
 from selection.evaluation.rows import noise, shuffled
 from selection.evaluation.summary import mean_over_sources
@@ -29,13 +29,15 @@ CONFIGS = [AdapterConfig("lora", rank=rank) for rank in range(1, 9)]
 EPOCHS, EPOCH_SECONDS = 9, 1.0
 
 
-def filled(tasks=6, seeds=(0, 1)):
-    """A store of two tasks from each source, tuned with eight configurations."""
+def filled(tasks=6, seeds=(0, 1), curve=()):
+    """A store of two tasks from each source, tuned with eight configurations, each with this learning curve."""
     generator = np.random.default_rng(0)
     store = TaskStore()
     for i in range(tasks):
         trials = [
-            dataclasses.replace(trial(float(generator.uniform(0.4, 0.9)), seed=seed), config=config, validation=0.5)
+            dataclasses.replace(
+                trial(float(generator.uniform(0.4, 0.9)), seed=seed), config=config, validation=0.5, curve=curve
+            )
             for config in CONFIGS
             for seed in seeds
         ]
@@ -277,7 +279,7 @@ def test_shuffled_embeddings_are_those_of_other_tasks(count):
 
 
 def test_a_whole_evaluation_makes_a_page_with_figures(tmp_path):
-    found = evaluate_store(filled(8), "vit", progress=False)
+    found = evaluate_store(filled(8, curve=((0.4, 1.0), (0.5, 1.0))), "vit", progress=False)
     write_page(found, tmp_path, "## More\n\nwords")
     page = (tmp_path / "evaluation.md").read_text()
     for row in ("gaussian_process", "best_fixed", "... with noise", "random search", "whoever knew the scores"):
@@ -289,6 +291,22 @@ def test_a_whole_evaluation_makes_a_page_with_figures(tmp_path):
         "evaluation-map.png",
     }
     json.dumps(found.summary())
+
+
+def test_processes_share_the_work_and_change_nothing():
+    store = filled(curve=((0.4, 1.0), (0.5, 1.0)))
+    rows = ("random", "best_fixed", "gaussian_process")
+    alone, shared = (evaluate_store(store, "vit", only=rows, processes=p, progress=False) for p in (1, 2))
+    for row in rows:
+        for ours, theirs in zip(shared.predictions[row], alone.predictions[row], strict=True):
+            np.testing.assert_allclose(ours.mean, theirs.mean, atol=1e-4)
+    assert shared.budgets == alone.budgets
+
+
+def test_searches_are_not_compared_where_no_trial_has_a_curve():
+    found = evaluate_store(filled(), "vit", only=("random", "best_fixed", "gaussian_process"), progress=False)
+    assert found.budgets == {}
+    assert "no search could be replayed" in _budget_table(found)
 
 
 def test_a_store_with_too_few_sources_is_named(tmp_path):

@@ -182,7 +182,7 @@ def test_any_sequence_of_changes_leaves_the_same_neighbours(steps):
 def test_candidates_of_resampled_real_tasks_hold_the_nearest_ones(distance):
     """A hundredth of all as candidates; the sketch is far smaller than the embeddings.
 
-    However many real tasks there are, a stored one mixes as few of them: mixtures of ever more would be ever more alike.
+    A stored one mixes a few real ones however many there are: mixtures of ever more would be ever more alike.
     """
     real = logs(np.stack([e.fisher for e in load_library().embeddings()]).astype(np.float64))
     generator = np.random.default_rng(0)
