@@ -2,9 +2,9 @@
 
 Indices: t target, e expert.
 
-The experts are adapters tuned on all images of one task each; on a target with 100 images only a linear classifier is
-fitted on an expert's features. A choice is worth (best - accuracy) / (best - mean) of the experts from other sources:
-0 for the best expert, 1 for a random one.
+The experts are adapters tuned on one task each; on a target with 100 images only a linear classifier is fitted on an
+expert's features. A choice is worth (best - accuracy) / (best - mean) of the experts from other sources: 0 for the best
+expert, 1 for a random one.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from selection.recommendation.transferability import SCORES
 from task2vec import TaskEmbedding, distance_matrix
 
 DISTANCES = ("asymmetric", "cosine", "log_cosine")
+NO_EXPERT = "no expert"  # the backbone's own features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,19 +48,21 @@ def expert_outcomes(
     rows: Sequence[Mapping[str, Any]],
     targets: Mapping[str, TaskEmbedding],
     experts: Mapping[str, TaskEmbedding],
-    sources: Mapping[str, str],
 ) -> list[ExpertOutcome]:
     """What each way to choose an expert is worth on each target.
 
     Args:
-        rows: Accuracies and transferability scores, as `benchmarks/experts.py transfer` writes them.
+        rows: Accuracies and transferability scores of experts from other sources than the target's, as
+            `benchmarks/experts.py transfer` writes them.
         targets: Embedding of each target's 100 images.
         experts: Embedding of each expert's task.
-        sources: Where each task comes from; experts of the target's own source are not among the candidates.
     """
     table: dict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)
+    untuned = {row["target"]: row["accuracy"] for row in rows if row["expert"] == NO_EXPERT}
+    sources = {row["target"]: row["source"] for row in rows}
     for row in rows:
-        table[row["target"]][row["expert"]] = row
+        if row["expert"] != NO_EXPERT:
+            table[row["target"]][row["expert"]] = row
     found = []
     for target, candidates in table.items():
         names = sorted(candidates)
@@ -74,8 +77,11 @@ def expert_outcomes(
         choices["model2vec"] = names.index(_model2vec(table, target, names, others, targets, experts))
         choices["best on other targets"] = int(np.argmax([_mean_rank(table, others, name) for name in names]))
         best, mean = accuracy.max(), accuracy.mean()
-        for way, choice in {**choices, "best expert": int(accuracy.argmax())}.items():
-            lost = float(best - accuracy[choice])
+        reached = {way: accuracy[choice] for way, choice in choices.items()} | {"best expert": best}
+        if target in untuned:
+            reached[NO_EXPERT] = untuned[target]
+        for way, own in reached.items():
+            lost = float(best - own)
             found.append(ExpertOutcome(way, target, sources[target], lost / max(best - mean, 1e-9), lost))
         found.append(ExpertOutcome("random expert", target, sources[target], 1.0, float(best - mean)))
     return found

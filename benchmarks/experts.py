@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import typer
 from evidence import Precision, one_core
+from expert_choice import NO_EXPERT
 from ground.tasks import GroundTask, file_name, ground
 from ground.vit import batches_of, load_vit
 from torch import nn
@@ -51,7 +52,6 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 EXPERT = AdapterConfig("ssf", learning_rate=0.01, weight_decay=3.0, epochs=20)
 EXPERT_IMAGES, TARGET_IMAGES = 500, 100
 MOST_TESTED = 500  # test images that an expert's classifier is scored on
-NO_EXPERT = "no expert"
 L2 = 0.1  # of the classifier on an expert's features
 RATES = (0.01, 0.003)
 RESULTS = Path(__file__).with_name("results")

@@ -9,6 +9,7 @@ import numpy as np
 
 import adapters
 from adapters import AdapterConfig, BackboneId
+from adapters.settings import Settings
 from selection.evidence.library import library_warm_starts
 from selection.store import StoredTask, TaskFilter, TaskStore
 from task2vec import TaskEmbedding
@@ -56,6 +57,6 @@ def expected_gain(distance: float) -> float:
 
 
 def _same_tensors(a: AdapterConfig, b: AdapterConfig) -> bool:
-    """Whether two configurations differ in how they are trained only."""
-    training = {"learning_rate": None, "weight_decay": None, "epochs": None}
-    return {**a.to_dict(), **training} == {**b.to_dict(), **training}
+    """Whether two configurations differ at most in how they are trained."""
+    training = dict.fromkeys(Settings.declared())
+    return a.replace(**training) == b.replace(**training)

@@ -238,7 +238,7 @@ def test_a_store_without_trials_and_an_unknown_backbone_are_named():
 def test_a_warm_start_is_the_adapter_of_the_task_from_which_the_target_is_nearest(tmp_path, monkeypatch):
     monkeypatch.setattr(warm_start, "expected_gain", lambda distance: 0.01)
     store = TaskStore(tmp_path / "tasks.db")
-    short, long = AdapterConfig("bitfit", epochs=1), AdapterConfig("bitfit", epochs=9)
+    short, long = AdapterConfig("bitfit", epochs=1, batch_size=16), AdapterConfig("bitfit", epochs=9, augment="light")
     name = "task2vec_vit_patch4_32"
     for i, config in enumerate([short, short, SSF]):
         model = adapters.attach(timm.create_model(name), config, 2 + i)
@@ -247,7 +247,7 @@ def test_a_warm_start_is_the_adapter_of_the_task_from_which_the_target_is_neares
         store.add(embedding(f"task {i}", seed=i), trials=runs, adapter=tmp_path / str(i))
     target = embedding("new", seed=1)
     found = recommend(target, store, name)
-    assert found.config == long  # the stored adapter differs in its epochs only
+    assert found.config == long  # the stored adapter differs in its training only
     nearest = store.nearest(target, 3, distance="asymmetric")
     expected = next(n.name for n in nearest if n.name != "task 2")
     assert found.warm_start == store.task(expected).adapter
