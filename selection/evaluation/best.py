@@ -19,8 +19,7 @@ from selection.evaluation.protocol import Target
 from selection.evaluation.summary import Mean, mean_over_sources
 from selection.evidence.table import Array
 from selection.recommendation.observed import validation_variance
-from selection.recommendation.prediction import Prediction
-from selection.recommendation.result import COVERAGE
+from selection.recommendation.prediction import COVERAGE, Prediction, interval_around
 
 TRIES = (0, 1, 3)
 
@@ -32,8 +31,8 @@ class Choice:
     Attributes:
         regret: Normalised, as above.
         lost: Test accuracy below the best configuration's.
-        deviation: Of the score from what was expected, in standard deviations; NaN without any.
-        width: Of the 80% interval.
+        deviation: Of the score from the accuracy that was expected, in standard deviations; NaN without any.
+        width: Of the 80% interval, as users see it.
     """
 
     regret: float
@@ -57,11 +56,12 @@ def choose(prediction: Prediction, target: Target, tries: int = 0) -> Choice:
         seen.append((number, accuracy, validation_variance(accuracy, target.num_validation)))
     chosen, after = prediction.choice(seen), prediction.given(seen)
     best, score, std = target.scores.max(), target.scores[chosen], float(after.std[chosen])
+    low, high = interval_around(float(after.mean[chosen]), std)
     return Choice(
         regret=float((best - score) / max(best - target.scores.mean(), 1e-9)),
         lost=float(best - score),
-        deviation=float(score - after.mean[chosen]) / std,
-        width=2 * float(norm.ppf(0.5 + COVERAGE / 2)) * std,
+        deviation=float(score - np.clip(after.mean[chosen], 0, 1)) / std,
+        width=high - low,
     )
 
 

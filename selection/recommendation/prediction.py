@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import norm
 
 from selection.recommendation.acquisition import cheapest_within, expected_improvement
 
@@ -18,6 +19,8 @@ Array = npt.NDArray[np.float64]
 # Of the variance of a validation accuracy, by the trials of the shipped library: what differs between configurations
 # that were validated on the same images, and what they share (the choice of the best epoch, which flatters, included).
 OWN_ERROR, SHARED_ERROR = 0.3, 1.0
+
+COVERAGE = 0.8  # of the intervals that users see
 
 Seen = tuple[int, float, float]
 """A candidate's number, its validation accuracy, and the variance of that as an estimate."""
@@ -100,6 +103,17 @@ class Prediction:
         if self.covariance is None:
             raise ValueError("without a model there is an order of candidates, but no accuracy to be within of")
         return cheapest_within(self.mean, self.covariance, cost, within)
+
+
+def interval_around(expected: float, std: float) -> tuple[float, float]:
+    """Where a trial is expected to score with a chance of `COVERAGE`; NaN without `std`.
+
+    It is what lies in [0, 1] of the normal distribution's central interval, after an expectation beyond was moved there.
+    """
+    accuracy, far = min(1.0, max(0.0, expected)), float(norm.ppf(0.5 + COVERAGE / 2)) * std
+    if not np.isfinite(far):
+        return np.nan, np.nan
+    return max(0.0, accuracy - far), min(1.0, accuracy + far)
 
 
 def believed(expected: Prediction, running: Sequence[int]) -> list[Seen]:

@@ -6,14 +6,12 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import truncnorm
 
 from adapters import AdapterConfig
 from selection.recommendation.explanation import explain
 from selection.recommendation.fisher_by_block import FisherByBlock
+from selection.recommendation.prediction import interval_around
 from selection.store import BackboneFacts
-
-COVERAGE = 0.8  # of the interval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +41,8 @@ class Candidate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where a trial is expected to score with a chance of 80%, given that it scores between 0 and 1; NaN without
-        `std`. With `accuracy` inside.
-        """
-        if not np.isfinite(self.std):
-            return np.nan, np.nan
-        spread = max(self.std, 1e-6)
-        bounds = (0 - self.predicted) / spread, (1 - self.predicted) / spread
-        low, high = truncnorm.ppf((0.5 - COVERAGE / 2, 0.5 + COVERAGE / 2), *bounds, self.predicted, spread)
-        return min(float(low), self.accuracy), max(float(high), self.accuracy)
+        """Where a trial is expected to score with a chance of 80%, in [0, 1]; NaN without `std`."""
+        return interval_around(self.predicted, self.std)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -136,6 +136,9 @@ def test_coverage_counts_scores_inside_the_interval():
     assert found.inside() == 1
     assert found.inside(0.6) == 0
     assert found.width == pytest.approx(2 * 1.2816 * 0.1, abs=1e-4)
+    above = choose(dataclasses.replace(prediction, mean=np.array([1.2, 0.1])), target)  # no accuracy is above 1
+    assert above.deviation == pytest.approx(-1)
+    assert above.width == pytest.approx(1.2816 * 0.1, abs=1e-4)
 
 
 def test_gains_are_counted_from_the_linear_probe_on_the_same_test_images():
