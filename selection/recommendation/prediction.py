@@ -108,7 +108,7 @@ class Prediction:
 def interval_around(expected: float, std: float) -> tuple[float, float]:
     """Where a trial is expected to score with a chance of `COVERAGE`; NaN without `std`.
 
-    It is what lies in [0, 1] of the normal distribution's central interval, after an expectation beyond was moved there.
+    It is what lies in [0, 1] of the central interval of a normal distribution around the expected accuracy.
     """
     accuracy, far = min(1.0, max(0.0, expected)), float(norm.ppf(0.5 + COVERAGE / 2)) * std
     if not np.isfinite(far):
