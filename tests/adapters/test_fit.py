@@ -302,9 +302,10 @@ def test_layers_below_the_first_tuned_one_run_without_autograd(method):
     assert recorded == {0: False, 1: False, 2: True}
 
 
-def test_training_in_bfloat16_or_compiled_learns_as_well():
-    exact = adapters.fit(model_for(CONFIG), stripes(96), stripes(48, seed=1), batch_size=16, progress=False)
-    model = model_for(CONFIG)
+def test_training_in_bfloat16_learns_as_well():
+    short = CONFIG.replace(epochs=5)
+    exact = adapters.fit(model_for(short), stripes(96), stripes(48, seed=1), batch_size=16, progress=False)
+    model = model_for(short)
     settings = {"autocast": torch.bfloat16, "batch_size": 16, "progress": False}
     rounded = adapters.fit(model, stripes(96), stripes(48, seed=1), **settings)
     assert {p.dtype for p in model.parameters()} == {torch.float32}

