@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import json_lines
 import numpy as np
 import typer
-from expert_choice import ExpertOutcome, expert_outcomes
+from expert_choice import NO_EXPERT, ExpertOutcome, expert_outcomes
+from experts import EXPERT_IMAGES, EXPERTS, FAMILIES, TARGET_IMAGES, stored_embedding
 from page import DOCS, table
 from warm_starts import WarmStarts, warm_starts_by_rate
 
 import selection
-import task2vec
 from adapters import DEFAULT_BACKBONE
 from selection.evaluation import Evaluation, evaluate_store
 from selection.evaluation.page import regret_table, repeats_against_differences, write_page
 from selection.evaluation.rows import BASELINE, LEARNED, NOISE
 from selection.evaluation.summary import mean_over_sources
-from selection.evidence.library import library_experts, library_warm_starts
+from selection.evidence.library import library_warm_starts
 
 OURS, OPTUNA = "our model (`auto_tune(seconds=)`)", "Optuna: TPE with Hyperband"
 PRETRAINED = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
@@ -31,18 +32,17 @@ def main() -> None:
     library = selection.load_library()
     found = evaluate_store(library, PRETRAINED)
     bundled = evaluate_store(library, DEFAULT_BACKBONE, only=("random", BASELINE, LEARNED, NOISE))
-    sources = {task.name: task.source for task in library.tasks()}
-    warm = warm_starts_by_rate([row for row in library_warm_starts() if row["target"] in sources], sources)
-    experts = _experts(library, sources)
+    warm = warm_starts_by_rate(library_warm_starts())
+    experts = _experts()
     more = [_bundled_section(bundled), _experts_section(experts), _warm_section(warm), _goals_section(found, experts)]
     write_page(found, DOCS, *more)
 
 
-def _experts(library: selection.TaskStore, sources: Mapping[str, str]) -> list[ExpertOutcome]:
-    own = {e.task: e for e in library.embeddings(task2vec.load_probe().fingerprint, "montecarlo")}
-    rows = [row for row in library_experts() if row["expert"] in own and f"{row['target']}@100" in own]
-    small = {name.split("@")[0]: e for name, e in own.items() if name.endswith("@100")}
-    return expert_outcomes(rows, small, own, sources)
+def _experts() -> list[ExpertOutcome]:
+    rows = json_lines.read(EXPERTS)
+    targets = {name: stored_embedding(name, TARGET_IMAGES) for name in {row["target"] for row in rows}}
+    experts = {name: stored_embedding(name, EXPERT_IMAGES) for name in {row["expert"] for row in rows} - {NO_EXPERT}}
+    return expert_outcomes(rows, targets, experts)
 
 
 def _bundled_section(found: Evaluation) -> str:
@@ -65,9 +65,11 @@ def _experts_section(found: list[ExpertOutcome]) -> str:
     lines = [line for _, line in sorted(rows, key=lambda row: row[0])]
     return f"""## Which expert for a target
 
-{len({outcome.target for outcome in found})} targets with 100 training images on the bundled backbone; the experts are
-SSF adapters tuned on all images of the tasks of other sources (`benchmarks/experts.py`). A linear classifier is fitted
-on the chosen expert's features. The share lost is 0 for the best expert and 1 for a random one.
+{len({outcome.target for outcome in found})} targets with {TARGET_IMAGES} training images on the pretrained backbone;
+the experts are SSF adapters tuned on {EXPERT_IMAGES} images of tasks of other sources (`benchmarks/experts.py`).
+Targets and experts are of {len(FAMILIES)} families of tasks that ask for the same ({", ".join(FAMILIES)}), so that a
+right answer is among them. A linear classifier is fitted on the chosen expert's features. The share lost is 0 for the
+best expert and 1 for a random one.
 
 {table(["chosen by", "share lost", "accuracy lost, points"], lines)}"""
 
@@ -82,8 +84,8 @@ def _warm_section(warm: Mapping[float, WarmStarts]) -> str:
         rows.append(["... where a gain was predicted", str(found.predicted), *(where if found.predicted else "---")])
     return f"""## Starting from an expert
 
-SSF on 100 training images, on the bundled backbone, from the adapter of the task that the asymmetric distance names,
-against the same from scratch, two seeds each.
+SSF on {TARGET_IMAGES} training images, on the pretrained backbone, from the adapter of the task that the asymmetric
+distance names, against the same from scratch.
 
 {table(["", "targets", "better from the expert", "worse", "mean gain, points"], rows)}
 
@@ -123,7 +125,7 @@ def _goals_section(found: Evaluation, experts: list[ExpertOutcome]) -> str:
         goals.append(
             ("... below Optuna's TPE with Hyperband", pair, budgets[name] < budgets["Optuna: TPE with Hyperband"])
         )
-    ways = {outcome.way for outcome in experts} - {"best expert", "random expert"}
+    ways = {outcome.way for outcome in experts} - {"best expert", "random expert", NO_EXPERT}
     shares = {way: float(np.mean([o.share for o in experts if o.way == way])) for way in ways}
     if shares:
         best = min(shares, key=lambda way: shares[way])

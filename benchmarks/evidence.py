@@ -22,6 +22,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import json_lines
 import torch
 import typer
 from ground.tasks import MOST_CLASSES_OF_100, GroundTask, file_name, ground
@@ -169,7 +170,7 @@ def facts(
 ) -> None:
     """Embed every task, under the bundled probe and under the backbone, and read it through the backbone."""
     embeddings.mkdir(parents=True, exist_ok=True)
-    known = {json.loads(line)["task"] for line in out.read_text().splitlines()} if out.exists() else set()
+    known = {row["task"] for row in json_lines.read(out)}
     wanted = None if tried is None else {Trial.from_line(line)[0] for line in tried.read_text().splitlines()}
     torch.set_num_threads(1)
     model, probe = load_vit(weights), task2vec.load_probe()
@@ -190,8 +191,7 @@ def facts(
         ):
             if not (embeddings / file).exists():
                 task2vec.embed(labelled, reader).save(embeddings / file)
-        with out.open("a") as file:
-            file.write(json.dumps({"task": name, "group": task.group, "source": task.source} | found.to_dict()) + "\n")
+        json_lines.append(out, {"task": name, "group": task.group, "source": task.source} | found.to_dict())
         print(f"{name}: linear probe {found.linear_probe:.3f}", flush=True)
 
 

@@ -10,14 +10,14 @@ All append to files in `benchmarks/results` and go on where they were stopped; `
 from __future__ import annotations
 
 import dataclasses
-import json
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from itertools import chain, product, zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
+import json_lines
 import numpy as np
 import torch
 import typer
@@ -115,7 +115,7 @@ def _train(weights: Path, experts: Path, precision: str, task: GroundTask) -> No
 
 def _transfer(datasets: Path, weights: Path, experts: Path, precision: str, task: GroundTask) -> None:
     torch.set_num_threads(1)
-    done = {(row["target"], row["expert"]) for row in rows_of(EXPERTS)}
+    done = {(row["target"], row["expert"]) for row in json_lines.read(EXPERTS)}
     train, _, test = batches_of(task, TARGET_IMAGES, 0)
     labels, true = train.labels().numpy(), test.labels().numpy()[:MOST_TESTED]
     ready = [name for name, other in tasks_of(datasets).items() if other.source != task.source]
@@ -133,13 +133,15 @@ def _transfer(datasets: Path, weights: Path, experts: Path, precision: str, task
         probabilities /= probabilities.sum(axis=1, keepdims=True)
         scores = {name: score(Outputs(features, probabilities, labels)) for name, score in SCORES.items()}
         accuracy = float((predicted == true).mean())
-        append(EXPERTS, {"target": task.name, "expert": expert, "source": task.source, "accuracy": accuracy} | scores)
+        json_lines.append(
+            EXPERTS, {"target": task.name, "expert": expert, "source": task.source, "accuracy": accuracy} | scores
+        )
         print(f"{task.name} from {expert}: {accuracy:.3f}", flush=True)
 
 
 def _warm(datasets: Path, weights: Path, experts: Path, precision: str, task: GroundTask) -> None:
     torch.set_num_threads(1)
-    done = {(row["target"], row["rate"], row["seed"]) for row in rows_of(WARM_STARTS)}
+    done = {(row["target"], row["rate"], row["seed"]) for row in json_lines.read(WARM_STARTS)}
     others = [other for other in tasks_of(datasets).values() if other.source != task.source]
     ready = [other for other in others if (experts / file_name(other.name)).exists()]
     embeddings = [embedding_of(other, EXPERT_IMAGES) for other in ready]
@@ -160,7 +162,7 @@ def _warm(datasets: Path, weights: Path, experts: Path, precision: str, task: Gr
             accuracy[name] = adapters.evaluate(model, test, autocast=_autocast(precision)).accuracy
         own = {"target": task.name, "source": task.source, "seed": seed, "rate": rate}
         chosen = {"expert": ready[nearest].name, "distance": float(distances[nearest])}
-        append(WARM_STARTS, own | chosen | accuracy)
+        json_lines.append(WARM_STARTS, own | chosen | accuracy)
         print(
             f"{task.name} at {rate:g}: {accuracy['cold']:.3f}, from {ready[nearest].name} {accuracy['warm']:.3f}",
             flush=True,
@@ -168,11 +170,20 @@ def _warm(datasets: Path, weights: Path, experts: Path, precision: str, task: Gr
 
 
 def embedding_of(task: GroundTask, images: int) -> TaskEmbedding:
-    """Under the bundled probe, as `evidence.py facts` keeps it."""
-    file = EMBEDDINGS / f"{file_name(task.name)}@{images}.safetensors"
+    """Under the bundled probe; made if it is not stored."""
+    file = _file_of(task.name, images)
     if not file.exists():
         task2vec.embed(task.labelled(images, 0), task2vec.load_probe()).save(file)
     return TaskEmbedding.load(file)
+
+
+def stored_embedding(task: str, images: int) -> TaskEmbedding:
+    """What `embedding_of` or `evidence.py facts` stored."""
+    return TaskEmbedding.load(_file_of(task, images))
+
+
+def _file_of(task: str, images: int) -> Path:
+    return EMBEDDINGS / f"{file_name(task)}@{images}.safetensors"
 
 
 @torch.no_grad()
@@ -192,18 +203,6 @@ def outputs(model: nn.Module, batches: Batches, precision: str) -> tuple[np.ndar
 
 def _autocast(precision: str) -> torch.dtype | None:
     return one_core(precision).autocast_dtype
-
-
-def rows_of(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a file of results, if there is one."""
-    for line in path.read_text().splitlines() if path.exists() else ():
-        yield json.loads(line)
-
-
-def append(path: Path, row: dict[str, Any]) -> None:
-    """Write a result at once."""
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":

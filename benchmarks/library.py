@@ -18,6 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
+import json_lines
 import numpy as np
 import torch
 import typer
@@ -90,12 +91,11 @@ def add(
     """Add the ground's tasks that have trials to what is shipped, or replace them; trials on other backbones stay."""
     alone = {
         AdapterConfig.from_dict(pace["config"]): pace["seconds"]
-        for pace in map(json.loads, paces.read_text().splitlines())
+        for pace in json_lines.read(paces)
         if pace["images"] == images
     }
     store, tried = selection.load_library(), read_trials(trials)
-    for line in facts.read_text().splitlines():
-        values = json.loads(line)
+    for values in json_lines.read(facts):
         name, group, source = (values.pop(key) for key in ("task", "group", "source"))
         if len({trial.config for trial in tried.get(name, ())}) >= ENOUGH and name.endswith(f"@{images}"):
             kept: list[Trial] = []

@@ -19,6 +19,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
+import json_lines
 import numpy as np
 import torch
 import typer
@@ -131,19 +132,15 @@ def write(
     """Write docs/pilot.md."""
     (DOCS / "pilot.md").write_text(
         PAGE.format(
-            repeats=_repeats_table(_rows(protocol)),
-            accuracies=_accuracy_table(_rows(protocol)),
-            rates=_comparison(_rows(rates), "learning_rate"),
-            decays=_comparison(_rows(decays), "weight_decay"),
+            repeats=_repeats_table(json_lines.read(protocol)),
+            accuracies=_accuracy_table(json_lines.read(protocol)),
+            rates=_comparison(json_lines.read(rates), "learning_rate"),
+            decays=_comparison(json_lines.read(decays), "weight_decay"),
             images=IMAGES,
             rate_images=RATE_IMAGES,
             averaged=f"{AVERAGED:.0%}",
         )
     )
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def _by_task(rows: list[dict[str, Any]], end: str, epochs: int) -> dict[str, np.ndarray]:
@@ -269,13 +266,12 @@ def run(
 ) -> None:
     """Train what is missing in `out`."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    done = json_lines.read(out)
     known = {json.dumps([row[key] for key in ("task", "images", "seed", "settings")], sort_keys=True) for row in done}
     jobs = [job for job in JOBS[what]() if json.dumps(list(job), sort_keys=True) not in known]
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         for row in pool.imap_unordered(partial(train, datasets, weights), jobs):
-            with out.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            json_lines.append(out, row)
             print(f"{row['task']} {row['settings']} seed {row['seed']}: {row['last']:.3f}", flush=True)
 
 

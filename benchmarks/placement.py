@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import math
 import multiprocessing
 import os
@@ -27,6 +26,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import json_lines
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -160,7 +160,7 @@ def adopt(
             row = job._asdict() | {"group": tasks[base].group, "source": tasks[base].source, "settings": settings}
             row |= {"budget": trial.parameters, "parameters": trial.parameters, "seconds": trial.seconds}
             curve = [accuracy for accuracy, _ in trial.curve]
-            _append(out / "trainings.jsonl", row | {"curve": curve, "score": trial.score})
+            json_lines.append(out / "trainings.jsonl", row | {"curve": curve, "score": trial.score})
 
 
 @app.command()
@@ -196,7 +196,7 @@ def contribute(
         )
         with trials.open("a") as file:
             file.write(trial.to_line(name))
-    measured = [json.loads(line) for line in paces.read_text().splitlines()]
+    measured = json_lines.read(paces)
     training = {
         (r["task"], r["seed"]): r["seconds"] for r in _rows(out) if (r["way"], r["multiple"]) == ("uniform", 1.0)
     }
@@ -207,7 +207,7 @@ def contribute(
             pace for pace in measured
             if pace["images"] == IMAGES and pace["config"] == everywhere.replace(weight_decay=0).to_dict()
         )  # fmt: skip
-        _append(paces, {"config": wanted, "images": IMAGES, "seconds": alone["seconds"] * (1 + share)})
+        json_lines.append(paces, {"config": wanted, "images": IMAGES, "seconds": alone["seconds"] * (1 + share)})
 
 
 @app.command()
@@ -268,7 +268,9 @@ def measure(datasets: Path, weights: Path, out: Path, autocast: torch.dtype | No
     found = task2vec.sensitivity(labelled, model, transform=transform(), seed=seed, **MEASURES[kind])
     seconds = time.perf_counter() - start
     found.save(_sensitivity_file(out, name, seed, kind))
-    _append(out / "measured.jsonl", {"task": name, "seed": seed, "measure": kind, "seconds": round(seconds, 2)})
+    json_lines.append(
+        out / "measured.jsonl", {"task": name, "seed": seed, "measure": kind, "seconds": round(seconds, 2)}
+    )
     print(f"{name} seed {seed}: {kind} in {seconds:.0f} s", flush=True)
 
 
@@ -295,7 +297,7 @@ def train(datasets: Path, weights: Path, out: Path, autocast: torch.dtype | None
     row |= {"precision": "float32" if autocast is None else str(autocast).removeprefix("torch.")}
     row |= {"parameters": parameters, "seconds": round(time.perf_counter() - start, 2), "curve": curve}
     row |= {"score": adapters.evaluate(tuned, test, autocast=autocast).accuracy, "test": len(test)}
-    _append(out / "trainings.jsonl", row)
+    json_lines.append(out / "trainings.jsonl", row)
     print(f"{job.task} seed {job.seed} x{job.multiple:g} {job.way}: {row['score']:.3f}", flush=True)
 
 
@@ -432,14 +434,8 @@ def _task(datasets: Path, name: str) -> GroundTask:
     return next(task for task in ground(datasets) if task.name == name)
 
 
-def _append(path: Path, row: dict[str, Any]) -> None:
-    with path.open("a") as file:  # a line is far shorter than what the system appends in one piece
-        file.write(json.dumps(row) + "\n")
-
-
 def _rows(out: Path, name: str = "trainings.jsonl") -> list[dict[str, Any]]:
-    path = out / name
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return json_lines.read(out / name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -617,7 +613,7 @@ class Tried:
 
 def tried_tasks(rows: Sequence[dict[str, Any]], facts: Path, out: Path) -> list[Tried]:
     """Those of which everything is known."""
-    looked = {row["task"]: row for row in map(json.loads, facts.read_text().splitlines())}
+    looked = {row["task"]: row for row in json_lines.read(facts)}
     scores: dict[str, dict[str, float]] = {}
     for row in rows:
         if row["multiple"] == 1.0 and row["seed"] == SEEDS[0]:

@@ -35,24 +35,23 @@ class WarmStarts:
     gain_where_predicted: float
 
 
-def warm_starts_by_rate(rows: Sequence[Mapping[str, Any]], sources: Mapping[str, str]) -> dict[float, WarmStarts]:
-    """What the trials say for each learning rate, the largest first; arguments as for `warm_starts`."""
+def warm_starts_by_rate(rows: Sequence[Mapping[str, Any]]) -> dict[float, WarmStarts]:
+    """What the trials say for each learning rate, the largest first; rows as for `warm_starts`."""
     rates = sorted({row["rate"] for row in rows}, reverse=True)
-    return {rate: warm_starts([row for row in rows if row["rate"] == rate], sources) for rate in rates}
+    return {rate: warm_starts([row for row in rows if row["rate"] == rate]) for rate in rates}
 
 
-def warm_starts(rows: Sequence[Mapping[str, Any]], sources: Mapping[str, str]) -> WarmStarts:
-    """What the trials say, as `benchmarks/experts.py warm` writes them.
+def warm_starts(rows: Sequence[Mapping[str, Any]]) -> WarmStarts:
+    """What the trials say; a gain is predicted from the targets of other sources.
 
     Args:
-        rows: One for each target and seed.
-        sources: Where each target comes from: a gain is predicted from the targets of other sources.
+        rows: One for each target and seed, as `benchmarks/experts.py warm` writes them.
     """
     gains: dict[str, list[float]] = defaultdict(list)
-    distances = {}
+    distances, sources = {}, {}
     for row in rows:
         gains[row["target"]].append(row["warm"] - row["cold"])
-        distances[row["target"]] = row["distance"]
+        distances[row["target"]], sources[row["target"]] = row["distance"], row["source"]
     names = sorted(gains)
     gain = np.array([np.mean(gains[name]) for name in names])
     distance = np.array([distances[name] for name in names])

@@ -42,11 +42,11 @@ def test_the_nearest_expert_is_chosen_by_distance_and_the_best_by_the_oracle(scr
 
 def test_warm_starts_are_averaged_over_seeds_and_gains_predicted_from_other_sources(scripts):
     rows = [
-        {"target": name, "seed": seed, "distance": distance, "cold": 0.5, "warm": 0.5 + gain}
+        {"target": name, "source": name, "seed": seed, "distance": distance, "cold": 0.5, "warm": 0.5 + gain}
         for name, distance, gain in (("a", 0.1, 0.1), ("b", 0.2, 0.05), ("c", 0.8, -0.05), ("d", 0.9, -0.1))
         for seed in (0, 1)
     ]
-    found = scripts[1].warm_starts(rows, {name: name for name in "abcd"})
+    found = scripts[1].warm_starts(rows)
     assert (found.targets, found.better, found.worse) == (4, 0.5, 0.5)
     assert (found.predicted, found.better_where_predicted) == (2, 1.0)
     assert found.gain == pytest.approx(0)

@@ -27,7 +27,7 @@ FACTS = HERE / "facts.jsonl"
 CALLED = "the shipped library"
 SIZE_TAGS = ("100 images", "500 images")  # of tasks that were not taken whole
 MEAN_FEATURES = HERE / "mean_features.safetensors"
-EXPERTS, WARM_STARTS, COSTS = HERE / "experts.jsonl", HERE / "warm_starts.jsonl", HERE / "costs.jsonl"
+WARM_STARTS, COSTS = HERE / "warm_starts.jsonl", HERE / "costs.jsonl"
 
 
 def load_library(location: str | Path | None = None) -> TaskStore:
@@ -48,11 +48,6 @@ def load_library(location: str | Path | None = None) -> TaskStore:
 def mean_features() -> dict[str, npt.NDArray[np.float32]]:
     """For each task of the library the mean of the probe's features over its images, `(d,)`."""
     return load_file(MEAN_FEATURES) if MEAN_FEATURES.exists() else {}
-
-
-def library_experts() -> list[dict[str, Any]]:
-    """How well each expert's features served each target, and what the cheap scores said of it."""
-    return _lines(EXPERTS)
 
 
 def library_warm_starts() -> list[dict[str, Any]]:
