@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import json_lines
 import numpy as np
 import typer
-from expert_choice import NO_EXPERT, ExpertOutcome, expert_outcomes
+from expert_choice import NO_EXPERT, ExpertOutcome, answerable, expert_outcomes
 from experts import EXPERT_IMAGES, EXPERTS, FAMILIES, TARGET_IMAGES, stored_embedding
 from page import DOCS, table
 from warm_starts import WarmStarts, warm_starts_by_rate
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def _experts() -> list[ExpertOutcome]:
-    rows = json_lines.read(EXPERTS)
+    rows = answerable(json_lines.read(EXPERTS), FAMILIES)
     targets = {name: stored_embedding(name, TARGET_IMAGES) for name in {row["target"] for row in rows}}
     experts = {name: stored_embedding(name, EXPERT_IMAGES) for name in {row["expert"] for row in rows} - {NO_EXPERT}}
     return expert_outcomes(rows, targets, experts)
@@ -67,8 +67,8 @@ def _experts_section(found: list[ExpertOutcome]) -> str:
 
 {len({outcome.target for outcome in found})} targets with {TARGET_IMAGES} training images on the pretrained backbone;
 the experts are SSF adapters tuned on {EXPERT_IMAGES} images of tasks of other sources (`benchmarks/experts.py`).
-Targets and experts are of {len(FAMILIES)} families of tasks that ask for the same ({", ".join(FAMILIES)}), so that a
-right answer is among them. A linear classifier is fitted on the chosen expert's features. The share lost is 0 for the
+Both are of {len(FAMILIES)} families of tasks that ask for the same ({", ".join(FAMILIES)}); a target counts where an
+expert of its own family is among the candidates. A linear classifier is fitted on the chosen expert's features. The share lost is 0 for the
 best expert and 1 for a random one.
 
 {table(["chosen by", "share lost", "accuracy lost, points"], lines)}"""

@@ -87,6 +87,13 @@ def expert_outcomes(
     return found
 
 
+def answerable(rows: Sequence[Mapping[str, Any]], families: Mapping[str, Sequence[str]]) -> list[Mapping[str, Any]]:
+    """The rows of targets for which an expert of their own family was tried, so that a right answer is among them."""
+    family = {task: name for name, tasks in families.items() for task in tasks}
+    kept = {row["target"] for row in rows if family.get(row["expert"]) == family[row["target"]]}
+    return [row for row in rows if row["target"] in kept]
+
+
 def _model2vec(
     table: Mapping[str, Mapping[str, Mapping[str, Any]]],
     target: str,

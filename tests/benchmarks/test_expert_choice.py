@@ -40,6 +40,11 @@ def test_the_nearest_expert_is_chosen_by_distance_and_the_best_by_the_oracle(scr
     assert found["no expert"].lost == pytest.approx(0.1)
 
 
+def test_only_targets_with_an_expert_of_their_family_among_the_candidates_count(scripts):
+    rows = [{"target": "a", "expert": "c"}, {"target": "a", "expert": "b"}, {"target": "c", "expert": "a"}]
+    assert scripts[0].answerable(rows, {"one": ("a", "b"), "other": ("c",)}) == rows[:2]
+
+
 def test_warm_starts_are_averaged_over_seeds_and_gains_predicted_from_other_sources(scripts):
     rows = [
         {"target": name, "source": name, "seed": seed, "distance": distance, "cold": 0.5, "warm": 0.5 + gain}
