@@ -68,8 +68,8 @@ def _experts_section(found: list[ExpertOutcome]) -> str:
 {len({outcome.target for outcome in found})} targets with {TARGET_IMAGES} training images on the pretrained backbone;
 the experts are SSF adapters tuned on {EXPERT_IMAGES} images of tasks of other sources (`benchmarks/experts.py`).
 Both are of {len(FAMILIES)} families of tasks that ask for the same ({", ".join(FAMILIES)}); a target counts where an
-expert of its own family is among the candidates. A linear classifier is fitted on the chosen expert's features. The share lost is 0 for the
-best expert and 1 for a random one.
+expert of its own family is among the candidates. A linear classifier is fitted on the chosen expert's features. The
+share lost is 0 for the best expert and 1 for a random one.
 
 {table(["chosen by", "share lost", "accuracy lost, points"], lines)}"""
 
