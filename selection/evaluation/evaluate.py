@@ -33,6 +33,7 @@ FEWEST_SOURCES = 3
 BUDGET = 3.0  # full trainings: their mean seconds on a target
 SEEDS = 10  # of searches that draw at random
 FIRST = 3  # configurations by our order that other searches are started with
+MOST_PROCESSES = 8  # unless more are asked for: each takes about half a gigabyte of memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +161,7 @@ def evaluate_store(
         backbone: Whose trials count.
         mean_features: See `rows_of`.
         only: Names of the rows to measure; all if not given.
-        processes: Among which the work is shared; as many as there are cores if not given.
+        processes: Among which the work is shared; as many as there are cores, up to `MOST_PROCESSES`, if not given.
         progress: Show progress on standard error.
 
     Raises:
@@ -178,7 +179,7 @@ def evaluate_store(
         )
     if mean_features is not None and not all(task.name in mean_features for task in table.tasks):
         mean_features = None
-    processes = processes or cpu_count()
+    processes = processes or min(cpu_count(), MOST_PROCESSES)
     with reporting(progress) as report:
         rows = {name: row for name, row in rows_of(mean_features).items() if only is None or name in only}
         found = leave_one_source_out(
