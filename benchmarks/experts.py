@@ -104,6 +104,7 @@ def _share(processes: int, work: Callable[[GroundTask], None], tasks: Any) -> No
 def _train(weights: Path, experts: Path, precision: str, task: GroundTask) -> None:
     torch.set_num_threads(1)
     out = experts / file_name(task.name)
+    embedding_of(task, EXPERT_IMAGES)
     if not (out / "adapter.json").exists():
         learning, validation, test = batches_of(task, EXPERT_IMAGES, 0)
         model = load_vit(weights)
@@ -117,6 +118,7 @@ def _transfer(datasets: Path, weights: Path, experts: Path, precision: str, task
     torch.set_num_threads(1)
     done = {(row["target"], row["expert"]) for row in json_lines.read(EXPERTS)}
     train, _, test = batches_of(task, TARGET_IMAGES, 0)
+    embedding_of(task, TARGET_IMAGES)  # so that distances to it can be looked up
     labels, true = train.labels().numpy(), test.labels().numpy()[:MOST_TESTED]
     ready = [name for name, other in tasks_of(datasets).items() if other.source != task.source]
     for expert in (NO_EXPERT, *(name for name in ready if (experts / file_name(name)).exists())):

@@ -33,7 +33,7 @@ FEWEST_SOURCES = 3
 BUDGET = 3.0  # full trainings: their mean seconds on a target
 SEEDS = 10  # of searches that draw at random
 FIRST = 3  # configurations by our order that other searches are started with
-MOST_PROCESSES = 8  # unless more are asked for: each takes about half a gigabyte of memory
+MOST_PROCESSES = 8  # unless more are asked for: each takes about a gigabyte of memory
 
 
 @dataclasses.dataclass(frozen=True)
