@@ -119,17 +119,11 @@ class Evaluation:
         """Normalised regret of each search on each target with curves, within `BUDGET` full trainings; means over
         `SEEDS` where a search draws at random. NaN for targets without curves.
         """
-        whole = [all(len(trial.curve) > 1 for trial in target.trials) for target in self.targets]
-        triples = zip(self.targets, self.predictions[LEARNED], self.predictions[BASELINE], strict=True)
-        replayed = in_processes(
-            self.processes,
-            (
-                delayed(_searched)(target, own, fixed, self.curves[target.facts.source])
-                for known, (target, own, fixed) in zip(whole, triples, strict=True)
-                if known
-            ),
-        )
-        each = [next(replayed) if known else {} for known in whole]
+        triples = list(zip(self.targets, self.predictions[LEARNED], self.predictions[BASELINE], strict=True))
+        whole = [t for t, target in enumerate(self.targets) if all(len(trial.curve) > 1 for trial in target.trials)]
+        calls = (delayed(_searched)(*triples[t], self.curves[self.targets[t].facts.source]) for t in whole)
+        found = dict(zip(whole, in_processes(self.processes, calls), strict=True))
+        each = [found.get(t, {}) for t in range(len(self.targets))]
         names = list(dict.fromkeys(name for regrets in each for name in regrets))
         return {name: [regrets.get(name, float("nan")) for regrets in each] for name in names}
 
