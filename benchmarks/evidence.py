@@ -170,7 +170,7 @@ def facts(
 ) -> None:
     """Embed every task, under the bundled probe and under the backbone, and read it through the backbone."""
     embeddings.mkdir(parents=True, exist_ok=True)
-    known = {row["task"] for row in json_lines.read(out)}
+    known = {row["task"] for row in json_lines.so_far(out)}
     wanted = None if tried is None else {Trial.from_line(line)[0] for line in tried.read_text().splitlines()}
     torch.set_num_threads(1)
     model, probe = load_vit(weights), task2vec.load_probe()

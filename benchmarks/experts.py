@@ -4,12 +4,12 @@ python benchmarks/experts.py train DATASETS WEIGHTS EXPERTS       one adapter on
 python benchmarks/experts.py transfer DATASETS WEIGHTS EXPERTS    every expert on 100 images of tasks of other sources
 python benchmarks/experts.py warm DATASETS WEIGHTS EXPERTS        tuning on 100 images from an expert and from scratch
 
-All append to files in `benchmarks/results` and go on where they were stopped; `evaluation_page.py` reads them.
+All append to files in `benchmarks/results` and go on where they were stopped. `evaluation_page.py` reads the
+experts; its starts from them are still those of the bundled backbone, in the library, until `warm` has been run.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import multiprocessing
 from collections.abc import Callable
 from functools import partial
@@ -116,7 +116,7 @@ def _train(weights: Path, experts: Path, precision: str, task: GroundTask) -> No
 
 def _transfer(datasets: Path, weights: Path, experts: Path, precision: str, task: GroundTask) -> None:
     torch.set_num_threads(1)
-    done = {(row["target"], row["expert"]) for row in json_lines.read(EXPERTS)}
+    done = {(row["target"], row["expert"]) for row in json_lines.so_far(EXPERTS)}
     train, _, test = batches_of(task, TARGET_IMAGES, 0)
     embedding_of(task, TARGET_IMAGES)  # so that distances to it can be looked up
     labels, true = train.labels().numpy(), test.labels().numpy()[:MOST_TESTED]
@@ -143,7 +143,7 @@ def _transfer(datasets: Path, weights: Path, experts: Path, precision: str, task
 
 def _warm(datasets: Path, weights: Path, experts: Path, precision: str, task: GroundTask) -> None:
     torch.set_num_threads(1)
-    done = {(row["target"], row["rate"], row["seed"]) for row in json_lines.read(WARM_STARTS)}
+    done = {(row["target"], row["rate"], row["seed"]) for row in json_lines.so_far(WARM_STARTS)}
     others = [other for other in tasks_of(datasets).values() if other.source != task.source]
     ready = [other for other in others if (experts / file_name(other.name)).exists()]
     embeddings = [embedding_of(other, EXPERT_IMAGES) for other in ready]
@@ -156,7 +156,7 @@ def _warm(datasets: Path, weights: Path, experts: Path, precision: str, task: Gr
         accuracy = {}
         for name, start in (("cold", None), ("warm", experts / file_name(ready[nearest].name))):
             model = load_vit(weights)
-            adapters.attach(model, dataclasses.replace(EXPERT, learning_rate=rate), learning.num_classes, seed=seed)
+            adapters.attach(model, EXPERT.replace(learning_rate=rate), learning.num_classes, seed=seed)
             adapters.fit(
                 model, learning, validation,
                 init_from=start, seed=seed, autocast=_autocast(precision), progress=False,

@@ -9,8 +9,13 @@ from typing import Any
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All lines; none if there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """All lines of a file, which must be there: results that cannot be found are not none."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def so_far(path: Path) -> list[dict[str, Any]]:
+    """What a run that is resumed has written; nothing if it was never started."""
+    return read(path) if path.exists() else []
 
 
 def append(path: Path, row: Mapping[str, Any]) -> None:

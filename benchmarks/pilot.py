@@ -266,7 +266,7 @@ def run(
 ) -> None:
     """Train what is missing in `out`."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    done = json_lines.read(out)
+    done = json_lines.so_far(out)
     known = {json.dumps([row[key] for key in ("task", "images", "seed", "settings")], sort_keys=True) for row in done}
     jobs = [job for job in JOBS[what]() if json.dumps(list(job), sort_keys=True) not in known]
     with multiprocessing.get_context("spawn").Pool(processes) as pool:

@@ -435,7 +435,7 @@ def _task(datasets: Path, name: str) -> GroundTask:
 
 
 def _rows(out: Path, name: str = "trainings.jsonl") -> list[dict[str, Any]]:
-    return json_lines.read(out / name)
+    return json_lines.so_far(out / name)
 
 
 @dataclasses.dataclass(frozen=True)

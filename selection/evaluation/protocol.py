@@ -155,4 +155,5 @@ def _learned_without(
 
 def in_processes(processes: int, calls: Iterable[Any]) -> Iterator[Any]:
     """The results of joblib's delayed calls, in their order, as they come."""
-    return iter(Parallel(n_jobs=processes, return_as="generator")(calls))
+    found: Iterator[Any] = Parallel(n_jobs=processes, return_as="generator")(calls)
+    return found

@@ -106,12 +106,12 @@ class Prediction:
 
 
 def interval_around(expected: float, std: float) -> tuple[float, float]:
-    """Where a trial is expected to score with a chance of `COVERAGE`; NaN without `std`.
+    """Where a trial is expected to score with a chance of `COVERAGE`; NaN without either.
 
     It is what lies in [0, 1] of the central interval of a normal distribution around the expected accuracy.
     """
     accuracy, far = min(1.0, max(0.0, expected)), float(norm.ppf(0.5 + COVERAGE / 2)) * std
-    if not np.isfinite(far):
+    if not np.isfinite(expected + far):
         return np.nan, np.nan
     return max(0.0, accuracy - far), min(1.0, accuracy + far)
 
