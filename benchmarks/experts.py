@@ -121,6 +121,7 @@ def _transfer(datasets: Path, weights: Path, experts: Path, precision: str, task
     embedding_of(task, TARGET_IMAGES)  # so that distances to it can be looked up
     labels, true = train.labels().numpy(), test.labels().numpy()[:MOST_TESTED]
     ready = [name for name, other in tasks_of(datasets).items() if other.source != task.source]
+    measured = []
     for expert in (NO_EXPERT, *(name for name in ready if (experts / file_name(name)).exists())):
         if (task.name, expert) in done:
             continue
@@ -135,10 +136,10 @@ def _transfer(datasets: Path, weights: Path, experts: Path, precision: str, task
         probabilities /= probabilities.sum(axis=1, keepdims=True)
         scores = {name: score(Outputs(features, probabilities, labels)) for name, score in SCORES.items()}
         accuracy = float((predicted == true).mean())
-        json_lines.append(
-            EXPERTS, {"target": task.name, "expert": expert, "source": task.source, "accuracy": accuracy} | scores
-        )
+        measured.append({"target": task.name, "source": task.source, "expert": expert, "accuracy": accuracy} | scores)
         print(f"{task.name} from {expert}: {accuracy:.3f}", flush=True)
+    for row in measured:  # all at once: the best of some candidates is not the best expert
+        json_lines.append(EXPERTS, row)
 
 
 def _warm(datasets: Path, weights: Path, experts: Path, precision: str, task: GroundTask) -> None:
