@@ -89,10 +89,10 @@ def test_a_small_run_is_written_to_the_page(placement, datasets, tmp_path, monke
     tasks = ("mnist", "magnetic_tile")
     monkeypatch.setattr(placement, "TASKS", tasks)
     for task, kind in itertools.product(tasks, placement.MEASURES):
-        placement.measure(datasets, weights, tmp_path, (task, 0, kind))
+        placement.measure(datasets, weights, tmp_path, None, (task, 0, kind))
     ways = ["uniform", "relative_tenth", "gps", "fish", "adalora"]  # each another path
     for way in ways:
-        placement.train(datasets, weights, tmp_path, placement.Job("mnist", 0, way, 0.5))
+        placement.train(datasets, weights, tmp_path, None, placement.Job("mnist", 0, way, 0.5))
     rows = [json.loads(line) for line in (tmp_path / "trainings.jsonl").read_text().splitlines()]
     assert [row["way"] for row in rows] == ways
     for row in rows:
