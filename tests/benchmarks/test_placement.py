@@ -22,10 +22,18 @@ def placement(monkeypatch):
     import placement
 
     yield placement
-    sys.modules.pop("placement", None)
+    for name in ("placement", "placement_page"):
+        sys.modules.pop(name, None)
 
 
-def test_a_difference_is_over_tasks_and_their_common_seeds(placement):
+@pytest.fixture
+def page(placement):
+    import placement_page
+
+    return placement_page
+
+
+def test_a_difference_is_over_tasks_and_their_common_seeds(page):
     generator = np.random.default_rng(0)
     rows, means = [], []
     for task in range(6):
@@ -37,11 +45,11 @@ def test_a_difference_is_over_tasks_and_their_common_seeds(placement):
                 {"task": task, "source": task, "seed": seed, "way": "b", "score": 0.5},
             ]
         rows.append({"task": task, "source": task, "seed": 9, "way": "a", "score": 1.0})  # has no counterpart
-    found = placement.difference(rows, lambda r: r["way"] == "a", lambda r: r["way"] == "b")
+    found = page.difference(rows, lambda r: r["way"] == "a", lambda r: r["way"] == "b")
     assert (found.mean, found.worst, found.tasks) == (pytest.approx(np.mean(means)), pytest.approx(min(means)), 6)
     expected = norm.interval(0.95, np.mean(means), np.std(means) / np.sqrt(6))
     assert (found.low, found.high) == pytest.approx(expected, abs=0.3)
-    assert placement.difference(rows[:3], lambda r: r["way"] == "a", lambda r: r["way"] == "b") is None
+    assert page.difference(rows[:3], lambda r: r["way"] == "a", lambda r: r["way"] == "b") is None
 
 
 def test_finished_trainings_are_not_run_again_and_the_first_are_at_the_parameters_of_rank_8(placement, tmp_path):
@@ -53,17 +61,17 @@ def test_finished_trainings_are_not_run_again_and_the_first_are_at_the_parameter
     assert placement.missing(asked, tmp_path) == asked[1:]
 
 
-def test_a_place_is_learned_from_tasks_of_other_sources_alone(placement):
+def test_a_place_is_learned_from_tasks_of_other_sources_alone(page):
     generator = np.random.default_rng(0)
     told = generator.standard_normal(30)
     tasks = [
-        placement.Tried(f"task {i}", f"source {i // 2}", np.array([5 * x, -5 * x]), {"facts": np.array([x])})
+        page.Tried(f"task {i}", f"source {i // 2}", np.array([5 * x, -5 * x]), {"facts": np.array([x])})
         for i, x in enumerate(told)
     ]
-    np.testing.assert_allclose(placement.learned_gains(tasks, "facts"), np.abs(5 * told))
-    alone = [placement.Tried("task", "source", np.array([9.0, -9.0]), {}), *tasks[:4]]
+    np.testing.assert_allclose(page.learned_gains(tasks, "facts"), np.abs(5 * told))
+    alone = [page.Tried("task", "source", np.array([9.0, -9.0]), {}), *tasks[:4]]
     without = np.mean([task.gains for task in tasks[:4]], axis=0)  # its own gain is not looked at
-    assert placement.learned_gains(alone, None)[0] == alone[0].gains[np.argmax(without)]
+    assert page.learned_gains(alone, None)[0] == alone[0].gains[np.argmax(without)]
 
 
 def test_every_way_is_known_to_the_register(placement):
@@ -77,7 +85,7 @@ def test_the_tasks_are_of_the_ground_five_of_each_group(placement, datasets):
 
 
 @pytest.mark.slow
-def test_a_small_run_is_written_to_the_page(placement, datasets, tmp_path, monkeypatch):
+def test_a_small_run_is_written_to_the_page(placement, page, datasets, tmp_path, monkeypatch):
     weights = SHARED / "weights" / "vit_tiny_patch16_224.safetensors"
     if not weights.exists():
         pytest.skip(f"there is no {weights}")
@@ -85,7 +93,7 @@ def test_a_small_run_is_written_to_the_page(placement, datasets, tmp_path, monke
     monkeypatch.setattr(placement, "EPOCHS", 8)
     monkeypatch.setattr(placement, "TENTH", 1)
     monkeypatch.setattr(placement, "LORA", placement.LORA | {"epochs": 1})
-    monkeypatch.setattr(placement, "DOCS", tmp_path)
+    monkeypatch.setattr(page, "DOCS", tmp_path)
     tasks = ("mnist", "magnetic_tile")
     monkeypatch.setattr(placement, "TASKS", tasks)
     for task, kind in itertools.product(tasks, placement.MEASURES):
@@ -99,7 +107,7 @@ def test_a_small_run_is_written_to_the_page(placement, datasets, tmp_path, monke
         assert 0 <= row["score"] <= 1
         assert not math.isnan(row["score"])
         assert row["way"] == "adalora" or 0.95 * row["budget"] < row["parameters"] <= row["budget"] == 36_864
-    placement.write(tmp_path)
-    page = (tmp_path / "placement.md").read_text()
-    assert "relative mass after a tenth of training" in page
-    assert "| `relative_mass` |" in page
+    page.write(tmp_path)
+    written = (tmp_path / "placement.md").read_text()
+    assert "relative mass after a tenth of training" in written
+    assert "| `relative_mass` |" in written

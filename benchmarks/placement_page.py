@@ -1,0 +1,353 @@
+"""docs/placement.md: what `placement.py` trained, as tables.
+
+python benchmarks/placement_page.py benchmarks/results/placement/
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import json_lines
+import numpy as np
+import numpy.typing as npt
+import typer
+from page import DOCS, table
+from placement import EPOCHS, IMAGES, MEASURED, MEASURES, SEEDS, TRAININGS, WAYS, sensitivity_file
+from sklearn.linear_model import RidgeCV
+
+import adapters
+import task2vec
+from selection.evaluation.summary import mean_over_sources
+
+FACTS = Path(__file__).with_name("results") / "facts.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How far a way is above another on the same tasks and seeds, in points.
+
+    Attributes:
+        mean: Over the tasks; a task counts once, with the mean over its seeds.
+        low: Lower end of the 95% bootstrap interval over the tasks' sources.
+        high: Upper end.
+        worst: The smallest difference of a task.
+        tasks: How many there are.
+    """
+
+    mean: float
+    low: float
+    high: float
+    worst: float
+    tasks: int
+
+
+def difference(
+    rows: Sequence[dict[str, Any]], of: Callable[[dict[str, Any]], bool], base: Callable[[dict[str, Any]], bool]
+) -> Difference | None:
+    """Between the rows `of` one kind and those of the `base`, where a task and seed has both.
+
+    None where fewer than two tasks have both.
+    """
+    scores = [{(r["task"], r["seed"]): r["score"] for r in rows if kind(r)} for kind in (of, base)]
+    by_task: dict[str, list[float]] = {}
+    for task, seed in sorted(set(scores[0]) & set(scores[1])):
+        by_task.setdefault(task, []).append(100 * (scores[0][task, seed] - scores[1][task, seed]))
+    if len(by_task) < 2:
+        return None
+    sources = {row["task"]: row["source"] for row in rows}
+    means = np.array([np.mean(found) for found in by_task.values()])
+    found = mean_over_sources(means, [sources[task] for task in by_task])
+    return Difference(found.value, found.low, found.high, float(means.min()), len(means))
+
+
+def write(
+    out: Annotated[Path, typer.Argument(help="the folder that `run` added to")],
+    facts: Annotated[Path, typer.Option(help="what `evidence.py facts` wrote")] = FACTS,
+) -> None:
+    """Write docs/placement.md."""
+    rows = json_lines.so_far(out / TRAININGS)
+    (DOCS / "placement.md").write_text(
+        PAGE.format(
+            tasks=len({row["task"] for row in rows}),
+            seeds=len({row["seed"] for row in rows}),
+            trainings=len(rows),
+            images=IMAGES,
+            epochs=EPOCHS,
+            differences=_differences_table(rows),
+            accuracies=_accuracies_table(rows),
+            halves=_halves(rows),
+            own=_own_table(rows),
+            learned=_learned_table(rows, facts, out),
+            cost=_cost(rows, out),
+            fisher=_fisher_table(rows, out),
+            formulas=_formulas(),
+        )
+    )
+
+
+def _differences_table(rows: list[dict[str, Any]]) -> str:
+    multiples = sorted({row["multiple"] for row in rows})
+    lines = []
+    for way, shown in WAYS.items():
+        if way == "uniform" or not any(row["way"] == way for row in rows):
+            continue
+        cells = [shown]
+        for multiple in multiples:
+            at = [row for row in rows if row["multiple"] == multiple]
+            found = difference(at, lambda r, way=way: r["way"] == way, lambda r: r["way"] == "uniform")  # type: ignore[misc]
+            cells.append(
+                "-"
+                if found is None
+                else f"{found.mean:+.1f} ({found.low:+.1f} to {found.high:+.1f}), {found.worst:+.1f}"
+            )
+        lines.append(cells)
+    return table(["way", *(f"x {multiple:g}" for multiple in multiples)], lines)
+
+
+def _own_table(rows: list[dict[str, Any]]) -> str:
+    """What the target's own Fisher adds to what is the same for all tasks."""
+    lines = []
+    for against in ("uniform", "usual", "early"):
+        found = difference(
+            [row for row in rows if row["multiple"] == 1.0],
+            lambda r: r["way"] == "mass",
+            lambda r, against=against: r["way"] == against,  # type: ignore[misc]
+        )
+        if found is not None:
+            interval = f"{found.low:+.1f} to {found.high:+.1f}"
+            lines.append([WAYS[against], f"{found.mean:+.1f}", interval, f"{found.worst:+.1f}", str(found.tasks)])
+    return table(["Fisher's mass against", "points", "95% interval", "worst task", "tasks"], lines)
+
+
+def _accuracies_table(rows: list[dict[str, Any]]) -> str:
+    at = [row for row in rows if row["multiple"] == 1.0]
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in at:
+        found.setdefault((row["task"], row["way"]), []).append(row["score"])
+    ways = [way for way in WAYS if any(way == key[1] for key in found)]
+    groups = {row["task"]: row["group"] for row in at}
+    lines = [
+        [
+            task,
+            groups[task],
+            *(f"{100 * np.mean(found[task, way]):.1f}" if (task, way) in found else "-" for way in ways),
+        ]
+        for task in sorted(groups, key=lambda task: (groups[task], task))
+    ]
+    return table(["task", "group", *(f"`{way}`" for way in ways)], lines)
+
+
+def _halves(rows: list[dict[str, Any]]) -> str:
+    """Each way at half the parameters beside uniform at all of them."""
+    if not any(row["multiple"] == 0.5 for row in rows):
+        return "Not trained yet."
+    lines = []
+    for way, shown in WAYS.items():
+        found = difference(
+            rows,
+            lambda r, way=way: r["way"] == way and r["multiple"] == 0.5,  # type: ignore[misc]
+            lambda r: r["way"] == "uniform" and r["multiple"] == 1.0,
+        )
+        if found is not None:
+            lines.append([shown, f"{found.mean:+.1f}", f"{found.low:+.1f} to {found.high:+.1f}", str(found.tasks)])
+    shown = table(
+        ["way, at half the parameters", "points above uniform at all of them", "95% interval", "tasks"], lines
+    )
+    half, whole = (
+        " and ".join(sorted({row.get("precision", "bfloat16") for row in rows if row["multiple"] == multiple}))
+        for multiple in (0.5, 1.0)
+    )
+    return f"{shown}\n\nThose at half the parameters were trained in {half}, those at all of them in {whole}."
+
+
+def _cost(rows: list[dict[str, Any]], out: Path) -> str:
+    training = {(r["task"], r["seed"]): r["seconds"] for r in rows if r["way"] == "uniform" and r["multiple"] == 1.0}
+    lines = []
+    for kind in MEASURES:
+        shares = [
+            m["seconds"] / training[m["task"], m["seed"]]
+            for m in json_lines.so_far(out / MEASURED)
+            if m["measure"] == kind and (m["task"], m["seed"]) in training
+        ]
+        if shares:
+            lines.append([f"`{kind}`", f"{100 * float(np.median(shares)):.1f}%", str(len(shares))])
+    return table(["sensitivity", "seconds, as a share of the training's (median)", "measured"], lines)
+
+
+HALVES = ("early", "late")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """A task on which LoRA was placed everywhere, early and late, at the same parameters.
+
+    Attributes:
+        name: Its name.
+        source: Where its images come from.
+        gains: `(2,)`, points of early and of late above everywhere.
+        known: What is known of it before, by name: numbers `(F,)`.
+    """
+
+    name: str
+    source: str
+    gains: npt.NDArray[np.float64]
+    known: dict[str, npt.NDArray[np.float64]]
+
+
+def tried_tasks(rows: Sequence[dict[str, Any]], facts: Path, out: Path) -> list[Tried]:
+    """Those of which everything is known."""
+    looked = {row["task"]: row for row in json_lines.read(facts)}
+    scores: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row["multiple"] == 1.0 and row["seed"] == SEEDS[0]:
+            scores.setdefault(row["task"], {})[row["way"]] = 100 * row["score"]
+    sources = {row["task"]: row["source"] for row in rows}
+    found = []
+    for task, own in sorted(scores.items()):
+        path, key = sensitivity_file(out, task, SEEDS[0], "start"), f"{task}@{IMAGES}"
+        if {"uniform", *HALVES} <= set(own) and path.exists() and key in looked:
+            thirds = np.log(np.array(_shares_of_blocks(path)).reshape(3, 4).sum(axis=1))
+            own_facts = looked[key]
+            hidden = np.subtract(own_facts["in_place"], own_facts["linear_probe"])
+            known = {
+                "fisher": thirds,
+                "facts": np.array([hidden[-1], hidden[0] - hidden[2], own_facts["linear_probe"]]),
+            }
+            known["both"] = np.concatenate([known["fisher"], known["facts"]])
+            gains = np.array([own[way] - own["uniform"] for way in HALVES])
+            found.append(Tried(task, sources[task], gains, known))
+    return found
+
+
+def learned_gains(tasks: Sequence[Tried], known: str | None) -> npt.NDArray[np.float64]:
+    """Points above everywhere, of the place that tasks of other sources speak for: ridge regressions from what is known
+    to what early and late gain, or their means where nothing is known. Everywhere is taken where neither promises.
+    """
+    found = []
+    for task in tasks:
+        others = [other for other in tasks if other.source != task.source]
+        gains = np.stack([other.gains for other in others])
+        expected = gains.mean(axis=0)
+        if known is not None:
+            numbers = np.stack([other.known[known] for other in others])
+            mean, spread = numbers.mean(axis=0), numbers.std(axis=0) + 1e-9
+            ridge = RidgeCV(np.logspace(-1, 3, 13)).fit((numbers - mean) / spread, gains)
+            expected = ridge.predict([(task.known[known] - mean) / spread])[0]
+        best = int(np.argmax(expected))
+        found.append(task.gains[best] if expected[best] > 0 else 0.0)
+    return np.array(found)
+
+
+def _learned_table(rows: list[dict[str, Any]], facts: Path, out: Path) -> str:
+    tasks = tried_tasks(rows, facts, out)
+    if len({task.source for task in tasks}) < 3:
+        return "Not enough tasks have been tried yet."
+    ways = {
+        "what gained most on average elsewhere": learned_gains(tasks, None),
+        "learned from the Fisher's shares by thirds of the depth": learned_gains(tasks, "fisher"),
+        "learned from the facts in place": learned_gains(tasks, "facts"),
+        "learned from both": learned_gains(tasks, "both"),
+        "whoever knew": np.array([max(0.0, *task.gains) for task in tasks]),
+    }
+    lines = []
+    for name, gains in ways.items():
+        found = mean_over_sources(gains, [task.source for task in tasks])
+        lines.append([name, f"{found.value:+.1f}", f"{found.low:+.1f} to {found.high:+.1f}", f"{gains.min():+.1f}"])
+    return table([f"place, on {len(tasks)} tasks", "points above everywhere", "95% interval", "worst task"], lines)
+
+
+def _shares_of_blocks(sensitivity: Path) -> list[float]:
+    """Each block's share of the Fisher that is saved in a file."""
+    shares = task2vec.Sensitivity.load(sensitivity).shares
+    return [sum(v for n, v in shares.items() if n.startswith(f"blocks.{b}.")) for b in range(12)]
+
+
+def _fisher_table(rows: list[dict[str, Any]], out: Path) -> str:
+    """The share of each block, in percent, of the first seed's draw."""
+    groups = {row["task"]: row["group"] for row in rows}
+    lines = []
+    for task in sorted(groups, key=lambda task: (groups[task], task)):
+        path = sensitivity_file(out, task, SEEDS[0], "start")
+        if path.exists():
+            lines.append([task, groups[task], *(f"{100 * share:.1f}" for share in _shares_of_blocks(path))])
+    return table(["task", "group", *(f"block {b}" for b in range(12))], lines)
+
+
+def _formulas() -> str:
+    lines = [
+        [f"`{name}`", " ".join((rule.__doc__ or "").split("\n\n")[0].split())] for name, rule in adapters.RULES.items()
+    ]
+    return table(["rule", "weight w of a place, in proportion to which parameters are shared"], lines)
+
+
+PAGE = """# Where to put the parameters
+
+This page is written by `python benchmarks/placement_page.py`.
+
+The Fisher of the backbone that will be tuned says, on the target's own images and labels and before anything is tuned,
+how much each layer's weights matter. Does LoRA do better where it is large? Rules of placement are compared at equal
+numbers of trainable parameters on ViT-tiny (ImageNet-21k, 96 pixels): {tasks} tasks, {images} training images, {seeds}
+seeds, {epochs} epochs, {trainings} trainings so far. A seed draws the images, the order and the initial weights.
+
+## The rules
+
+{formulas}
+
+m: the Fisher's mass in a place, summed over all weights of its layers; n: these weights; c: trainable parameters of an
+adapter of size 1 there. Sizes are whole: the budget goes step by step to the place that is furthest behind its share
+(`adapters/placement/budget.py`), and is never exceeded.
+
+SPT: [He et al. 2023](https://arxiv.org/abs/2303.08566); GPS: [Zhang et al. 2023](https://arxiv.org/abs/2312.10136);
+FISH mask: [Sung et al. 2021](https://arxiv.org/abs/2111.09839); AdaLoRA:
+[Zhang et al. 2023](https://arxiv.org/abs/2303.10512), through PEFT.
+
+## Against the same rank everywhere
+
+Points of test accuracy above LoRA of one rank at the same parameters (the multiple of those of rank 8), the mean over
+tasks with its 95% interval (bootstrap over their sources), and the worst task.
+
+{differences}
+
+## What the task's own Fisher adds
+
+{own}
+
+The Fisher's shares hardly differ between tasks (the last table): most lies in the first five blocks, whatever the task.
+So a part of what is gained is this network's, whose early blocks want more ranks than its late ones, and comes without
+any measurement (`early`, or other tasks' Fisher); the rest is the task's own.
+
+## Half the parameters
+
+{halves}
+
+## Every task, at the parameters of rank 8
+
+Mean test accuracy in percent.
+
+{accuracies}
+
+## Learned from other tasks
+
+LoRA early, late or everywhere, as tasks of other sources speak for it: is what the Fisher says of a task worth knowing,
+and are the facts in place (`selection.facts_of`)? Whoever knew all scores would pick the best of three of one seed,
+noise included, so that nobody can reach the last row.
+
+{learned}
+
+## What the measurement costs
+
+{cost}
+
+## The Fisher by block
+
+Shares of the whole in percent, on the images of the first seed.
+
+{fisher}
+"""
+
+
+if __name__ == "__main__":
+    typer.run(write)
