@@ -1,4 +1,4 @@
-"""The paper's symmetric distance of all pairs as machine code, on all cores.
+"""The paper's symmetric distance of all pairs as machine code, on as many cores as torch uses.
 
 Indices: i row of a, j row of b, d entry of the vectors.
 
@@ -9,15 +9,34 @@ registers, and the divisions are what is left of the time: one serves two pairs,
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numba
 import numpy as np
 import numpy.typing as npt
+import torch
 from numba import njit, prange
 
 ROWS = 8  # of a that one thread takes at a time
 
 # Sums may be reordered, so that they are taken in vector registers; infinities and NaN were refused before.
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
+
+
+@contextmanager
+def threads_of_torch() -> Iterator[None]:
+    """Compiled code runs on as many threads as torch, and leaves torch as many.
+
+    Both count them in the same OpenMP runtime, where numba would set all cores for good, whatever the user chose.
+    """
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
 
 _compile = njit(parallel=True, cache=True, fastmath=FASTMATH)
 

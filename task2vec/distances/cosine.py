@@ -17,9 +17,10 @@ def cosine(a: Matrix, b: Matrix, options: Options) -> Matrix:
     """d_sym(a, b) = 1 - cos(a / (a + b), b / (a + b)), elementwise quotients (Achille et al. 2019, section 3.2)."""
     if a.size * len(b) <= COMPILE_ABOVE:
         return over_pairs(relative_cosine, a, b).clip(0, 1)
-    from task2vec.distances.compiled import cosine_among, cosine_pairs
+    from task2vec.distances.compiled import cosine_among, cosine_pairs, threads_of_torch
 
-    found = cosine_among(a, STABILISER) if a is b else cosine_pairs(a, b, STABILISER)
+    with threads_of_torch():
+        found = cosine_among(a, STABILISER) if a is b else cosine_pairs(a, b, STABILISER)
     return np.asarray(found.clip(0, 1, out=found))
 
 

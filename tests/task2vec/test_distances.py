@@ -1,3 +1,4 @@
+import subprocess
 import sys
 
 import numpy as np
@@ -163,6 +164,22 @@ def test_compiled_pairs_equal_array_expressions(monkeypatch, same):
     expected = distance_matrix(*arguments)
     monkeypatch.setattr(cosine_module, "COMPILE_ABOVE", 0)
     np.testing.assert_allclose(distance_matrix(*arguments), expected, atol=1e-12)
+
+
+LEAVES_THREADS = """
+import numpy as np, sys, torch
+from task2vec import distance_matrix
+torch.set_num_threads(1)
+assert torch.get_num_threads() == 1
+sys.modules["task2vec.distances.cosine"].COMPILE_ABOVE = 0
+distance_matrix(np.ones((9, 5)), "cosine")
+print(torch.get_num_threads(), "task2vec.distances.compiled" in sys.modules)
+"""
+
+
+def test_the_first_compiled_pairs_of_a_process_leave_torch_its_threads():
+    output = subprocess.run([sys.executable, "-c", LEAVES_THREADS], capture_output=True, text=True, check=True).stdout
+    assert output.split() == ["1", "True"]
 
 
 def test_entropy_of_a_vector_with_itself_is_nought_however_small_it_is():
