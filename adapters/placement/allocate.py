@@ -87,7 +87,7 @@ def allocate(
     places, cost, shared = chosen(model, config, sites)
     if len(places) < 2:
         raise ConfigError(
-            f"{config.method} has parameters at {len(places)} places of {type(model).__name__}; "
+            f"{config.method} has parameters at {'one place' if places else 'no place'} of {type(model).__name__}; "
             "give more blocks or targets, or choose a method with several, such as lora"
         )
     known = Places(

@@ -39,7 +39,7 @@ def placed(
 
     Raises:
         SelectionError: the images are no task, so that nothing can be measured on them.
-        ConfigError: the method does not fit the backbone.
+        ConfigError: the method does not fit the backbone, or has fewer than two places there.
     """
     if config.placement is None:
         return config
@@ -50,6 +50,7 @@ def placed(
     budget = parameters_on(model, config)
     if budget is None:
         return config.replace(placement=None)  # attaching it says what does not fit
+    adapters.allocate(config, None, model, parameters=budget, rule="uniform")  # what cannot be placed is not measured
     found = task2vec.sensitivity(
         task, model, transform=transform or transform_of(model), compute=compute, seed=seed, progress=progress
     )

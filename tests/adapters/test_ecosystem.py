@@ -18,9 +18,8 @@ PAIRS = [(f, m) for f in ("ViT", "ResNet, basic") for m in METHODS if fits(f, m)
 
 def model_for(family, method):
     sizes = {name: size for name, size in SMALL.items() if name in METHODS[method].defaults}
-    sizes |= (
-        {"batch_norm": False} if "batch_norm" in METHODS[method].defaults else {}
-    )  # its statistics are each process's
+    if "batch_norm" in METHODS[method].defaults:  # its statistics are each process's
+        sizes["batch_norm"] = False
     model = attach(backbone(family), AdapterConfig(method, **sizes), NUM_CLASSES, seed=0)
     for parameter in adapters.tuned_parameters(model).values():
         parameter.data += 0.01
@@ -34,14 +33,7 @@ def gradients(model, forward, inputs):
     return outputs.detach(), {name: p.grad for name, p in adapters.tuned_parameters(model).items()}
 
 
-COMPILED = (
-    "lora",
-    "ssf",
-    "adaptformer",
-    "vpt_deep",
-    "conv_adapter",
-    "gps",
-)  # one of each kind; the others are slow tests
+COMPILED = ("lora", "ssf", "adaptformer", "vpt_deep", "conv_adapter", "gps")  # one of each kind; the rest is slow
 
 
 @pytest.mark.parametrize(

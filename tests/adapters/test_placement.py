@@ -266,9 +266,9 @@ def test_ranks_that_differ_go_to_peft_as_patterns_and_come_back(size, tmp_path):
         ({"scores": dict.fromkeys(layer_scores(), 0.0)}, "gave no shares; the scores may all be 0"),
         (
             {"config": AdapterConfig("vpt_shallow", prompts=4)},
-            "vpt_shallow has parameters at 1 places of VisionTransformer",
+            "vpt_shallow has parameters at one place of VisionTransformer",
         ),
-        ({"config": AdapterConfig("linear")}, "linear has parameters at 0 places"),
+        ({"config": AdapterConfig("linear")}, "linear has parameters at no place"),
     ],
 )
 def test_what_cannot_be_allocated_is_refused_with_its_reason(call, message):

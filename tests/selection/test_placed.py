@@ -1,6 +1,7 @@
 """Configurations whose parameters go where the backbone's Fisher on the task is."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -98,3 +99,13 @@ def test_images_that_are_no_task_are_named():
 def test_without_a_placement_nothing_is_measured():
     config = AdapterConfig("ssf")
     assert placed(config, None, None) is config
+
+
+def test_what_has_a_single_place_is_refused_before_an_image_is_read(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "gone")
+    task = Task.from_folder(tmp_path / "gone", split="train")
+    shutil.rmtree(tmp_path / "gone")
+    with pytest.raises(adapters.ConfigError, match="lora has parameters at one place of VisionTransformer"):
+        placed(PLACED.replace(blocks=(1,)), task, backbone(), compute=COMPUTE)
+    with pytest.raises(task2vec.TaskError, match="20 of 20 images"):
+        placed(PLACED, task, backbone(), compute=COMPUTE)

@@ -581,7 +581,7 @@ def test_no_stored_text_chooses_a_path(tmp_path):
 
 def test_four_threads_open_the_library_at_once():
     with ThreadPoolExecutor(4) as pool:
-        lengths = list(pool.map(lambda _: len(load_library()), range(16)))
+        lengths = list(pool.map(lambda _: len(load_library()), range(4)))
     assert len(set(lengths)) == 1
 
 
