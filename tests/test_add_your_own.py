@@ -27,6 +27,7 @@ def cell_of(family):
     return cell
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_page_run_one_after_another():
     assert [len(re.findall(rf"@register_{kind}\(", PAGE)) for kind in ("method", "distance", "estimator")] == [1, 1, 1]
     assert "@register_recommender(" in PAGE

@@ -140,6 +140,7 @@ def test_a_training_interrupted_in_mid_epoch_ends_with_the_very_weights_of_an_un
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_after_resuming_with_the_weights_of_an_uninterrupted_one(tmp_path):
     code = f"""
 import torch

@@ -57,7 +57,7 @@ def larger_by_one(config):
     parameters=st.integers(500, 60_000),
     seed=st.integers(0, 3),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_a_budget_is_never_exceeded_and_filled_until_no_place_can_be_larger(method, rule, parameters, seed):
     asked = {"parameters": parameters, "rule": rule, "reference": [layer_scores(seed + 1)]}
     try:

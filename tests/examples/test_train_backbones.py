@@ -23,6 +23,7 @@ def striped_images(count=64):
     return Images((pixels + noise).to(torch.uint8), labels)
 
 
+@pytest.mark.slow
 def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
     images, held_out = hold_out(striped_images(), 4, seed=0)
     device = torch.device("cpu")

@@ -164,6 +164,7 @@ def test_curves_are_those_of_the_backbone(store):
     assert own.end([0.1], 1 / 3)[0] == pytest.approx(0.3, abs=0.1)
 
 
+@pytest.mark.slow
 def test_tries_at_the_same_time_are_other_configurations_and_each_is_what_it_would_be_here(
     cluster, task, store, tmp_path
 ):

@@ -127,6 +127,7 @@ def test_the_recommendation_is_tuned_where_no_method_is_given(folder, tmp_path):
     assert adapters.read_metadata(tmp_path / "out")["class_names"] == ["dark", "light"]
 
 
+@pytest.mark.slow
 def test_several_tries_are_recommended_in_turn_and_the_best_is_kept(folder, tmp_path):
     limits = ("--tries", "2", "--max-params", "9000", "--mergeable-only")
     facts = as_json("tune", folder, "-o", tmp_path / "out", *limits)

@@ -74,7 +74,9 @@ def test_the_shipped_reference_is_the_mean_of_the_shipped_embeddings(library, pr
     np.testing.assert_allclose(shipped_reference(probe.fingerprint), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["mnist", "tin_birds", "magnetic_tile"])
+@pytest.mark.parametrize(
+    "name", ["magnetic_tile", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mnist", "tin_birds"))]
+)
 def test_embedding_a_real_task_again_gives_the_shipped_embedding(library, probe, datasets, name):
     shipped = next(e for e in library.embeddings(probe.fingerprint) if e.task == name)
     again = task2vec.embed(Task.from_folder(datasets / f"{name}.zip"), probe)

@@ -411,15 +411,15 @@ for i in range(int(sys.argv[4])):
 def test_processes_that_write_at_once_lose_nothing(store, tmp_path):
     if store.location == "memory":
         pytest.skip("a store in memory belongs to one process")
-    files, each = str(tmp_path / "files"), 15
+    files, count, each = str(tmp_path / "files"), 3, 15
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, store.location, files, str(n), str(each)], cwd=Path.cwd())
-        for n in range(4)
+        for n in range(count)
     ]
-    assert [writer.wait(timeout=300) for writer in writers] == [0] * 4
-    assert len(store) == 4 * each + 1
-    assert len(store.task("shared").trials) == 4 * each
-    assert len({t.seed for t in store.task("shared").trials}) == 4 * each
+    assert [writer.wait(timeout=300) for writer in writers] == [0] * count
+    assert len(store) == count * each + 1
+    assert len(store.task("shared").trials) == count * each
+    assert len({t.seed for t in store.task("shared").trials}) == count * each
     assert store.verify() == []
 
 

@@ -8,7 +8,8 @@ from task2vec import Task, distance_matrix, embed, load_probe, mean_log_embeddin
 TASKS = ("att_faces", "coil20", "gtsrb", "mnist", "tin_birds")
 
 
-@pytest.mark.parametrize("method", ["montecarlo", pytest.param("hutchinson", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", ["montecarlo", "hutchinson"])
+@pytest.mark.slow
 def test_the_nearest_neighbour_of_a_half_is_its_twin(datasets, method):
     probe = load_probe()
     tasks = [Task.from_folder(datasets / f"{name}.zip").subsample(240) for name in TASKS]

@@ -100,7 +100,7 @@ def test_unreadable_images_are_dropped_and_named_when_decoding_in_workers_too(tm
         assert "cat/3.jpg" in kept.unreadable[0]
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["folder", "zip", "decoded"])
 def test_tasks_are_read_in_workers_as_in_this_process(tmp_path, kind, method):
     from torch.utils.data import DataLoader
