@@ -84,8 +84,8 @@ def _warm_section(warm: Mapping[float, WarmStarts]) -> str:
         rows.append(["... where a gain was predicted", str(found.predicted), *(where if found.predicted else "---")])
     return f"""## Starting from an expert
 
-SSF on 100 training images, on the bundled backbone, from the adapter of the task that the asymmetric distance names,
-against the same from scratch, two seeds each.
+SSF on {TARGET_IMAGES} training images, on the pretrained backbone, from the expert that the asymmetric distance names,
+against the same from scratch, each of them once (`benchmarks/experts.py warm`).
 
 {table(["", "targets", "better from the expert", "worse", "mean gain, points"], rows)}
 

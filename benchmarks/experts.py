@@ -4,8 +4,8 @@ python benchmarks/experts.py train DATASETS WEIGHTS EXPERTS       one adapter on
 python benchmarks/experts.py transfer DATASETS WEIGHTS EXPERTS    every expert on 100 images of tasks of other sources
 python benchmarks/experts.py warm DATASETS WEIGHTS EXPERTS        tuning on 100 images from an expert and from scratch
 
-All append to files in `benchmarks/results` and go on where they were stopped. `evaluation_page.py` reads the
-experts; its starts from them are still those of the bundled backbone, in the library, until `warm` has been run.
+All append to files in `benchmarks/results` and go on where they were stopped. `evaluation_page.py` reads them;
+`library.py starts` ships what `warm` found, from which `recommend` knows how near an adapter must be to start from it.
 """
 
 from __future__ import annotations

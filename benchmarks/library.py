@@ -6,6 +6,7 @@ python benchmarks/library.py add TRIALS FACTS EMBEDDINGS PACES  the tasks of ben
 python benchmarks/library.py learn                        settings of the learned recommender
 python benchmarks/library.py embed benchmarks/grid_1000.toml    every shipped task again, where embedding changed
 python benchmarks/library.py measure benchmarks/grid_1000.toml  mean features, and what a recommendation costs
+python benchmarks/library.py starts STARTS                starts from experts
 python benchmarks/library.py docs                         docs/library.md from what is shipped
 """
 
@@ -40,6 +41,7 @@ from selection.evidence.library import (
     MEAN_FEATURES,
     TASKS,
     TRIALS,
+    WARM_STARTS,
     read_trials,
     write_embeddings,
 )
@@ -172,6 +174,12 @@ def measure(grid: Annotated[Path, typer.Argument(help="a grid file with the fold
 
 
 @app.command()
+def starts(found: Annotated[Path, typer.Argument(help="what `experts.py warm` appended to")]) -> None:
+    """Replace the shipped starts from experts, by whose gains `recommend` knows when to start from an adapter."""
+    WARM_STARTS.write_text("".join(json.dumps(row) + "\n" for row in json_lines.read(found)))
+
+
+@app.command()
 def docs() -> None:
     """Write docs/library.md and its pictures from what is shipped."""
     library = selection.load_library()
@@ -282,7 +290,7 @@ What recommendations from these trials are worth is measured in [evaluation](eva
 | trials on the bundled backbone | `task2vec trials run` with `benchmarks/grid_1000.toml` and `grid_100.toml` |
 | embeddings, sources | `python benchmarks/library.py ship STORE` |
 | mean features, costs | `python benchmarks/library.py measure GRID` |
-| experts, warm starts | `python benchmarks/experts.py` |
+| experts, starts from them | `python benchmarks/experts.py`, then `library.py starts` |
 | published results for ViT-B/16 | `selection/evidence/library/published/`, with their sources |
 | this page | `python benchmarks/library.py docs` |
 """
