@@ -5,7 +5,8 @@ python benchmarks/experts.py transfer DATASETS WEIGHTS EXPERTS    every expert o
 python benchmarks/experts.py warm DATASETS WEIGHTS EXPERTS        tuning on 100 images from an expert and from scratch
 
 All append to files in `benchmarks/results` and go on where they were stopped. `evaluation_page.py` reads them;
-`library.py starts` ships what `warm` found, from which `recommend` knows how near an adapter must be to start from it.
+`library.py starts` ships what `warm` found, by which `recommend` decides whether to start from an adapter. What is
+shipped is of the bundled backbone until all targets have been measured.
 """
 
 from __future__ import annotations
