@@ -85,7 +85,8 @@ def _warm_section(of: Mapping[str, Mapping[float, WarmStarts]]) -> str:
             rows.append([f"{backbone} backbone, learning rate {rate:g}", str(found.targets), *all_of_them])
             where = [f"{found.better_where_predicted:.0%}", f"{found.worse_where_predicted:.0%}"]
             where.append(f"{100 * found.gain_where_predicted:+.1f}")
-            rows.append(["... where a gain was predicted", str(found.predicted), *(where if found.predicted else "---")])
+            known = where if found.predicted else "---"
+            rows.append(["... where a gain was predicted", str(found.predicted), *known])
     return f"""## Starting from an expert
 
 SSF on {TARGET_IMAGES} training images from the adapter of the task that the asymmetric distance names, against the same
