@@ -26,15 +26,17 @@ FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 
 @contextmanager
 def threads_of_torch() -> Iterator[None]:
-    """Compiled code runs on as many threads as torch, and leaves torch as many.
+    """Compiled code runs on as many threads as torch, and leaves torch and numba as many as they had.
 
     Both count them in the same OpenMP runtime, where numba would set all cores for good, whatever the user chose.
     """
     threads = torch.get_num_threads()
+    of_numba = numba.get_num_threads()
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     try:
         yield
     finally:
+        numba.set_num_threads(of_numba)
         torch.set_num_threads(threads)
 
 

@@ -173,13 +173,15 @@ torch.set_num_threads(1)
 assert torch.get_num_threads() == 1
 sys.modules["task2vec.distances.cosine"].COMPILE_ABOVE = 0
 distance_matrix(np.ones((9, 5)), "cosine")
-print(torch.get_num_threads(), "task2vec.distances.compiled" in sys.modules)
+compiled = "task2vec.distances.compiled" in sys.modules
+import numba
+print(torch.get_num_threads(), numba.get_num_threads() == numba.config.NUMBA_NUM_THREADS, compiled)
 """
 
 
-def test_the_first_compiled_pairs_of_a_process_leave_torch_its_threads():
+def test_the_first_compiled_pairs_of_a_process_leave_torch_and_numba_their_threads():
     output = subprocess.run([sys.executable, "-c", LEAVES_THREADS], capture_output=True, text=True, check=True).stdout
-    assert output.split() == ["1", "True"]
+    assert output.split() == ["1", "True", "True"]
 
 
 def test_entropy_of_a_vector_with_itself_is_nought_however_small_it_is():
