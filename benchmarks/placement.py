@@ -38,6 +38,7 @@ import adapters
 import task2vec
 from adapters import AdapterConfig
 from adapters.data import Batches
+from selection.evidence.placed import images_measured
 from selection.store.trial import Trial
 from task2vec import Compute
 
@@ -61,10 +62,10 @@ MEASURES: dict[str, dict[str, Any]] = {
     "labels": {"method": "empirical"},
     "weak": {"l2": 0.01},
     "tenth": {},
-    "few": {"max_samples": 200},
+    "few": {},
 }
 """Settings of `task2vec.sensitivity`: as embeddings are made; at the dataset's labels; with a weak penalty on the
-classifier; after a tenth of training LoRA everywhere, folded in; and on 200 images, which cost less."""
+classifier; after a tenth of training LoRA everywhere, folded in; and on no more images than `tune` measures."""
 
 
 class Placement(NamedTuple):
@@ -92,7 +93,7 @@ PLACEMENTS = {
     "root": Placement("root_mass", "start", "square root of Fisher's mass"),
     "per_parameter": Placement("mass_per_parameter", "start", "Fisher of a single weight"),
     "spt": Placement("mass", "labels", "squared gradient at the labels (SPT's criterion)"),
-    "mass_few": Placement("mass", "few", "Fisher's mass on 200 of the images"),
+    "mass_few": Placement("mass", "few", "Fisher's mass on few of the images, as `tune` measures it"),
     "relative_weak": Placement("relative_mass", "weak", "relative mass, weak penalty on the classifier"),
     "relative_tenth": Placement("relative_mass", "tenth", "relative mass after a tenth of training"),
     "relative_labels": Placement("relative_mass", "labels", "squared gradient at the labels, relative to other tasks"),
@@ -209,6 +210,9 @@ def run(
     seed: Annotated[list[int] | None, typer.Option(help="only these seeds")] = None,
     way: Annotated[list[str] | None, typer.Option(help=f"only these ways: {', '.join(WAYS)}")] = None,
     multiple: Annotated[list[float] | None, typer.Option(help="only these multiples of the parameters")] = None,
+    also: Annotated[
+        list[str] | None, typer.Option(help=f"measure these sensitivities too: {', '.join(MEASURES)}")
+    ] = None,
     precision: Annotated[
         str, typer.Option(help="bfloat16, or none for float32 on a processor that is slow in it")
     ] = "bfloat16",
@@ -223,7 +227,7 @@ def run(
         if (way is None or job.way in way) and (multiple is None or job.multiple in multiple)
     ]
     todo = missing(asked, out)
-    needed = {PLACEMENTS[job.way].measure for job in todo if job.way in PLACEMENTS} - {None}
+    needed = {PLACEMENTS[job.way].measure for job in todo if job.way in PLACEMENTS} - {None} | set(also or ())
     measured = [
         (name, seed, kind)
         for seed, kind, name in product(seeds, MEASURES, TASKS)  # all of them: some rules compare with the others
@@ -254,8 +258,9 @@ def measure(datasets: Path, weights: Path, out: Path, autocast: torch.dtype | No
         adapters.attach(model, AdapterConfig(**LORA | {"epochs": TENTH}), learning.num_classes, seed=seed)
         _fit(model, learning, validation, seed, autocast)
         model = adapters.merge(model)
+    few = images_measured(labelled.num_classes) if kind == "few" else None
     start = time.perf_counter()
-    found = task2vec.sensitivity(labelled, model, transform=transform(), seed=seed, **MEASURES[kind])
+    found = task2vec.sensitivity(labelled, model, transform=transform(), max_samples=few, seed=seed, **MEASURES[kind])
     seconds = time.perf_counter() - start
     found.save(sensitivity_file(out, name, seed, kind))
     json_lines.append(out / MEASURED, {"task": name, "seed": seed, "measure": kind, "seconds": round(seconds, 2)})

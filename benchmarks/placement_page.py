@@ -20,8 +20,11 @@ from sklearn.linear_model import RidgeCV
 
 import adapters
 import task2vec
+from adapters import AdapterConfig
 from selection.evaluation.summary import mean_over_sources
+from selection.evidence.placed import ENOUGH_IMAGES
 
+BACKBONE = "vit_tiny_patch16_224"
 FACTS = Path(__file__).with_name("results") / "facts.jsonl"
 
 
@@ -35,6 +38,7 @@ class Difference:
         high: Upper end.
         worst: The smallest difference of a task.
         tasks: How many there are.
+        pairs: How many pairs of a task and a seed.
     """
 
     mean: float
@@ -42,6 +46,7 @@ class Difference:
     high: float
     worst: float
     tasks: int
+    pairs: int
 
 
 def difference(
@@ -53,14 +58,15 @@ def difference(
     """
     scores = [{(r["task"], r["seed"]): r["score"] for r in rows if kind(r)} for kind in (of, base)]
     by_task: dict[str, list[float]] = {}
-    for task, seed in sorted(set(scores[0]) & set(scores[1])):
+    pairs = sorted(set(scores[0]) & set(scores[1]))
+    for task, seed in pairs:
         by_task.setdefault(task, []).append(100 * (scores[0][task, seed] - scores[1][task, seed]))
     if len(by_task) < 2:
         return None
     sources = {row["task"]: row["source"] for row in rows}
     means = np.array([np.mean(found) for found in by_task.values()])
     found = mean_over_sources(means, [sources[task] for task in by_task])
-    return Difference(found.value, found.low, found.high, float(means.min()), len(means))
+    return Difference(found.value, found.low, found.high, float(means.min()), len(means), len(pairs))
 
 
 def write(
@@ -78,10 +84,12 @@ def write(
             epochs=EPOCHS,
             differences=_differences_table(rows),
             accuracies=_accuracies_table(rows),
+            by_seed=_seeds_of_ways(rows),
             halves=_halves(rows),
             own=_own_table(rows),
             learned=_learned_table(rows, facts, out),
             cost=_cost(rows, out),
+            few=ENOUGH_IMAGES,
             fisher=_fisher_table(rows, out),
             formulas=_formulas(),
         )
@@ -101,7 +109,7 @@ def _differences_table(rows: list[dict[str, Any]]) -> str:
             cells.append(
                 "-"
                 if found is None
-                else f"{found.mean:+.1f} ({found.low:+.1f} to {found.high:+.1f}), {found.worst:+.1f}"
+                else f"{found.mean:+.1f} ({found.low:+.1f} to {found.high:+.1f}), {found.worst:+.1f}; {found.pairs}"
             )
         lines.append(cells)
     return table(["way", *(f"x {multiple:g}" for multiple in multiples)], lines)
@@ -123,21 +131,31 @@ def _own_table(rows: list[dict[str, Any]]) -> str:
 
 
 def _accuracies_table(rows: list[dict[str, Any]]) -> str:
+    """Accuracy of the same rank everywhere, and how far each other way is above it on the same seeds."""
     at = [row for row in rows if row["multiple"] == 1.0]
-    found: dict[tuple[str, str], list[float]] = {}
-    for row in at:
-        found.setdefault((row["task"], row["way"]), []).append(row["score"])
-    ways = [way for way in WAYS if any(way == key[1] for key in found)]
+    scores = {(row["task"], row["seed"], row["way"]): 100 * row["score"] for row in at}
+    seeds = sorted({row["seed"] for row in at})
+    ways = [way for way in WAYS if way != "uniform" and any(row["way"] == way for row in at)]
     groups = {row["task"]: row["group"] for row in at}
-    lines = [
-        [
-            task,
-            groups[task],
-            *(f"{100 * np.mean(found[task, way]):.1f}" if (task, way) in found else "-" for way in ways),
-        ]
-        for task in sorted(groups, key=lambda task: (groups[task], task))
-    ]
-    return table(["task", "group", *(f"`{way}`" for way in ways)], lines)
+    lines = []
+    for task in sorted(groups, key=lambda task: (groups[task], task)):
+        base = {seed: scores[task, seed, "uniform"] for seed in seeds if (task, seed, "uniform") in scores}
+        cells = [task, groups[task], f"{np.mean(list(base.values())):.1f}" if base else "-"]
+        for way in ways:
+            above = [scores[task, seed, way] - score for seed, score in base.items() if (task, seed, way) in scores]
+            cells.append(f"{np.mean(above):+.1f}" if above else "-")
+        lines.append(cells)
+    return table(["task", "group", "`uniform`", *(f"`{way}`" for way in ways)], lines)
+
+
+def _seeds_of_ways(rows: list[dict[str, Any]]) -> str:
+    """How many seeds each way was trained with, in words."""
+    ways: dict[int, list[str]] = {}
+    for way in WAYS:
+        seeds = {row["seed"] for row in rows if row["way"] == way and row["multiple"] == 1.0}
+        if seeds:
+            ways.setdefault(len(seeds), []).append(f"`{way}`")
+    return "; ".join(f"{count} of {', '.join(own)}" for count, own in sorted(ways.items(), reverse=True))
 
 
 def _halves(rows: list[dict[str, Any]]) -> str:
@@ -164,17 +182,38 @@ def _halves(rows: list[dict[str, Any]]) -> str:
 
 
 def _cost(rows: list[dict[str, Any]], out: Path) -> str:
-    training = {(r["task"], r["seed"]): r["seconds"] for r in rows if r["way"] == "uniform" and r["multiple"] == 1.0}
+    """Seconds of each measurement, and how many ranks it would put elsewhere than that on all images."""
+    uniform = [row for row in rows if row["way"] == "uniform" and row["multiple"] == 1.0]
+    training = {(row["task"], row["seed"]): row["seconds"] for row in uniform}
     lines = []
     for kind in MEASURES:
-        shares = [
-            m["seconds"] / training[m["task"], m["seed"]]
-            for m in json_lines.so_far(out / MEASURED)
-            if m["measure"] == kind and (m["task"], m["seed"]) in training
-        ]
-        if shares:
-            lines.append([f"`{kind}`", f"{100 * float(np.median(shares)):.1f}%", str(len(shares))])
-    return table(["sensitivity", "seconds, as a share of the training's (median)", "measured"], lines)
+        taken = {
+            (m["task"], m["seed"]): m["seconds"] for m in json_lines.so_far(out / MEASURED) if m["measure"] == kind
+        }
+        draws = sorted(set(taken) & set(training))
+        if not draws:
+            continue
+        share = 100 * float(np.median([taken[draw] / training[draw] for draw in draws]))
+        moved = [ranks_moved(out, uniform[0]["budget"], *draw, kind) for draw in draws]
+        lines.append([f"`{kind}`", f"{share:.1f}%", f"{np.mean(moved):.1f}", str(max(moved)), str(len(draws))])
+    budget = sum(size for _, size in _placed_ranks(sensitivity_file(out, *draws[0], "start"), uniform[0]["budget"]))
+    head = [
+        "sensitivity",
+        "seconds, as a share of the training's (median)",
+        f"of {budget} ranks, elsewhere than by `start`",
+    ]
+    return table([*head, "at most", "measured"], lines)
+
+
+def ranks_moved(out: Path, budget: int, task: str, seed: int, kind: str) -> int:
+    """How many of LoRA's ranks the Fisher's mass puts into other blocks by one measurement than by `start`."""
+    ranks = [dict(_placed_ranks(sensitivity_file(out, task, seed, which), budget)) for which in ("start", kind)]
+    return sum(abs(ranks[0].get(site, 0) - ranks[1].get(site, 0)) for site in set(ranks[0]) | set(ranks[1])) // 2
+
+
+def _placed_ranks(sensitivity: Path, budget: int) -> tuple[tuple[str, int], ...]:
+    mass = task2vec.Sensitivity.load(sensitivity).mass
+    return adapters.allocate(AdapterConfig("lora"), mass, BACKBONE, parameters=budget, rule="mass").sizes
 
 
 HALVES = ("early", "late")
@@ -307,7 +346,7 @@ FISH mask: [Sung et al. 2021](https://arxiv.org/abs/2111.09839); AdaLoRA:
 ## Against the same rank everywhere
 
 Points of test accuracy above LoRA of one rank at the same parameters (the multiple of those of rank 8), the mean over
-tasks with its 95% interval (bootstrap over their sources), and the worst task.
+tasks with its 95% interval (bootstrap over their sources), and the worst task; how many pairs of trainings.
 
 {differences}
 
@@ -325,7 +364,8 @@ any measurement (`early`, or other tasks' Fisher); the rest is the task's own.
 
 ## Every task, at the parameters of rank 8
 
-Mean test accuracy in percent.
+Mean test accuracy in percent of the same rank everywhere, and how many points the other ways are above it, on average
+over the seeds that were trained both ways ({by_seed}).
 
 {accuracies}
 
@@ -340,6 +380,9 @@ noise included, so that nobody can reach the last row.
 ## What the measurement costs
 
 {cost}
+
+`start` reads all {images} images, `few` {few} of them, or two of each class if there are more classes: as
+`placement="mass"` does when it tunes.
 
 ## The Fisher by block
 

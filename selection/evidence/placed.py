@@ -12,6 +12,13 @@ from selection.errors import SelectionError
 from selection.evidence.space import parameters_on
 from task2vec import Compute, Task
 
+ENOUGH_IMAGES, ENOUGH_OF_A_CLASS = 100, 2  # more move hardly a rank (docs/placement.md), and cost a pass over them
+
+
+def images_measured(num_classes: int) -> int:
+    """How many images the places are measured on, at most: they are sums over many weights, which few images show."""
+    return max(ENOUGH_IMAGES, ENOUGH_OF_A_CLASS * num_classes)
+
 
 def placed(
     config: AdapterConfig,
@@ -25,8 +32,8 @@ def placed(
 ) -> AdapterConfig:
     """The configuration with a size for each site in place of its `placement`; itself where it has none.
 
-    It has at most as many parameters as with the same size everywhere. One pass over the images measures the Fisher
-    (`task2vec.sensitivity`).
+    It has at most as many parameters as with the same size everywhere. The Fisher is measured by one pass over
+    `images_measured` of the images, drawn evenly from the classes (`task2vec.sensitivity`).
 
     Args:
         config: What will be tuned.
@@ -52,6 +59,12 @@ def placed(
         return config.replace(placement=None)  # attaching it says what does not fit
     adapters.allocate(config, None, model, parameters=budget, rule="uniform")  # what cannot be placed is not measured
     found = task2vec.sensitivity(
-        task, model, transform=transform or transform_of(model), compute=compute, seed=seed, progress=progress
+        task,
+        model,
+        transform=transform or transform_of(model),
+        compute=compute,
+        max_samples=images_measured(task.num_classes),
+        seed=seed,
+        progress=progress,
     )
     return adapters.allocate(config, found.mass, model, parameters=budget, rule=config.placement)

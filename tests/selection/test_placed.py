@@ -96,6 +96,18 @@ def test_images_that_are_no_task_are_named():
         run_trial(backbone(), PLACED, batches, batches, batches, seed=0, compute=COMPUTE)
 
 
+@pytest.mark.parametrize(("classes", "measured"), [(2, 100), (50, 100), (70, 140)])
+def test_places_are_measured_on_a_hundred_images_or_two_of_each_class(classes, measured, monkeypatch):
+    generator, seen = np.random.default_rng(0), []
+    images = generator.integers(0, 256, (3 * classes + 150, 32, 32, 3), dtype=np.uint8)
+    task = Task.from_arrays(images, np.arange(len(images)) % classes, name="noise")
+    measure = task2vec.sensitivity
+    monkeypatch.setattr(task2vec, "sensitivity", lambda *a, **k: seen.append(measure(*a, **k)) or seen[-1])
+    config = placed(PLACED, task, backbone(), compute=COMPUTE)
+    assert [found.num_samples for found in seen] == [measured]
+    assert config == adapters.allocate(PLACED, seen[0].mass, NAME, parameters=parameters_on(NAME, PLACED), rule="mass")
+
+
 def test_without_a_placement_nothing_is_measured():
     config = AdapterConfig("ssf")
     assert placed(config, None, None) is config
