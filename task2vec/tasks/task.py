@@ -208,8 +208,19 @@ class Task:
         return self.images.in_memory
 
     def summary(self) -> str:
-        """How much there is, as in `120 images in 4 classes`, with what was passed over."""
-        counts = f"{len(self)} images in {len(label_spaces.present_classes(self.labels))} classes"
+        """How much there is, as in `120 images in 4 classes`, with classes that have no image, and what was passed
+        over.
+        """
+        present = label_spaces.present_classes(self.labels)
+        absent = [self.class_names[c] for c in np.setdiff1d(np.arange(self.num_classes), present)]
+        if absent:
+            more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+            counts = (
+                f"{len(self)} images in {len(present)} of {self.num_classes} classes, "
+                f"none of {', '.join(map(repr, absent[:3]))}{more}"
+            )
+        else:
+            counts = f"{len(self)} images in {len(present)} classes"
         left = [
             f"{len(names)} {what}"
             for names, what in ((self.unreadable, "unreadable"), (self.skipped, "other files skipped"))

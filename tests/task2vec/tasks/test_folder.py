@@ -40,7 +40,7 @@ def test_all_splits_have_the_classes_of_the_training_split(tmp_path):
     assert splits.validation is None
     assert splits.test.class_names == ("ant", "bee", "cat")
     assert splits.test.labels.tolist() == [2, 2]
-    assert str(splits) == "train: 9 images in 3 classes; test: 2 images in 1 classes"
+    assert str(splits) == "train: 9 images in 3 classes; test: 2 images in 1 of 3 classes, none of 'ant', 'bee'"
     make_folder(tmp_path / "test", classes=("zebra",))
     with pytest.raises(TaskError, match=r"class 'zebra' of .* is not among the 3 classes"):
         read_splits(tmp_path)
