@@ -64,6 +64,7 @@ class TrialTable:
         tasks: T of them.
         configs: C of them.
         scores: float64 `(T, C)`, mean test accuracy in [0, 1] over the trials; NaN where there is none.
+        repeats: int64 `(T, C)`, of how many trials it is the mean.
         parameters: int64 `(C,)`, trainable ones beside the classifier's.
         seconds: float64 `(C, 2)`, of training: those that every training takes, and those for each training image.
         backbone: Its architecture.
@@ -72,6 +73,7 @@ class TrialTable:
     tasks: tuple[TaskFacts, ...]
     configs: tuple[AdapterConfig, ...]
     scores: Array
+    repeats: npt.NDArray[np.int64]
     parameters: npt.NDArray[np.int64]
     seconds: Array
     backbone: str = ""
@@ -83,7 +85,9 @@ class TrialTable:
     def of_tasks(self, kept: Sequence[int]) -> TrialTable:
         """Some of the tasks only."""
         rows = list(kept)
-        return dataclasses.replace(self, tasks=tuple(self.tasks[t] for t in rows), scores=self.scores[rows])
+        return dataclasses.replace(
+            self, tasks=tuple(self.tasks[t] for t in rows), scores=self.scores[rows], repeats=self.repeats[rows]
+        )
 
     def of_configs(self, kept: Sequence[int]) -> TrialTable:
         """Some of the configurations only."""
@@ -92,6 +96,7 @@ class TrialTable:
             self.tasks,
             tuple(self.configs[c] for c in columns),
             self.scores[:, columns],
+            self.repeats[:, columns],
             self.parameters[columns],
             self.seconds[columns],
             self.backbone,
@@ -179,11 +184,13 @@ def table_of(
             facts.append(TaskFacts(task.name, embedding, task.source or task.name, looked))
             scores.append(tried)
     configs = tuple(sorted(by_config, key=lambda config: config.label))
-    rows = [[np.mean(tried[config]) if config in tried else np.nan for config in configs] for tried in scores]
+    means = [[np.mean(tried[config]) if config in tried else np.nan for config in configs] for tried in scores]
+    repeats = [[len(tried.get(config, ())) for config in configs] for tried in scores]
     return TrialTable(
         tuple(facts),
         configs,
-        np.array(rows, np.float64).reshape(len(facts), len(configs)),
+        np.array(means, np.float64).reshape(len(facts), len(configs)),
+        np.array(repeats, np.int64).reshape(len(facts), len(configs)),
         parameters=np.array([by_config[config][0].parameters for config in configs], np.int64),
         seconds=np.array([_seconds_of(by_config[config]) for config in configs], np.float64).reshape(-1, 2),
         backbone=min(backbones, default=""),

@@ -125,6 +125,20 @@ def test_expected_seconds_are_those_of_all_images_not_only_the_embedded_ones():
     np.testing.assert_allclose(seconds, [0.8 * 100, 0.8 * 50_000])
 
 
+def test_a_score_is_the_mean_of_its_repeats_and_says_how_many_they_are():
+    store = TaskStore()
+    done = [(SSF, 0, 0.7), (SSF, 1, 0.8), (LORA, 0, 0.6)]
+    trials = [dataclasses.replace(trial(score), config=config, seed=seed) for config, seed, score in done]
+    store.add(embedding("repeated", seed=1), trials=trials)
+    store.add(embedding("once", seed=2), trials=trials[2:])
+    table = table_of([(store.task(e.task), e) for e in store.embeddings(embedding("x").probe)])
+    tasks, (lora, ssf) = [task.name for task in table.tasks], map(table.configs.index, (LORA, SSF))
+    repeated, once = map(tasks.index, ("repeated", "once"))
+    assert table.scores[repeated, [lora, ssf]] == pytest.approx([0.6, 0.75])
+    assert table.repeats[repeated, [lora, ssf]].tolist() == [1, 2]
+    assert table.repeats[once, [lora, ssf]].tolist() == [1, 0]
+
+
 @pytest.mark.parametrize(
     ("taken", "asked", "expected"),
     [

@@ -26,7 +26,7 @@ from selection.recommendation.recommenders.features import (
 from selection.recommendation.recommenders.gaussian_process import (
     _Likeness,
     _negative_log_likelihood,
-    _observations,
+    _Observations,
     kind_of,
     shipped,
     starting_settings,
@@ -46,20 +46,27 @@ CONFIGS = (
 )
 
 
-def table_of(scores):
+def table_of(scores, repeats=None):
     scores = np.array(scores, np.float64)
+    repeats = np.ones(scores.shape, np.int64) if repeats is None else repeats
     tasks = tuple(
         TaskFacts(f"task {i}", embedding(f"task {i}", seed=i), f"source {i // 2}") for i in range(len(scores))
     )
     configs = CONFIGS[: scores.shape[1]]
-    return TrialTable(tasks, configs, scores, np.arange(len(configs)), np.ones((len(configs), 2)))
+    return TrialTable(tasks, configs, scores, repeats, np.arange(len(configs)), np.ones((len(configs), 2)))
 
 
 @pytest.fixture
 def table():
-    scores = np.random.default_rng(0).uniform(0.4, 0.9, (8, 5))
+    generator = np.random.default_rng(0)
+    scores = generator.uniform(0.4, 0.9, (8, 5))
     scores[1, 2] = scores[4, 0] = np.nan
-    return table_of(scores)
+    return table_of(scores, np.where(np.isnan(scores), 0, generator.integers(1, 4, scores.shape)))
+
+
+def noise_of(table, variance):
+    """`(N, N)`, of the scores in a table, where that of a single trial has a variance."""
+    return np.diag(variance / table.repeats[np.isfinite(table.scores)])
 
 
 TARGET = TaskFacts("new", embedding("new", seed=99))
@@ -101,8 +108,8 @@ def facts(linear_probe):
 
 
 def test_the_likelihood_and_its_gradient_are_those_of_a_joint_gaussian(table):
-    pairs, gains = _observations(table)
-    y = torch.from_numpy(gains)
+    seen = _Observations.of(table)
+    y = seen.gains
     likeness = _Likeness.of(table.tasks, table.configs, task_directions, task_numbers)
     names, start = zip(*START.items(), strict=True)
 
@@ -110,9 +117,9 @@ def test_the_likelihood_and_its_gradient_are_those_of_a_joint_gaussian(table):
         return torch.tensor(start, dtype=torch.float64, requires_grad=True)
 
     own, expected = settings(), settings()
-    found = _negative_log_likelihood(likeness, pairs, y, dict(zip(names, own, strict=True)))
+    found = _negative_log_likelihood(likeness, seen, dict(zip(names, own, strict=True)))
     s = dict(zip(names, expected, strict=True))
-    noisy = likeness.kernel(pairs, pairs, s) + s["noise"] * torch.eye(len(y), dtype=torch.float64)
+    noisy = likeness.kernel(seen.pairs, seen.pairs, s) + s["noise"] * torch.from_numpy(noise_of(table, 1.0))
     joint = -torch.distributions.MultivariateNormal(torch.zeros_like(y), noisy).log_prob(y)
     assert found.item() == pytest.approx(joint.item() - len(y) * np.log(2 * np.pi) / 2)
     (gradient,), (reference,) = torch.autograd.grad(found, own), torch.autograd.grad(joint, expected)
@@ -233,7 +240,7 @@ def test_the_process_predicts_as_a_joint_gaussian_does(table, process):
     everything = np.array([[written_out(a, b, tasks, table.configs) for b in rows(pairs)] for a in rows(pairs)])
     gains = table.scores[tuple(pairs.T)] - 0.9
     known, new = slice(0, len(pairs)), slice(len(pairs), None)
-    weights = everything[new, known] @ np.linalg.inv(everything[known, known] + START["noise"] * np.eye(len(pairs)))
+    weights = everything[new, known] @ np.linalg.inv(everything[known, known] + noise_of(table, START["noise"]))
     np.testing.assert_allclose(found.mean, TARGET.level + weights @ gains, atol=1e-8)
     np.testing.assert_allclose(found.covariance, everything[new, new] - weights @ everything[known, new], atol=1e-8)
     assert found.noise == START["noise"]
@@ -303,7 +310,7 @@ def test_learning_makes_the_trials_likelier(table, process):
         names = {name: torch.tensor(value, dtype=torch.float64) for name, value in settings.items()}
         likeness = _Likeness.of(table.tasks, table.configs, task_directions, task_numbers)
         kernel = likeness.kernel(torch.from_numpy(pairs), torch.from_numpy(pairs), names).numpy()
-        covariance = kernel + settings["noise"] * np.eye(len(pairs))
+        covariance = kernel + noise_of(table, settings["noise"])
         return multivariate_normal(np.zeros(len(pairs)), covariance).logpdf(table.gains()[tuple(pairs.T)])
 
     assert log_likelihood(learned.settings) > log_likelihood(starting_settings(3, np.nanmean(table.gains() ** 2)))
@@ -355,7 +362,14 @@ def test_learning_finds_an_interaction_where_there_is_one():
         tasks.append(TaskFacts(f"task {i}", dataclasses.replace(own, fisher=fisher), f"source {i // 2}"))
         gain = np.array([0.0, 0.1, 0.1, 0.0, 0.0]) if i % 2 else np.array([0.0, 0.0, 0.0, 0.1, 0.1])
         scores.append(0.6 + gain + 0.01 * generator.standard_normal(5))
-    table = TrialTable(tuple(tasks[:-2]), CONFIGS, np.array(scores[:-2]), np.arange(5), np.ones((5, 2)))
+    table = TrialTable(
+        tuple(tasks[:-2]),
+        CONFIGS,
+        np.array(scores[:-2]),
+        np.ones((len(tasks) - 2, 5), int),
+        np.arange(5),
+        np.ones((5, 2)),
+    )
     process = GaussianProcess.learn(table).calibrated(table)
     for target, best in ((tasks[-2], (3, 4)), (tasks[-1], (1, 2))):
         assert process(table, target, CONFIGS).choice() in best

@@ -36,7 +36,9 @@ def gains(
     pairs = np.argwhere(np.isfinite(table.scores))
     rows = np.hstack([stored[pairs[:, 0]], settings[pairs[:, 1]]])
     drawn = max(SUBSAMPLE, 1 / len(rows))
-    trees = GradientBoostingRegressor(**SETTINGS, subsample=drawn).fit(rows, table.gains()[tuple(pairs.T)])
+    trees = GradientBoostingRegressor(**SETTINGS, subsample=drawn).fit(
+        rows, table.gains()[tuple(pairs.T)], sample_weight=table.repeats[tuple(pairs.T)]
+    )
     t, c = np.divmod(np.arange(len(targets) * len(candidates)), len(candidates))
     wanted = np.hstack([asked[t], settings[len(table.configs) :][c]])
     return np.asarray(trees.predict(wanted)).reshape(len(targets), len(candidates))

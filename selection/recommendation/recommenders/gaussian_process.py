@@ -2,7 +2,7 @@
 
 Indices: t task, c configuration, n observation.
 
-    score_tc = probe_t + gain_tc + noise,   gain ~ GP(0, k)
+    score_tc = probe_t + gain_tc + noise_tc,   gain ~ GP(0, k),   noise_tc ~ N(0, s / repeats_tc)
 
     k((t, c), (t', c')) =   a_0 K_cc'                      what a configuration gains on average
                           + a_1 F_tt' + a_2 E_tt' + a_3 d_tt'    how much there is to gain on a task
@@ -14,7 +14,8 @@ of parts of the embeddings, with a length each); d is 1 for a task with itself; 
 configurations, in part shared by all of one method. The products say that what worked on a task is expected to work on
 tasks like it, for the same configuration and for similar ones.
 
-Amounts a, lengths and the noise maximise the marginal likelihood (Rasmussen and Williams 2006, section 5.4.1), with a
+A score that is the mean of several repeats says more than that of a single trial, whose noise has variance s.
+Amounts a, lengths and s maximise the marginal likelihood (Rasmussen and Williams 2006, section 5.4.1), with a
 weak prior that keeps them near ordinary sizes where the trials say little.
 """
 
@@ -27,6 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.optimize import minimize
 from scipy.stats import norm
@@ -117,18 +119,17 @@ class GaussianProcess:
         seed: int = 0,
     ) -> GaussianProcess:
         """The settings that make the table likeliest, from `ROWS` of its scores."""
-        pairs, gains = _observations(table)
-        chosen = np.random.default_rng(seed).permutation(len(gains))[:ROWS]
+        seen = _Observations.of(table)
+        some = seen.of_rows(np.random.default_rng(seed).permutation(len(seen.gains))[:ROWS])
         likeness = _Likeness.of(table.tasks, table.configs, directions, numbers)
-        rows, y = pairs[torch.from_numpy(chosen)], torch.from_numpy(gains[chosen])
         first = starting_settings(
-            likeness.facts.shape[1], max(float(np.square(gains).mean()), SMALLEST), len(likeness.embedding)
+            likeness.facts.shape[1], max(float(seen.gains.square().mean()), SMALLEST), len(likeness.embedding)
         )
         start = torch.tensor([math.log(value) for value in first.values()], dtype=torch.float64)
 
         def loss(theta: Array) -> tuple[float, Array]:
             free = torch.tensor(theta, dtype=torch.float64, requires_grad=True)
-            value = _negative_log_likelihood(likeness, rows, y, dict(zip(first, free.exp(), strict=True)))
+            value = _negative_log_likelihood(likeness, some, dict(zip(first, free.exp(), strict=True)))
             value = value + ((free - start) / PRIOR_SPREAD).square().sum() / 2
             (gradient,) = torch.autograd.grad(value, free)
             return value.item(), gradient.numpy()
@@ -148,14 +149,13 @@ class GaussianProcess:
         number = {config: c for c, config in enumerate(configs)}
         likeness = _Likeness.of(tasks, configs, self.directions, self.numbers)
         settings = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.settings.items()}
-        pairs, gains = _observations(table)
-        known = likeness.kernel(pairs, pairs, settings)
-        factor = torch.linalg.cholesky(known + settings["noise"] * torch.eye(len(gains), dtype=torch.float64))
-        weights = torch.cholesky_solve(torch.from_numpy(gains)[:, None], factor)
+        seen = _Observations.of(table)
+        factor = torch.linalg.cholesky(seen.covariance(likeness, settings))
+        weights = torch.cholesky_solve(seen.gains[:, None], factor)
         found = []
         for t, (target, candidates) in enumerate(wanted, len(table.tasks)):
             asked = torch.tensor([(t, number[config]) for config in candidates])
-            across = likeness.kernel(asked, pairs, settings)
+            across = likeness.kernel(asked, seen.pairs, settings)
             mean = target.level + (across @ weights)[:, 0]
             solved = torch.linalg.solve_triangular(factor, across.T, upper=False)
             covariance = likeness.kernel(asked, asked, settings) - solved.T @ solved
@@ -174,13 +174,12 @@ class GaussianProcess:
         sources = [task.source for task in table.tasks]
         if len(set(sources)) < FEWEST_SOURCES:
             return dataclasses.replace(self, widening=1.0)
-        pairs, gains = _observations(table)
+        seen = _Observations.of(table)
         likeness = _Likeness.of(table.tasks, table.configs, self.directions, self.numbers)
         settings = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.settings.items()}
-        known = likeness.kernel(pairs, pairs, settings) + settings["noise"] * torch.eye(len(gains), dtype=torch.float64)
-        precision = torch.linalg.inv(known).numpy()
+        precision = torch.linalg.inv(seen.covariance(likeness, settings)).numpy()
+        gains, task_of = seen.gains.numpy(), seen.pairs[:, 0].numpy()
         pulled = precision @ gains
-        task_of = pairs[:, 0].numpy()
         off = []
         for source in sorted(set(sources)):
             own = np.flatnonzero([sources[t] == source for t in task_of])
@@ -261,6 +260,35 @@ class _Likeness:
         return level + (s["average"] + choice) * config
 
 
+@dataclasses.dataclass(frozen=True)
+class _Observations:
+    """What was measured, N scores.
+
+    Attributes:
+        pairs: int64 `(N, 2)`, numbers of task and configuration.
+        gains: float64 `(N,)`, over the linear probe.
+        repeats: float64 `(N,)`, trials that a score is the mean of.
+    """
+
+    pairs: Tensor
+    gains: Tensor
+    repeats: Tensor
+
+    @classmethod
+    def of(cls, table: TrialTable) -> _Observations:
+        pairs = np.argwhere(np.isfinite(table.scores))
+        gains, repeats = (values[tuple(pairs.T)] for values in (table.gains(), table.repeats))
+        return cls(*(torch.from_numpy(values) for values in (pairs, gains, repeats.astype(np.float64))))
+
+    def of_rows(self, rows: npt.NDArray[np.int64]) -> _Observations:
+        """Some of them."""
+        return _Observations(self.pairs[rows], self.gains[rows], self.repeats[rows])
+
+    def covariance(self, likeness: _Likeness, settings: dict[str, Tensor]) -> Tensor:
+        """`(N, N)`, noise included."""
+        return likeness.kernel(self.pairs, self.pairs, settings) + torch.diag(settings["noise"] / self.repeats)
+
+
 def _of_pairs(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """`values[rows][:, columns]`, whose gradient takes a fraction of the time that indexing by both at once takes."""
     return values.index_select(0, rows).index_select(1, columns)
@@ -270,22 +298,16 @@ def _squared_distances(values: Tensor) -> Tensor:
     return torch.cdist(values, values).square()
 
 
-def _negative_log_likelihood(likeness: _Likeness, rows: Tensor, gains: Tensor, settings: dict[str, Tensor]) -> Tensor:
-    """-log N(y; 0, K), without its constant, for the gains y and K = k + noise.
+def _negative_log_likelihood(likeness: _Likeness, seen: _Observations, settings: dict[str, Tensor]) -> Tensor:
+    """-log N(y; 0, K), without its constant, for the gains y and their covariance K.
 
     Its derivative by K is (K^-1 - K^-1 y y' K^-1) / 2 (Rasmussen and Williams 2006, equation 5.9), which takes less
     time than to go back through the factorisation.
     """
-    covariance = likeness.kernel(rows, rows, settings) + settings["noise"] * torch.eye(len(gains), dtype=torch.float64)
+    covariance = seen.covariance(likeness, settings)
     with torch.no_grad():
         factor = torch.linalg.cholesky(covariance)
-        weights = torch.cholesky_solve(gains[:, None], factor)
-        value = (gains @ weights[:, 0]) / 2 + factor.diagonal().log().sum()
+        weights = torch.cholesky_solve(seen.gains[:, None], factor)
+        value = (seen.gains @ weights[:, 0]) / 2 + factor.diagonal().log().sum()
         derivative = (torch.cholesky_inverse(factor) - weights @ weights.T) / 2
     return value + ((covariance - covariance.detach()) * derivative).sum()
-
-
-def _observations(table: TrialTable) -> tuple[Tensor, Array]:
-    """Task and configuration of each score, `(N, 2)`, and what they gained over the linear probe, `(N,)`."""
-    pairs = np.argwhere(np.isfinite(table.scores))
-    return torch.from_numpy(pairs), table.gains()[tuple(pairs.T)]
