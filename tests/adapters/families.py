@@ -38,11 +38,11 @@ FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
     "MLP-Mixer": ("mixer_s32_224", {"img_size": 64, "mlp_ratio": (0.5, 0.125)}),
     "ConvNeXt": ("convnext_tiny", SMALL_IMAGES | {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}),
     "ConvNeXt, 1 x 1": ("convnext_atto", SMALL_IMAGES | {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}),
-    "ResNet, basic": ("resnet10t", SMALL_IMAGES),
-    "ResNet, bottleneck": ("resnet26t", SMALL_IMAGES),
+    "ResNet, basic": ("resnet10t", SMALL_IMAGES | {"channels": (16, 24, 32, 48)}),
+    "ResNet, bottleneck": ("resnet26t", SMALL_IMAGES | {"layers": (1, 1, 1, 1), "channels": (16, 24, 32, 48)}),
     "MobileViT": ("mobilevit_xxs", SMALL_IMAGES),
     "MobileNetV3": ("mobilenetv3_small_050", SMALL_IMAGES),
-    "EfficientNet": ("efficientnet_lite0", SMALL_IMAGES),
+    "EfficientNet": ("test_efficientnet", SMALL_IMAGES),
 }
 
 TOKENS = {"vpt_shallow", "vpt_deep"}
