@@ -228,7 +228,8 @@ adapters.attach(model, config, num_classes=5)
 
 `AdapterConfig("lora", rank=8, placement="mass")` leaves this to the tuning: `selection.tune`, grids of trials and the
 recommendation take it as one configuration for all tasks, and each task's images decide where the parameters of rank 8
-go (`task2vec tune FOLDER --method lora --set placement=mass`). A hundred images are read for that, or two of each class.
+go (`task2vec tune FOLDER --method lora --set placement=mass`). A hundred images are read for that, or two of each
+class.
 
 [What each rule is worth](placement.md) was measured; `mass` is the default. The budget is never exceeded, and filled
 until no place can be one size larger. Methods with `sizes` get a size for each

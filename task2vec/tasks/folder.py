@@ -102,6 +102,11 @@ def _unique_splits(splits: list[str], tops: list[str], prefix: str, listing: Lis
                 "move one elsewhere"
             )
         roles[role] = f"{prefix}{top}/"
+        again = {
+            name.removeprefix(roles[role]).split("/")[0] for name in listing.images if name.startswith(roles[role])
+        }
+        if len(again) == 1 and split_of(min(again)) == role:  # an archive of a folder that was packed twice
+            roles[role] += f"{min(again)}/"
     return roles
 
 
@@ -117,6 +122,7 @@ def _read(listing: Listing, layout: Layout, role: str | None) -> LabelledImages:
             "labels by Task.from_names (from the files' names) or Task.from_table (from a CSV or Parquet)"
         )
     parts = [name.removeprefix(prefix).split("/") for name in inside]
+    _refuse_unnamed_splits(parts, path / prefix)
     if all(len(part) > 2 and split_of(part[1]) for part in parts):
         raise TaskError(
             f"the splits of {path} lie inside its class folders ({parts[0][0]}/{parts[0][1]}); put the classes inside "
@@ -140,6 +146,24 @@ def _read(listing: Listing, layout: Layout, role: str | None) -> LabelledImages:
         name=task_name(path.resolve()),
         skipped=tuple(name for name in skipped if not name.startswith(tuple(others))),
     )
+
+
+def _refuse_unnamed_splits(parts: list[list[str]], where: Path) -> None:
+    """Refuse folders that all hold the same folders: they are parts of a dataset by names that nobody can know.
+
+    Raises:
+        TaskError: they are.
+    """
+    below: dict[str, set[str]] = {}
+    for part in parts:
+        below.setdefault(part[0], set()).add(part[1] if len(part) > 2 else "")
+    shared = next(iter(below.values()))
+    if len(below) > 1 and len(shared) > 1 and "" not in shared and all(own == shared for own in below.values()):
+        tops, folders = (", ".join(sorted(names)[:3]) for names in (below, shared))
+        raise TaskError(
+            f"the folders {tops} of {where} all hold the folders {folders}: if they are splits, rename them to train, "
+            "val or test; if they are classes, put the images into them directly"
+        )
 
 
 def task_name(path: Path) -> str:

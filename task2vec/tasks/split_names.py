@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from task2vec.errors import TaskError
@@ -18,11 +19,18 @@ SPELLINGS = {
     "test": TEST,
     "testing": TEST,
 }
+BESIDE = frozenset(
+    {"set", "split", "data", "dataset", "seg", "folder", "files"} | {"image", "images", "img", "imgs", "photos"}
+)
+"""Words that may stand beside, as in `training_set`, `seg_test` and `val2017`."""
 
 
 def split_of(name: str) -> str | None:
     """`train`, `val` or `test`, whatever the spelling and case; None for any other name."""
-    return SPELLINGS.get(name.strip().lower())
+    words = re.findall("[a-z]+", re.sub(r"(?<=[a-z])(?=(set|data|images)\b)", " ", name.lower().replace("_", " ")))
+    roles = [SPELLINGS[word] for word in words if word in SPELLINGS]
+    known = len(roles) + sum(word in BESIDE for word in words)
+    return roles[0] if len(roles) == 1 and known == len(words) else None
 
 
 def chosen_split(names: Mapping[str, str], wanted: str | None, where: str) -> str:

@@ -8,13 +8,19 @@ from PIL import Image
 
 from task2vec import Task, TaskError, read_splits
 from task2vec.images import image_extensions
+from task2vec.tasks.split_names import split_of
 from tests.task2vec.tasks.folders import make_folder, write_image, zip_of
 
 SPELLINGS = {
-    "train": ("train", "training", "Train", "TRAINING"),
-    "val": ("val", "valid", "validation", "dev", "Val"),
-    "test": ("test", "testing", "Test"),
+    "train": ("train", "training", "Train", "TRAINING", "training_set", "seg_train/seg_train", "train images"),
+    "val": ("val", "valid", "validation", "dev", "Val", "val2017"),
+    "test": ("test", "testing", "Test", "test_set", "testset", "TestData", "test-images"),
 }
+
+
+@pytest.mark.parametrize("name", ["cat", "trainee", "contest", "my test", "train_test", "set", "images", ""])
+def test_other_names_are_no_splits(name):
+    assert split_of(name) is None
 
 
 @pytest.mark.parametrize("around", ["", "pets", "archive/pets"])
@@ -30,7 +36,7 @@ def test_splits_are_found_in_every_spelling_with_or_without_folders_around_them(
         assert len(Task.from_folder(path)) == 6
         for role in SPELLINGS:
             assert len(Task.from_folder(path, split=role, classes_of=splits.train)) == 2 * sizes[role]
-        assert Task.from_folder(path).source.endswith(f"/{names['train']}")
+        assert Task.from_folder(path).source.endswith("/" + names["train"].split("/")[0])
 
 
 def test_all_splits_have_the_classes_of_the_training_split(tmp_path):
@@ -57,6 +63,10 @@ def test_a_folder_without_splits_is_all_for_training(tmp_path):
         (("train/cat", "holdout/cat"), "folder holdout/ of .* stands beside the split train/, but is none itself"),
         (("val/cat", "validation/cat", "train/cat"), "val/ and validation/ of .* are both the val split"),
         (("train/cat", "test"), "folder test/ of .* has no class folders; put its images into test/CLASS"),
+        (
+            ("fold1/ant", "fold1/bee", "fold2/ant", "fold2/bee"),
+            "the folders fold1, fold2 of .* all hold the folders ant, bee",
+        ),
         (("train", "test"), "the splits test, train of .* hold images without class folders"),
         (("cat/train", "cat/test", "dog/train"), "splits of .* lie inside its class folders"),
         (("val/cat", "test/cat"), "has no training split; it has test, val, name one with split="),
