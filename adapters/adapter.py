@@ -70,10 +70,15 @@ class Adapter(nn.Module):
 
 
 class Adapters(nn.Module):
-    """All adapters of a backbone, by name. `active` names the one that acts, None if none does."""
+    """All adapters of a backbone, by name. `active` names the one that acts, None if none does.
 
-    def __init__(self) -> None:
+    Args:
+        frozen: Names of the backbone's parameters that asked for no gradient before the first one came.
+    """
+
+    def __init__(self, frozen: frozenset[str] = frozenset()) -> None:
         super().__init__()
+        self.frozen = frozen
         self.named = nn.ModuleDict()
         self.heads = nn.ModuleDict()  # the backbone's own classifier, while an adapter's is in its place
         self.active: str | None = None

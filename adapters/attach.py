@@ -73,7 +73,7 @@ def attach_chosen(
             f"placement={config.placement!r} needs the task: selection.tune measures where its Fisher is, or give that "
             "to adapters.allocate"
         )
-    adapters = getattr(backbone, "adapters", None) or Adapters()
+    adapters = getattr(backbone, "adapters", None) or Adapters(_frozen(backbone))
     if name in adapters.named:
         raise ConfigError(f"the backbone has an adapter {name!r} already; give another name, or detach it first")
     if not name or "." in name:
@@ -114,7 +114,9 @@ def undone_if_failing(backbone: nn.Module, name: str, former: str | None) -> Ite
 
 
 def detach(backbone: nn.Module, name: str | None = None) -> None:
-    """Take one adapter off, or all, in place: what is left is the backbone with its own weights and classifier."""
+    """Take one adapter off, or all, in place: what is left is the backbone with its own weights and classifier, and
+    after the last one with gradients for the parameters that had them before.
+    """
     adapters = adapters_of(backbone)
     if name is None or name == adapters.active:
         switch(backbone, None)
@@ -122,6 +124,12 @@ def detach(backbone: nn.Module, name: str | None = None) -> None:
         del adapters.named[gone]
     if not adapters.named:
         del backbone.adapters
+        for parameter_name, parameter in backbone.named_parameters():
+            parameter.requires_grad_(parameter_name not in adapters.frozen)
+
+
+def _frozen(backbone: nn.Module) -> frozenset[str]:
+    return frozenset(name for name, parameter in backbone.named_parameters() if not parameter.requires_grad)
 
 
 @contextmanager

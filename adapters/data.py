@@ -396,6 +396,8 @@ def _known_labels(dataset: Any) -> Tensor | None:
         labels = [_class_number(_pair(item)[1], index) for index, item in enumerate(iter(dataset))]
         return torch.stack(labels) if isinstance(labels[0], Tensor) else torch.tensor(labels)
     if isinstance(dataset, VisionDataset) and dataset.target_transform is None and dataset.transforms is None:
+        if not type(dataset).__getitem__.__module__.startswith("torchvision."):  # it may give others than it holds
+            return None
         targets = getattr(dataset, "targets", None)
         return None if targets is None else class_numbers(torch.as_tensor(targets))
     return None

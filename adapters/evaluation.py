@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from adapters.data import Batches, Reader, Workers, transform_of
 from adapters.metrics import Metrics, metrics_of
-from adapters.precision import Autocast, computing_in
+from adapters.precision import Autocast, computing_in, explaining
 from adapters.processes import OneProcess
 
 Forward = Callable[[Tensor], Tensor]
@@ -33,11 +33,14 @@ def evaluate(
         batch_size: Images at once.
         autocast: Compute in this type where that is safe, such as `torch.bfloat16`.
         workers: Processes that read images; 0 to do it between the batches.
+
+    Raises:
+        TrainingError: the model takes no such images, or one cannot be read.
     """
     batches = dataset if isinstance(dataset, Batches) else Batches(dataset, transform_of(model), workers=workers)
     model.eval()
     device = next(model.parameters()).device
-    with computing_in(model, autocast) as precision:
+    with explaining(model, batches), computing_in(model, autocast) as precision:
         return measure(Reader(batches, workers=workers, device=device), model, precision, OneProcess(), batch_size)
 
 

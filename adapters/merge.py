@@ -34,9 +34,9 @@ def merge(model: Backbone) -> Backbone:
     Raises:
         MergeError: the method cannot merge (says why), or a weight is NaN or infinite.
     """
-    method = METHODS[adapter_of(model).config.method]
-    if method.cannot_merge:
-        raise MergeError(f"{method.name} cannot merge: {method.cannot_merge}; keep the model with its adapter")
+    reason = why_unmergeable(model)
+    if reason:
+        raise MergeError(f"{adapter_of(model).config.method} cannot merge{reason}; keep the model with its adapter")
     wrong = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]
     if wrong:
         raise MergeError(f"{wrong[0]} has NaN or infinite values; train again with a lower learning rate")
@@ -47,11 +47,6 @@ def merge(model: Backbone) -> Backbone:
     switch(merged, None)
     merged.double()
     for part in adapter.parts:
-        if isinstance(part.module, STANDARDISED) and not isinstance(part.adapter, OwnWeights):
-            raise MergeError(
-                f"{method.name} cannot merge into {part.site}: its kernel is standardised in each forward pass; "
-                "keep the model with its adapter"
-            )
         part.adapter.fold(part.module)
     detach(merged)
     for name, head in heads.items():
@@ -59,6 +54,18 @@ def merge(model: Backbone) -> Backbone:
     for name, tensor in _tensors(merged):
         tensor.data = tensor.data.to(dtypes[name])
     return merged.requires_grad_(True)
+
+
+def why_unmergeable(model: Backbone) -> str:
+    """What keeps the active adapter from being folded into the weights; empty where nothing does."""
+    adapter = adapter_of(model)
+    method = METHODS[adapter.config.method]
+    if method.cannot_merge:
+        return f": {method.cannot_merge}"
+    for part in adapter.parts:
+        if isinstance(part.module, STANDARDISED) and not isinstance(part.adapter, OwnWeights):
+            return f" into {part.site}: its kernel is standardised in each forward pass"
+    return ""
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:

@@ -1,4 +1,4 @@
-"""Computing in a smaller type where that is safe."""
+"""The type in which a model computes: a smaller one where that is safe, and the one of its images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from adapters.data import Batches
+from adapters.errors import TrainingError
+from adapters.sites import image_size
 
 Autocast = Callable[[], AbstractContextManager[object]]
 
@@ -30,3 +34,42 @@ def computing_in(model: nn.Module, dtype: torch.dtype | None) -> Iterator[Autoca
     finally:
         for module in fused:
             module.fused_attn = True  # type: ignore[assignment]
+
+
+@contextmanager
+def explaining(model: nn.Module, batches: Batches) -> Iterator[None]:
+    """Inside the context, torch's error about images that a model does not take becomes a sentence about them.
+
+    Raises:
+        TrainingError: they have another number of channels than the model takes, or another type.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = _mismatch(model, batches.take(torch.zeros(1, dtype=torch.long)).images)
+        if reason:
+            raise TrainingError(reason) from error
+        raise
+
+
+def _mismatch(model: nn.Module, images: Tensor) -> str:
+    """Why a model does not take images `(B, C, H, W)`; empty if it may be something else."""
+    size, name = image_size(model), type(model).__name__
+    if size is not None and images.ndim == 4 and images.shape[1] != size[0]:
+        return (
+            f"the images have {images.shape[1]} channels, and {name} takes {size[0]}; give a transform that makes such "
+            "tensors, or a backbone for these"
+        )
+    own = next(p for p in model.parameters() if p.is_floating_point())
+    if own.dtype != images.dtype:
+        return (
+            f"the images are {_short(images.dtype)}, and {name} is {_short(own.dtype)}; tune model.float(), with "
+            "autocast=torch.bfloat16 for speed"
+        )
+    return ""
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ from adapters.evaluation import Forward
 from adapters.linear_probe import features_suffice, from_features, with_features
 from adapters.losses import LossName, Sampling, chosen_loss, chosen_sampling
 from adapters.metrics import Metrics
-from adapters.precision import computing_in
+from adapters.precision import computing_in, explaining
 from adapters.processes import processes_of
 from adapters.proof import prove
 from adapters.run import Run, Settings, check_range
@@ -140,8 +141,10 @@ def fit(
     processes = processes_of(accelerator)
     if init_from is not None:
         start_from(model, init_from)
-    with Progress(console=Console(stderr=True), disable=not progress or processes.rank > 0) as bars:
+    shown = Progress(console=Console(stderr=True), disable=not progress or processes.rank > 0)
+    with shown as bars, ExitStack() as contexts:
         training = _read(train, model, "Reading training images", bars, workers)
+        contexts.enter_context(explaining(model, training))
         validation = None if val is None else _read(val, model, "Reading validation images", bars, workers)
         multi_label = training.multi_label
         settings = Settings(

@@ -98,6 +98,11 @@ class TaskEmbedding:
         if wrong.any():
             at = int(wrong.argmax())
             raise EmbeddingError(f"embedding of {self.task!r} has {self.fisher[at]} at entry {at}; embed it again")
+        if not self.fisher.any():
+            raise EmbeddingError(
+                f"the Fisher of {self.task!r} is 0 everywhere: all of its images look the same to the probe, or the "
+                "same ones are in every class; look at the images"
+            )
         check_thumbnails(self.thumbnails)
 
     def __repr__(self) -> str:

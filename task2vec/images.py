@@ -58,7 +58,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Grey, 16-bit, palette, CMYK and transparent images become RGB; transparency is laid on white."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8))
+        values = np.asarray(image, dtype=np.uint16)
+        if 0 < values.max() <= 255:
+            raise ValueError("its 16-bit pixels are at most 255 of 65535, which is black; save it with 8 bits")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
         image = Image.fromarray(_stretch(np.asarray(image, dtype=np.float64)))
     has_transparency = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
@@ -69,9 +72,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _stretch(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """32-bit pixels have no agreed range: 0 to 255 and 0 to 65535 are kept as such, anything else is an error."""
+    """32-bit pixels have no agreed range: 0 to 1 with fractions, 0 to 255 and 0 to 65535 are kept as such, anything
+    else is an error.
+    """
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65535:
         raise ValueError("pixel values lie outside 0 to 65535")
+    if values.max() <= 1 and (values != np.floor(values)).any():
+        return np.rint(255 * values).astype(np.uint8)
     return (values if values.max() <= 255 else values / 257).astype(np.uint8)
 
 

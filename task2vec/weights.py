@@ -24,8 +24,15 @@ HUB = "hf-hub:"
 
 
 def is_known(name: str) -> bool:
-    """Whether it is a name of timm, or one of a model on the hub, such as `hf-hub:timm/resnet18.a1_in1k`."""
-    return name.startswith((HUB, "local-dir:")) or bool(timm.is_model(name))
+    """Whether it is a name of timm, its tag included, or one of a model on the hub, such as
+    `hf-hub:timm/resnet18.a1_in1k`.
+    """
+    if name.startswith((HUB, "local-dir:")):
+        return True
+    try:
+        return bool(timm.is_model(name)) and (timm.get_pretrained_cfg(name) is not None or "." not in name)
+    except RuntimeError:  # a tag that the architecture has not
+        return False
 
 
 def timm_model(name: str, checkpoint: str | Path | None = None, **settings: Any) -> nn.Module:

@@ -16,7 +16,8 @@ from selection.cli.output import describe_embedding, print_facts, print_json, pr
 from selection.errors import SelectionError
 from selection.evidence.embedding import name_of
 from selection.jobs.failures import LOGS
-from task2vec import DEFAULT_METHOD, Probe, Task, Task2VecError, TaskEmbedding
+from task2vec import DEFAULT_METHOD, Probe, Task2VecError, TaskEmbedding
+from task2vec.tasks.splits import read_task
 
 SETTINGS = "settings.json"  # how all embeddings in a folder are made
 MATTER = ("split_name", "draws", "from_layer", "max_samples", "seed", "thumbnails")  # settings that change an embedding
@@ -70,7 +71,7 @@ def embed(
         on_cluster = {"cluster": cluster, "logs": logs, "split_name": split}
         _embed_each(images, out or Path("embeddings"), network, method, as_json, **settings, **on_cluster)
         return
-    task = Task.from_folder(images if cluster is None else images.absolute(), split=split, name=name)
+    task = read_task(images if cluster is None else images.absolute(), split=split, name=name)
     if cluster is None:
         embedding = task2vec.embed(task, network, method, **settings, progress=True)
     else:
@@ -142,7 +143,7 @@ def _is_saved(place: Path, images: Path, probe: Probe, method: str, split: str |
         return False
     try:
         embedding = TaskEmbedding.load(place)
-        task = Task.from_folder(images, split=split)
+        task = read_task(images, split=split)
     except Task2VecError:
         return False
     same = (embedding.probe, embedding.method) == (probe.fingerprint, method)

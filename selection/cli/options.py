@@ -21,9 +21,15 @@ from selection.recommendation.default_backbone import default_backbone, shrinkin
 from selection.store import TaskStore
 from selection.store.engine import sqlite_file
 from task2vec import DEFAULT_PROBE, Compute, ComputeError, Task, TaskEmbedding
+from task2vec.tasks.splits import read_task
 
-Source = Annotated[Path, typer.Argument(help="Folder or zip of images in class folders, or a saved embedding.")]
-Images = Annotated[Path, typer.Argument(help="Folder or zip of images in class folders.")]
+Source = Annotated[
+    Path,
+    typer.Argument(help="Folder or zip of images in class folders, a table of files and labels, or a saved embedding."),
+]
+Images = Annotated[
+    Path, typer.Argument(help="Folder or zip of images in class folders, or a table of files and labels.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Store = Annotated[
     str | None, typer.Option("--store", help="Task store: a file or a URL; the shipped library if not given.")
@@ -197,7 +203,7 @@ def embedding_of(
         if thumbnails and not embedding.thumbnails:
             raise SelectionError(f"{source} has no thumbnails; embed the images with --thumbnails, or give the images")
     else:
-        task = Task.from_folder(source, split=split)
+        task = read_task(source, split=split)
         network = task2vec.load_probe(probe, checkpoint=weights)
         embedding = task2vec.embed(task, network, compute=compute, seed=seed, thumbnails=thumbnails, progress=True)
     print_unreadable(embedding)

@@ -18,6 +18,7 @@ from selection.recommendation.facts import facts_of
 from selection.recommendation.pace import in_time
 from selection.results.folder import describe_recommendation
 from task2vec import Splits, Task
+from task2vec.tasks.splits import read_task
 from task2vec.weights import is_known
 
 MaxParams = Annotated[int | None, typer.Option(help="At most so many trainable parameters beside the classifier.")]
@@ -65,7 +66,7 @@ def recommend(
     """
     opened = o.open_store(store)
     compute = o.compute_of(device, precision, workers)
-    task = None if o.is_embedding(source) else Task.from_folder(source, split=split)
+    task = None if o.is_embedding(source) else read_task(source, split=split)
     name, model = _backbone(backbone, checkpoint, task)
     embedding = o.embedding_of(source, probe, probe_weights, split, seed, compute)
     facts = None

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from adapters import write_atomically
 from selection.cli import options as o
 from selection.cli.output import print_json, print_table
 from selection.errors import SelectionError
@@ -51,8 +52,10 @@ def _write(found: Predictions, out: Path) -> None:
     import json
 
     text = found.to_csv() if out.suffix == ".csv" else json.dumps(found.records(), indent=1) + "\n"
+    # Names of files that are no text in UTF-8 are written as the bytes that they are.
+    written = text.encode("utf-8", "surrogateescape")
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text)
+    write_atomically(out, lambda path: path.write_bytes(written))
 
 
 def validate(

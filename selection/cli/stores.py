@@ -15,7 +15,7 @@ from selection.evidence.library import load_library
 from selection.store import ImportReport, TaskStore, export_store, import_archive, merge_stores
 from selection.store.engine import sqlite_file
 from selection.store.trial import Trial
-from task2vec import Task
+from task2vec.tasks.splits import read_task
 
 app = typer.Typer(help="Make, fill and look into task stores.", no_args_is_help=True, add_completion=False)
 Location = Annotated[str, typer.Argument(help="The store's file, or the URL of a database.")]
@@ -111,7 +111,7 @@ def add(
     read = [] if trials is None else _read_trials(trials)
     compute = o.compute_of(device, precision, workers)
     if not o.is_embedding(source):
-        task = Task.from_folder(source, split=split)
+        task = read_task(source, split=split)
         opened.check_classes(name or task.name, task.class_names)
     embedding = o.embedding_of(source, probe, probe_weights, split, seed, compute, thumbnails=thumbnails)
     opened.add(embedding, name=name, trials=read, adapter=adapter, tags=tag or (), source=origin)

@@ -16,9 +16,11 @@ from selection.cli.output import brief, print_facts, print_json, print_recommend
 from selection.cli.recommend import MaxParams, MaxSeconds, MergeableOnly, Within
 from selection.evidence.backbone import load_backbone
 from selection.jobs.failures import LOGS
+from selection.results.description import FILE as RESULT
 from selection.results.folder import describe_recommendation, save_merged
-from selection.results.result import MERGED
-from task2vec import Splits, Task, read_splits
+from selection.results.result import MERGED, load_adapted
+from task2vec import Splits, read_splits
+from task2vec.tasks.splits import read_task
 
 Seconds = Annotated[float | None, typer.Option(help="Time to spend on tries, in seconds, instead of a number of them.")]
 Settings = Annotated[
@@ -101,7 +103,7 @@ def tune(
     config = _config(method, texts, [name for name, value in limits.items() if value is not None])
     compute = o.compute_of(device, precision, workers)
     cluster = o.cluster_of(ray, ray_address, cpus, gpus, memory)
-    splits = read_splits(images) if split is None else Splits(Task.from_folder(images, split=split))
+    splits = read_splits(images) if split is None else Splits(read_task(images, split=split))
     if not as_json:
         typer.echo(f"Read {splits}")
     name, model = o.load_chosen(backbone, checkpoint, splits.train)
@@ -198,9 +200,11 @@ def merge(
     """Fold a tuned adapter into its backbone and write the plain timm model's weights."""
     metadata = adapters.read_metadata(adapter)
     name = metadata["backbone"]
-    model = adapters.load(load_backbone(name, checkpoint), adapter)
-    merged = adapters.merge(model)
-    save_merged(merged, out)
+    if (adapter / RESULT).exists():
+        model = load_adapted(adapter, checkpoint=checkpoint)
+    else:
+        model = adapters.load(load_backbone(name, checkpoint), adapter)
+    save_merged(adapters.merge(model), out)
     facts = {"backbone": name, "num_classes": metadata["num_classes"], "saved": str(out)}
     if as_json:
         print_json(facts)

@@ -14,6 +14,7 @@ from task2vec.fisher import MEANS
 from task2vec.plan import DEFAULT_METHOD, Plan
 from task2vec.progress import Report, reporting, silent
 from task2vec.shards import add_up, features_of, join, share_of, split
+from task2vec.tasks.splits import read_task
 
 SHARD = 2_000  # images, about
 
@@ -36,7 +37,8 @@ def embed_all(
     What fails keeps nothing else from being embedded; its traceback is kept in `logs`, and the end is an error.
 
     Args:
-        tasks: Tasks, or folders and zips as for `Task.from_folder`. Every machine of a cluster reads files under the
+        tasks: Tasks, or folders, zips and tables as for `Task.from_folder` and `Task.from_table`. Every machine of a
+            cluster reads files under the
             same path.
         probe: What to embed with; the bundled probe if not given.
         method: See `task2vec.embed`.
@@ -86,7 +88,7 @@ def _jobs(
     for task in tasks:
         name = name_of(task) if isinstance(task, Path) else task.name
         try:
-            read = Task.from_folder(task, split=which, name=name) if isinstance(task, Path) else task
+            read = read_task(task, split=which, name=name) if isinstance(task, Path) else task
             plan = Plan.of(read, **settings)
         except Exception as error:
             failures.add(Failure.of(f"{name}, embedding", error))

@@ -29,6 +29,7 @@ from selection.recommendation.result import Candidate, Evidence, Recommendation
 from selection.recommendation.warm_start import warm_start
 from selection.store import BackboneFacts, StoredTask, TaskFilter, TaskStore, Trial
 from task2vec import TaskEmbedding
+from task2vec.weights import is_known
 
 DEFAULT_RECOMMENDER = "gaussian_process"
 CONSIDERED = 150  # tasks with trials, the nearest ones; a learned model takes the cube of their trials
@@ -85,7 +86,7 @@ def recommend(
 
     Raises:
         RecommendationError: no stored task has trials that fit the backbone and the limits, a name is unknown, `within`
-            is negative or given beside `running`, or the recommender expects no accuracies.
+            is no share of accuracy or given beside `running`, or the recommender expects no accuracies.
         StoreError: no stored task was embedded by the same probe and estimator.
     """
     _check_names(within, cost, recommender)
@@ -139,8 +140,8 @@ def recommend(
 
 
 def _check_names(within: float | None, cost: str, recommender: str) -> None:
-    if within is not None and within < 0:
-        raise RecommendationError(f"within={within} asks for more than the best; give a share of accuracy such as 0.01")
+    if within is not None and not 0 <= within <= 1:
+        raise RecommendationError(f"within={within} is no share of accuracy in [0, 1]; give one such as 0.01")
     if cost not in ("seconds", "parameters"):
         raise RecommendationError(f"there is no cost {cost!r}; choose seconds or parameters")
     if recommender not in RECOMMENDERS:
@@ -177,7 +178,7 @@ def _evidence_for(
     found = _nearest_with_trials(embedding, store, TaskFilter(exclude=exclude, trials_on=asked.architecture), asked)
     if found.table.tasks:
         return found
-    if isinstance(backbone, str) and not timm.is_model(backbone):
+    if isinstance(backbone, str) and not is_known(backbone):
         raise RecommendationError(f"timm knows no model {backbone!r}; timm.list_models() names those it has")
     known = store.backbones()
     if known:

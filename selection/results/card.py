@@ -26,7 +26,7 @@ def card(description: Description, *, merged: bool) -> str:
         parts.append(_by_class(description))
     if "sizes" in description.config:
         parts.append(_places(description))
-    parts.append(_use(merged))
+    parts.append(_use(description, merged))
     if description.recommendation:
         parts.append(_why(description))
     return "\n\n".join(parts) + "\n"
@@ -94,12 +94,13 @@ def _share(value: float | None) -> str:
 def _row(what: str, measured: Measured | None) -> str:
     if measured is None:
         return ""
-    low, high = measured.interval
-    return f"| {what} | {measured.accuracy:.1%} | {low:.1%} to {high:.1%} | {measured.num_images:,} |"
+    between = "-" if measured.interval is None else f"{measured.interval[0]:.1%} to {measured.interval[1]:.1%}"
+    return f"| {what} | {measured.accuracy:.1%} | {between} | {measured.num_images:,} |"
 
 
-def _use(merged: bool) -> str:
-    alone = """
+def _use(own: Description, merged: bool) -> str:
+    size = "".join(f", {name}={value}" for name, value in own.model_arguments.items())
+    alone = f"""
 
 The merged weights load with timm alone:
 
@@ -108,7 +109,7 @@ import json, timm
 from safetensors.torch import load_file
 
 about = json.load(open("result.json"))
-model = timm.create_model(about["backbone"].split(".")[0], num_classes=len(about["class_names"]))
+model = timm.create_model(about["backbone"].split(".")[0], num_classes=len(about["class_names"]){size})
 model.load_state_dict(load_file("merged.safetensors"))
 ```"""
     return f"""## Use

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import timm
 from scipy.stats import binomtest
 
 from selection.errors import SelectionError
+from selection.results.proof import Outputs
 
 FILE = "result.json"
 FORMAT_VERSION = 1
@@ -22,23 +24,32 @@ class Measured:
     """An accuracy with what it was measured on.
 
     Attributes:
-        accuracy: Share of images told right, in [0, 1].
+        accuracy: Share of images told right, in [0, 1]; where an image may be of several classes, that of all pairs of
+            an image and a class.
         num_images: On how many.
         others: More shares, by name, such as `macro_f1`.
+        num_labels: Pairs of an image and a class that each image stands for; 1 where it is of one class.
     """
 
     accuracy: float
     num_images: int
     others: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    num_labels: int = 1
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """Where the accuracy on ever more such images lies with a confidence of 95% (Wilson 1927)."""
+    def interval(self) -> tuple[float, float] | None:
+        """Where the accuracy on ever more such images lies with a confidence of 95% (Wilson 1927); None where an image
+        has several labels, which are not independent.
+        """
+        if self.num_labels > 1:
+            return None
         right = round(self.accuracy * self.num_images)
         found = binomtest(right, self.num_images).proportion_ci(CONFIDENCE, method="wilson")
         return float(found.low), float(found.high)
 
     def __str__(self) -> str:
+        if self.interval is None:
+            return f"{self.accuracy:.1%} of all labels of {self.num_images} images"
         low, high = self.interval
         return f"{self.accuracy:.1%} of {self.num_images} images ({low:.1%} to {high:.1%})"
 
@@ -64,6 +75,8 @@ class Description:
         parameters: Trained ones beside the classifier's.
         seconds: Of training.
         recommendation: Why this configuration, in plain values; empty if it was given by hand.
+        outputs: What the model gives for two patterns (`selection.results.proof`), to know it again; empty if nobody
+            looked.
         versions: Of the packages that it was made with.
     """
 
@@ -82,7 +95,19 @@ class Description:
     test_by_class: tuple[Mapping[str, Any], ...] = ()
     backbone_source: str = ""
     recommendation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    outputs: Outputs = ()
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def model_arguments(self) -> dict[str, Any]:
+        """What timm makes the backbone with so that it takes the images that it was tuned with; nothing if it would
+        anyway.
+        """
+        architecture = self.backbone.split(".")[0]
+        config = timm.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None
+        size = tuple(self.preprocessing["input_size"])
+        fixed = config is not None and config.fixed_input_size
+        return {"img_size": size[-1]} if fixed and config is not None and tuple(config.input_size) != size else {}
 
     def to_json(self) -> str:
         """What `read` reads."""
@@ -106,6 +131,7 @@ class Description:
             measured = {name: Measured(**own) for name in ("validation", "test") if (own := values[name]) is not None}
             plain = {"preprocessing": _tuples(values["preprocessing"]), "class_names": tuple(values["class_names"])}
             plain["test_by_class"] = tuple(values.get("test_by_class", ()))
+            plain["outputs"] = tuple(map(tuple, values.get("outputs", ())))
             return cls(**values | measured | plain)
         except FileNotFoundError as error:
             raise SelectionError(f"there is no result in {folder}; give a folder that task2vec tune wrote") from error

@@ -71,15 +71,13 @@ def _write_safetensors(result: Result, model: nn.Module, path: Path, images: Ten
     import timm
     from safetensors.torch import load_file
 
-    from selection.results.result import image_size_of
-
     if not (result.folder / MERGED).exists():
         method = result.description.config["method"]
         raise SelectionError(f"{method} does not merge into plain weights; export to onnx or torch instead")
     save_merged(model, path)
     architecture = result.description.backbone.split(".")[0]
     count = len(result.description.class_names)
-    plain = timm.create_model(architecture, num_classes=count, **image_size_of(result.description)).eval()
+    plain = timm.create_model(architecture, num_classes=count, **result.description.model_arguments).eval()
     plain.load_state_dict(load_file(path))
     outputs: Tensor = plain(images)
     return outputs

@@ -17,10 +17,12 @@ from torch import nn
 import adapters
 from adapters import write_atomically
 from adapters.sites import image_size
+from selection.errors import SelectionError
 from selection.recommendation.result import Recommendation
 from selection.results.card import card
 from selection.results.description import FILE, Description
-from selection.results.result import MERGED
+from selection.results.proof import is_known
+from selection.results.result import MERGED, plain_model
 from task2vec.style import in_style
 
 if TYPE_CHECKING:
@@ -51,8 +53,20 @@ def write_result(
     else:  # one that an earlier training left here would be taken for this one's
         (folder / MERGED).unlink(missing_ok=True)
     write_atomically(folder / FILE, lambda path: path.write_text(description.to_json()))
-    write_atomically(folder / CARD, lambda path: path.write_text(card(description, merged=merged is not None)))
+    alone = merged is not None and _loads_alone(description, folder / MERGED)
+    write_atomically(folder / CARD, lambda path: path.write_text(card(description, merged=alone)))
     plot_history(history).savefig(folder / CURVES, dpi=110)
+
+
+def _loads_alone(description: Description, merged: Path) -> bool:
+    """Whether timm makes the merged model from the backbone's name: not if it was made with further arguments."""
+    if not timm.is_model(description.backbone.split(".")[0]):
+        return False
+    try:
+        model = plain_model(description, merged).eval()
+        return is_known(model, description.preprocessing["input_size"], description.outputs)
+    except (SelectionError, RuntimeError):
+        return False
 
 
 def save_merged(merged: nn.Module, path: Path) -> None:

@@ -55,12 +55,17 @@ def unlabelled(images: Any) -> tuple[Task, tuple[str, ...]]:
             array or tensor as `Task.from_arrays` takes.
 
     Raises:
-        SelectionError: there are none, or they are something else.
+        SelectionError: there are none, they are something else, or an array may be one image or several.
         TaskError: nothing lies at a path, or an array has no images.
     """
     if isinstance(images, Task):
         return images, tuple(f"image {i}" for i in range(len(images)))
     if isinstance(images, np.ndarray | torch.Tensor):
+        if images.ndim == 3 and (images.shape[0] == 3 or images.shape[2] in (3, 4)):
+            raise SelectionError(
+                f"an array {tuple(images.shape)} may be one image or several grey ones; give images[None] or "
+                "images[..., None]"
+            )
         found = read_arrays(images, np.arange(len(images)), None).images
         return _task(found, len(images)), tuple(f"image {i}" for i in range(len(images)))
     several = list(images) if isinstance(images, Sequence) and not isinstance(images, str) else [images]

@@ -22,8 +22,10 @@ from selection.evidence.backbone import load_backbone
 from selection.results.description import Description
 from selection.results.images import unlabelled
 from selection.results.predictions import Predictions
+from selection.results.proof import is_known
 from selection.results.validation import Validation
-from task2vec import Compute, Splits, Task, read_splits
+from task2vec import Compute, Splits, Task
+from task2vec.tasks.splits import read_to_measure
 
 MERGED = "merged.safetensors"
 BATCH_SIZE = 64
@@ -89,7 +91,7 @@ class Result:
             TaskError: a class is not one of the model's.
         """
         if isinstance(images, str | Path):
-            images = read_splits(images)
+            images = read_to_measure(images)
         task = (images.test or images.validation or images.train) if isinstance(images, Splits) else images
         if self.description.multi_label or task.multi_label:
             raise SelectionError("validation counts one label an image; use adapters.evaluate for several")
@@ -161,41 +163,61 @@ def load_result(
         compute: Where and how to compute; on the accelerator in bfloat16, if there is one and nothing is given.
 
     Raises:
-        SelectionError: there is no result, it is damaged, or the backbone is not to be had.
+        SelectionError: there is no result, it is damaged, the backbone is not to be had, or what was loaded gives
+            something else than what was tuned.
         CheckpointError: the adapter does not fit the backbone.
     """
     folder, compute = Path(folder), compute or Compute()
     description = Description.read(folder)
-    architecture = description.backbone.split(".")[0]
     merged = folder / MERGED
-    if merged.exists() and backbone is None and timm.is_model(architecture):
-        model = _plain(description, architecture, merged)
+    if merged.exists() and backbone is None and timm.is_model(description.backbone.split(".")[0]):
+        model = _as_tuned(plain_model(description, merged), description, folder)
     else:
-        if backbone is None and not timm.is_model(architecture):
-            raise SelectionError(f"{description.backbone} is none of timm's models; give it as backbone=")
-        source = description.backbone_source or description.backbone
-        model = load_backbone(backbone or source, checkpoint, **image_size_of(description))
-        model = adapters.load(model, folder)
+        model = load_adapted(folder, backbone=backbone, checkpoint=checkpoint)
     device = compute.device_for(next(model.parameters()).device)
     return Result(folder, description, model.to(device).eval(), compute)
 
 
-def _plain(description: Description, architecture: str, merged: Path) -> nn.Module:
-    """timm's model with the merged weights; nothing pretrained is asked for."""
-    count = len(description.class_names)
+def load_adapted(folder: Path, *, backbone: nn.Module | None = None, checkpoint: str | Path | None = None) -> nn.Module:
+    """The backbone of a result with its adapter, whether or not that merges.
+
+    Raises:
+        SelectionError: as `load_result`.
+        CheckpointError: the adapter does not fit the backbone.
+    """
+    description = Description.read(folder)
+    if backbone is None and not timm.is_model(description.backbone.split(".")[0]):
+        raise SelectionError(f"{description.backbone} is none of timm's models; give it as backbone=")
+    source = description.backbone_source or description.backbone
+    model = load_backbone(backbone or source, checkpoint, **description.model_arguments)
+    return _as_tuned(adapters.load(model, folder), description, folder)
+
+
+def _as_tuned(model: nn.Module, description: Description, folder: Path) -> nn.Module:
+    """A loaded model, if it gives what the tuned one gave.
+
+    Raises:
+        SelectionError: it gives something else.
+    """
+    if not is_known(model, description.preprocessing["input_size"], description.outputs):
+        raise SelectionError(
+            f"the model in {folder} does not give what it gave after tuning: its files are damaged, or "
+            f"{description.backbone} was made with further arguments; give the model that was tuned as backbone="
+        )
+    return model
+
+
+def plain_model(description: Description, merged: Path) -> nn.Module:
+    """timm's model with the merged weights; nothing pretrained is asked for.
+
+    Raises:
+        SelectionError: the weights are damaged or none of this model's.
+    """
+    architecture, count = description.backbone.split(".")[0], len(description.class_names)
     try:
-        model: nn.Module = timm.create_model(architecture, num_classes=count, **image_size_of(description))
+        model: nn.Module = timm.create_model(architecture, num_classes=count, **description.model_arguments)
         model.load_state_dict(load_file(merged))
     except (SafetensorError, RuntimeError, OSError) as error:
         first = str(error).splitlines()[0]
         raise SelectionError(f"{merged} does not fit {architecture} ({first}); merge the adapter again") from error
     return model
-
-
-def image_size_of(description: Description) -> dict[str, Any]:
-    """What to make a timm model with so that it takes the images that it was tuned with; nothing if it would anyway."""
-    architecture = description.backbone.split(".")[0]
-    config = timm.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None
-    size = tuple(description.preprocessing["input_size"])
-    fixed = config is not None and config.fixed_input_size
-    return {"img_size": size[-1]} if fixed and config is not None and tuple(config.input_size) != size else {}

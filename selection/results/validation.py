@@ -85,7 +85,7 @@ class Validation:
         ]
         return {
             "accuracy": measured.accuracy,
-            "interval": list(measured.interval),
+            "interval": None if measured.interval is None else list(measured.interval),
             "images": measured.num_images,
             "mean_class_accuracy": measured.others["mean_class_accuracy"],
             "calibration_error": self.calibration_error,

@@ -88,6 +88,8 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             ValueError: there are no two classes, or the images, the labels or a setting are wrong.
         """
+        if self.method is None and self.settings:
+            raise ValueError(f"settings={dict(self.settings)} belong to a method; give method= too")
         if y is None:
             raise ValueError("this classifier requires y to be passed, but the target y is None")
         if _are_arrays(X):

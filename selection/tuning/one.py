@@ -14,6 +14,7 @@ import adapters
 from adapters import AdapterConfig, BackboneId, FitResult, Metrics
 from adapters.data import Transform, transform_of
 from adapters.losses import LossName, Sampling
+from adapters.merge import why_unmergeable
 from adapters.metrics import metrics_of
 from selection.errors import SelectionError
 from selection.evidence.backbone import load_backbone, source_of
@@ -23,6 +24,7 @@ from selection.recommendation.result import Recommendation
 from selection.results.description import Description, Measured
 from selection.results.folder import describe_recommendation, preprocessing_of, versions, write_result
 from selection.results.lock import alone_in
+from selection.results.proof import outputs_of
 from selection.results.result import probabilities_of
 from selection.results.validation import Validation
 from selection.tuning.scores import scores_of
@@ -142,9 +144,8 @@ def tune_alone(
 
 
 def merged_of(model: nn.Module) -> nn.Module | None:
-    """The plain model that a tuned one merges into; None where its method cannot."""
-    method = adapters.METHODS[adapters.adapter_of(model).config.method]
-    return None if method.cannot_merge else adapters.merge(model).eval()
+    """The plain model that a tuned one merges into; None where its method cannot, or not into such layers."""
+    return None if why_unmergeable(model) else adapters.merge(model).eval()
 
 
 def _tested(model: nn.Module, test: Task, compute: Compute) -> tuple[Metrics, Validation | None]:
@@ -216,6 +217,7 @@ def describe(tuned: Tuned, splits: Splits, recommendation: Recommendation | None
         counts["training"] -= counts["validation"]
     if splits.test is not None:
         counts["test"] = len(splits.test)
+    preprocessing, labels = preprocessing_of(tuned.model), train.num_classes if train.multi_label else 1
     return Description(
         task=train.name,
         class_names=train.class_names,
@@ -224,18 +226,19 @@ def describe(tuned: Tuned, splits: Splits, recommendation: Recommendation | None
         backbone_fingerprint=backbone.fingerprint,
         backbone_source=source_of(tuned.model),
         config=adapters.adapter_of(tuned.model).config.to_dict(),
-        preprocessing=preprocessing_of(tuned.model),
+        preprocessing=preprocessing,
         num_images=counts,
-        validation=_measured(tuned.fit.best, counts["validation"]),
-        test=None if tuned.test is None else _measured(tuned.test, counts["test"]),
+        validation=_measured(tuned.fit.best, counts["validation"], labels),
+        test=None if tuned.test is None else _measured(tuned.test, counts["test"], labels),
         test_by_class=() if tuned.by_class is None else tuple(tuned.by_class.to_dict()["classes"]),
         parameters=adapters.num_adapter_parameters(tuned.model),
         seconds=tuned.fit.seconds,
         recommendation={} if recommendation is None else describe_recommendation(recommendation),
+        outputs=outputs_of(tuned.model if tuned.merged is None else tuned.merged, preprocessing["input_size"]),
         versions=versions(),
     )
 
 
-def _measured(metrics: Metrics, num_images: int) -> Measured:
+def _measured(metrics: Metrics, num_images: int, num_labels: int) -> Measured:
     others = {name: value for name, value in vars(metrics).items() if name != "accuracy" and value is not None}
-    return Measured(metrics.accuracy, num_images, others)
+    return Measured(metrics.accuracy, num_images, others, num_labels)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import ConcatDataset, Subset
+from torchvision.datasets.vision import StandardTransform, VisionDataset
 
 from task2vec.errors import TaskError, UnreadableImageError
 from task2vec.images import UNREADABLE, arrays_to_uint8, to_rgb
@@ -61,9 +62,10 @@ def read_dataset(dataset: Any) -> LabelledImages:
     if not len(dataset):
         raise TaskError(f"{type(dataset).__name__} is empty; give a dataset with images")
     image_key, label_key = _keys(dataset[0])
-    found = _stored_labels(dataset, label_key)
+    found, names = _stored_labels(dataset, label_key), _class_names(dataset, label_key)
+    if found is not None and not _gives_what_it_stores(dataset) and not _are_of_items(found, dataset, label_key):
+        found = names = None  # its items have labels of their own, which the names do not belong to
     values = [_plain(dataset[i][label_key]) for i in range(len(dataset))] if found is None else found
-    names = _class_names(dataset, label_key)
     if hasattr(_feature(dataset, label_key), "feature") or _is_ragged(values):  # each image has a list of classes
         labels, names = several_labels([[names[v] if names is not None else str(v) for v in row] for row in values])
     else:
@@ -129,6 +131,30 @@ def _stored_labels(dataset: Any, label_key: Any) -> Sequence[Any] | None:
         if found is not None and len(found) == len(dataset):
             return [_plain(change(_plain(label))) for label in found]
     return None
+
+
+def _gives_what_it_stores(dataset: Any) -> bool:
+    """Whether the labels of the items are those of torchvision's own code, with no more than a `target_transform`."""
+    if isinstance(dataset, Subset):
+        return _gives_what_it_stores(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        return all(map(_gives_what_it_stores, dataset.datasets))
+    joint = getattr(dataset, "transforms", None)
+    own = isinstance(dataset, VisionDataset) and type(dataset).__getitem__.__module__.startswith("torchvision.")
+    return own and (joint is None or isinstance(joint, StandardTransform))
+
+
+def _are_of_items(labels: Sequence[Any], dataset: Any, label_key: Any) -> bool:
+    """Whether one item of each label has it, too; items that cannot be read are passed over."""
+    first = {str(label): i for i, label in reversed(list(enumerate(labels)))}
+    for i in first.values():
+        try:
+            label = _plain(dataset[i][label_key])
+        except UNREADABLE:
+            continue
+        if not np.array_equal(label, labels[i]):
+            return False
+    return True
 
 
 def _feature(dataset: Any, label_key: Any) -> Any:

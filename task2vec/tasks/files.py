@@ -47,7 +47,8 @@ class ZipFiles(Files):
 
     def names(self) -> list[str]:
         """The names of all members, sorted."""
-        return sorted(member.filename for member in self._archive.get().infolist() if not member.is_dir())
+        members = self._archive.get().infolist()
+        return sorted({member.filename for member in members if not member.is_dir()})  # the last of a name counts
 
 
 @dataclasses.dataclass(frozen=True)

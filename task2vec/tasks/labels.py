@@ -50,6 +50,10 @@ def _one_label(values: npt.NDArray[Any], class_names: tuple[str, ...] | None) ->
     if np.issubdtype(values.dtype, np.integer) and (values < 0).any():
         at = int((values < 0).argmax())
         raise TaskError(f"label {at} is {values[at]}; remove unlabelled images or number classes from 0")
+    if values.dtype == object:
+        missing = [at for at, value in enumerate(values) if value is None or value != value]
+        if missing:
+            raise TaskError(f"label {missing[0]} is missing ({values[missing[0]]}); remove unlabelled images")
     distinct, numbers = np.unique(values.astype(str) if values.dtype == object else values, return_inverse=True)
     if class_names is None:
         return numbers.astype(np.int64), tuple(str(v) for v in distinct)

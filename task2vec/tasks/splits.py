@@ -8,6 +8,7 @@ from typing import Any
 
 from task2vec.errors import TaskError
 from task2vec.tasks.folder import read_folder_splits
+from task2vec.tasks.sources import LabelledImages
 from task2vec.tasks.split_names import TEST, TRAIN, VALIDATION
 from task2vec.tasks.table import ENDINGS, read_table_splits
 from task2vec.tasks.task import Task
@@ -47,17 +48,45 @@ def read_splits(path: str | Path, *, name: str | None = None, **columns: Any) ->
         TaskError: as `Task.from_folder` and `Task.from_table`; there is no training split; or another split has a
             class that it lacks.
     """
-    path = Path(path)
-    if path.suffix.lower() in ENDINGS and not path.is_dir():
-        root = columns.pop("root", None)
-        table = read_table_splits(path, root=None if root is None else Path(root), **columns)
-        found = {role or TRAIN: images for role, images in table.items()}
-    elif columns:
-        raise TaskError(f"{', '.join(columns)} are of a table, but {path} is none")
-    else:
-        found = read_folder_splits(path)
+    found = _read(Path(path), **columns)
     if TRAIN not in found:
         raise TaskError(f"{path} has no training split; it has {', '.join(i.source for i in found.values())}")
     train = Task.of(found.pop(TRAIN), name=name)
     others = {role: Task.of(images, name=name, classes_of=train) for role, images in found.items()}
     return Splits(train, others.get(VALIDATION), others.get(TEST))
+
+
+def read_task(path: str | Path, *, split: str | None = None, name: str | None = None) -> Task:
+    """A folder, a zip or a table as a task, or one of its splits: the training split if none is named.
+
+    Raises:
+        TaskError: as `Task.from_folder` and `Task.from_table`.
+    """
+    read = Task.from_table if _is_table(Path(path)) else Task.from_folder
+    return read(path, split=split, name=name)
+
+
+def read_to_measure(path: str | Path) -> Task:
+    """The labelled images of a folder, a zip or a table that tell how good a model is: the test split, else the
+    validation split, else all; images of a single class will do.
+
+    Raises:
+        TaskError: as `Task.from_folder` and `Task.from_table`.
+    """
+    found = _read(Path(path))
+    return Task.as_found(next(found[role] for role in (TEST, VALIDATION, TRAIN) if role in found))
+
+
+def _is_table(path: Path) -> bool:
+    return path.suffix.lower() in ENDINGS and not path.is_dir()
+
+
+def _read(path: Path, **columns: Any) -> dict[str, LabelledImages]:
+    """The images of every split; all of them as the training split where there are no splits."""
+    if _is_table(path):
+        root = columns.pop("root", None)
+        table = read_table_splits(path, root=None if root is None else Path(root), **columns)
+        return {role or TRAIN: images for role, images in table.items()}
+    if columns:
+        raise TaskError(f"{', '.join(columns)} are of a table, but {path} is none")
+    return read_folder_splits(path)

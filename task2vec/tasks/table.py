@@ -6,6 +6,7 @@ The rows under the header `file,label,split` are such as `001.jpg,oak,train` and
 from __future__ import annotations
 
 import csv
+import posixpath
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -22,6 +23,7 @@ ENDINGS = (".csv", ".tsv", ".parquet")
 FILE_COLUMNS = ("file", "file_name", "filename", "path", "filepath", "image", "image_path", "img")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "tags")
 SPLIT_COLUMNS = ("split", "set", "subset")
+MISSING = ("nan", "NaN", "NaT", "<NA>")  # what programs write for a label that is not there
 SEPARATORS = ("|", ";")  # between several labels; a label that holds one is asked about
 
 
@@ -65,7 +67,7 @@ def read_table_splits(
     at_file = _column(file, FILE_COLUMNS, names, "the files", "file", path)
     at_label = _column(label, LABEL_COLUMNS, names, "the labels", "label", path)
     at_split = next((names[name] for name in SPLIT_COLUMNS if name in names), None)
-    files = [row[at_file].strip() for row in rows]
+    files = [_one_spelling(row[at_file].strip()) for row in rows]
     labels = [row[at_label].strip() for row in rows]
     splits = [None if at_split is None else _role(row[at_split], number, path) for number, row in enumerate(rows)]
     _check_rows(files, labels, splits, separator, path)
@@ -127,7 +129,10 @@ def _parquet_cells(path: Path) -> tuple[list[str], list[list[str]]]:
         table = parquet.read_table(path)
     except (OSError, ArrowException) as error:
         raise TaskError(f"cannot read the table {path} ({error})") from error
-    columns = [["" if value is None else str(value) for value in column.to_pylist()] for column in table.columns]
+    columns = [
+        ["" if value is None or value != value else str(value) for value in column.to_pylist()]
+        for column in table.columns
+    ]
     return list(table.column_names), [list(row) for row in zip(*columns, strict=True)]
 
 
@@ -162,6 +167,11 @@ def _check_rows(
                 f"row {number} of {path} ({file}) has no label; remove the row, or give separator= if an "
                 "image may be of several classes or none"
             )
+        if label in MISSING:
+            raise TaskError(
+                f"row {number} of {path} ({file}) has the label {label!r}, by which programs mean that there is none; "
+                "remove the row, or call the class otherwise"
+            )
         mark = next((s for s in SEPARATORS if s in label), None)
         if mark is not None and separator is None:
             raise TaskError(
@@ -172,6 +182,11 @@ def _check_rows(
         if first != number:
             differ = "splits" if splits[first] != splits[number] else "rows"
             raise TaskError(f"{file} stands in two {differ} of {path}, {first} and {number}; keep one of them")
+
+
+def _one_spelling(file: str) -> str:
+    """The path without what changes nothing, so that `./a//0.png` is `a/0.png`."""
+    return posixpath.normpath(file) if file else file
 
 
 def _reader(files: Sequence[str], root: Path, path: Path) -> Files:

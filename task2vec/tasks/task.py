@@ -178,8 +178,13 @@ class Task:
         Raises:
             TaskError: no images, one class only, or a class that `classes_of` lacks.
         """
-        task = cls(name or found.name, found.labels, found.class_names, found.images, (), found.source, found.skipped)
+        task = cls.as_found(found, name=name)
         return task.learnable() if classes_of is None else task.in_classes_of(classes_of)
+
+    @classmethod
+    def as_found(cls, found: LabelledImages, *, name: str | None = None) -> Task:
+        """The same, of one class too: to be measured on, if not to learn from."""
+        return cls(name or found.name, found.labels, found.class_names, found.images, (), found.source, found.skipped)
 
     def __len__(self) -> int:
         return len(self.labels)

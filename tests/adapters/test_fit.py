@@ -232,6 +232,23 @@ def test_data_that_cannot_be_learned_is_refused_with_the_value(train, val, messa
         adapters.fit(model_for(CONFIG), train, val, progress=False)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_backbone_of_another_type_than_the_images_is_refused(dtype):
+    images = [(torch.zeros(3, 32, 32), i % 3) for i in range(6)]
+    model = model_for(CONFIG).to(dtype)
+    for use in (lambda: adapters.fit(model, images, progress=False), lambda: adapters.evaluate(model, images)):
+        with pytest.raises(
+            TrainingError, match=r"the images are float32, and VisionTransformer is .*; tune model.float"
+        ):
+            use()
+
+
+def test_a_backbone_of_other_channels_than_the_images_is_refused():
+    model = adapters.attach(timm.create_model("resnet10t", in_chans=1), CONFIG, 3)
+    with pytest.raises(TrainingError, match="the images have 3 channels, and ResNet takes 1"):
+        adapters.fit(model, [(torch.zeros(3, 32, 32), i % 3) for i in range(6)], progress=False)
+
+
 def test_pil_images_go_through_the_backbones_own_preprocessing():
     from PIL import Image
 

@@ -94,6 +94,7 @@ def test_only_what_is_tuned_gets_gradients_and_detaching_restores_the_backbone(f
     assert without == []
     assert all(p.grad is None for p in model.parameters() if id(p) not in tuned)
     adapters.detach(model)
+    assert all(p.requires_grad for p in model.parameters())
     after = model.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)

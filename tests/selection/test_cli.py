@@ -104,6 +104,18 @@ def test_nearest_and_recommend_take_a_folder_or_an_embedding(folder, saved):
     assert "Because of these stored tasks" in table
 
 
+def test_a_table_is_taken_wherever_a_folder_is(folder, tmp_path):
+    table = tmp_path / "spots.csv"
+    rows = [f"{path},{path.parent.name},{split}\n" for split, part in (("train", slice(0, 30)), ("test", slice(30, 40)))
+            for path in sorted(folder.rglob("*.png"), key=lambda path: path.name)[part]]  # fmt: skip
+    table.write_text("file,label,split\n" + "".join(rows))
+    assert as_json("embed", table, "-o", tmp_path / "e.safetensors")["images"] == 30
+    assert as_json("embed", table, "--split", "test", "-o", tmp_path / "e.safetensors")["images"] == 10
+    assert as_json("recommend", table)["config"]
+    tuned = as_json("tune", table, "--split", "train", "-o", tmp_path / "t", "--method", "bitfit", "--epochs", "1")
+    assert tuned["config"]["method"] == "bitfit"
+
+
 def test_a_given_method_is_tuned_saved_and_merged(folder, tmp_path):
     facts = as_json("tune", folder, "-o", tmp_path / "out", "--method", "lora", "--rank", "2", "--epochs", "1")
     assert facts["config"]["method"] == "lora"
@@ -187,6 +199,14 @@ def test_trials_from_a_file_are_stored_and_bad_lines_are_named(saved, tmp_path):
         (["nearest", "SAVED", "--store", "text.safetensors"], "cannot be opened as a task store"),
         (["nearest", "SAVED", "--distance", "euclid"], "there is no distance 'euclid'"),
         (["recommend", "SAVED", "--backbone", "nonsense"], "timm knows no model 'nonsense'"),
+        (
+            ["recommend", "SAVED", "--backbone", "vit_tiny_patch16_224.nonsense"],
+            "timm knows no model 'vit_tiny_patch16_224.n",
+        ),
+        (
+            ["tune", "FOLDER", "-o", "x", "--method", "ssf", "--backbone", "resnet18.nonsense"],
+            "timm knows no model 'resnet18",
+        ),
         (["recommend", "SAVED", "--max-params", "-1"], "no configuration keeps to max_params=-1"),
         (["recommend", "SAVED", "--recommender", "oracle"], "there is no recommender 'oracle'"),
         (["recommend", "SAVED", "--method", "magic"], "there is no method 'magic'"),

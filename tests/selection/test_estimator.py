@@ -88,6 +88,12 @@ def test_it_can_be_cloned_pickled_and_cross_validated(fitted, images):
     [
         ({}, np.zeros((4, 8, 8)), [0, 0, 0, 0], "one class"),
         ({"method": "magic"}, np.zeros((4, 8, 8)), [0, 1, 0, 1], "no method 'magic'"),
+        (
+            {"method": None, "settings": {"epochs": 1}},
+            np.zeros((4, 8, 8)),
+            [0, 1, 0, 1],
+            "belong to a method; give method=",
+        ),
         ({"backbone": "nonsense"}, np.zeros((4, 8, 8)), [0, 1, 0, 1], "no model 'nonsense'"),
         ({}, ["nowhere.png"] * 4, [0, 1, 0, 1], "nowhere.png"),
         ({}, np.zeros((4, 8, 8)), [0, 1], "inconsistent"),

@@ -287,8 +287,9 @@ def test_the_cheapest_that_is_good_enough_is_recommended_where_that_is_asked_for
         assert f"within {100 * within:g} points of the best" in found.explain()
     assert recommend(target, store, "vit", within=0.0).config == WIDE
     assert recommend(target, store, "vit", within=1.0, cost="parameters").config == SSF
-    with pytest.raises(RecommendationError, match="asks for more than the best"):
-        recommend(target, store, "vit", within=-0.1)
+    for within in (-0.1, 5, float("nan")):
+        with pytest.raises(RecommendationError, match="is no share of accuracy in"):
+            recommend(target, store, "vit", within=within)
     with pytest.raises(RecommendationError, match="there is no cost 'money'"):
         recommend(target, store, "vit", within=0.01, cost="money")
     with pytest.raises(RecommendationError, match="nearest_vote expects no accuracies"):

@@ -1,6 +1,8 @@
 """A tuned model in use: written, read back, predicting, validated, exported."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -10,12 +12,12 @@ import timm
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import adapters
 from adapters import AdapterConfig
 from adapters.data import transform_of
-from selection import SelectionError, load_result, tune
+from selection import SelectionError, load_backbone, load_result, tune
 from selection.results.description import Description, Measured
 from selection.results.result import probabilities_of
 from selection.results.validation import Validation, calibration_error
@@ -136,6 +138,95 @@ def test_validation_matches_classes_by_name(tuned, folder):
     assert np.isnan(only.recall[0])
     with pytest.raises(TaskError, match="class 'blue'"):
         result.validate(Task("blue", np.zeros(5, np.int64), ("blue",), light.images))
+
+
+def test_what_has_only_a_test_split_or_a_single_class_is_validated_too(tuned, folder, tmp_path):
+    result = load_result(tuned.out, compute=COMPUTE)
+    shutil.copytree(folder / "test", tmp_path / "more" / "test")
+    assert result.validate(tmp_path / "more").confusion.sum() == 10
+    shutil.copytree(folder / "test" / "light", tmp_path / "one" / "light")
+    assert result.validate(tmp_path / "one").confusion.sum(axis=1).tolist() == [0, 5]
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (32, 32, 4), (3, 32, 32)])
+def test_an_array_that_may_be_one_image_or_several_is_asked_about(tuned, shape):
+    with pytest.raises(SelectionError, match=r"may be one image or several grey ones; give images\[None\]"):
+        load_result(tuned.out, compute=COMPUTE).predict(np.zeros(shape, np.uint8))
+
+
+def small(name, **settings):
+    """A model that takes 32 x 32 pixels and says so, always with the same weights."""
+    torch.manual_seed(0)
+    own = {"input_size": (3, 32, 32), "test_input_size": None}
+    return timm.create_model(name, pretrained_cfg_overlay=own, **settings)
+
+
+@pytest.mark.parametrize("method", ["lora", "conv_adapter"])  # merges, and does not
+@pytest.mark.parametrize("settings", [{"act_layer": "silu"}, {"output_stride": 8}])
+def test_a_backbone_made_with_further_arguments_is_asked_for(settings, method, folder, tmp_path):
+    config = AdapterConfig(method, epochs=1)
+    tuned = tune(folder, small("resnet10t", **settings), config, compute=COMPUTE, out=tmp_path, progress=False)
+    with pytest.raises(SelectionError, match="was made with further arguments; give the model that was tuned"):
+        load_result(tmp_path, backbone=small("resnet10t"), compute=COMPUTE)
+    if tuned.merged is not None:
+        with pytest.raises(SelectionError, match="was made with further arguments; give the model that was tuned"):
+            load_result(tmp_path, compute=COMPUTE)
+    assert "with timm alone" not in (tmp_path / "README.md").read_text()
+    result = load_result(tmp_path, backbone=small("resnet10t", **settings), compute=COMPUTE)
+    assert result.predict(read_splits(folder).test).probabilities.shape == (10, 2)
+
+
+def test_damaged_weights_are_noticed(tuned, tmp_path):
+    shutil.copytree(tuned.out, tmp_path / "damaged")
+    file = tmp_path / "damaged" / ("adapter.safetensors" if tuned.merged is None else "merged.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-4096:] = bytes(4096)
+    file.write_bytes(content)
+    with pytest.raises(SelectionError, match="does not give what it gave after tuning: its files are damaged"):
+        load_result(tmp_path / "damaged", compute=COMPUTE)
+
+
+def test_an_adapter_on_layers_that_take_no_merging_is_a_result_as_well(folder, tmp_path):
+    tuned = tune(
+        folder, small("nf_resnet26"), AdapterConfig("lora", epochs=1), compute=COMPUTE, out=tmp_path, progress=False
+    )
+    assert tuned.merged is None
+    images = read_splits(folder).test
+    found = load_result(tmp_path, backbone=small("nf_resnet26"), compute=COMPUTE).predict(images)
+    expected, _ = probabilities_of(tuned.model, transform_of(tuned.model), images, num_classes=2, compute=COMPUTE)
+    np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
+
+
+def test_merging_gives_the_weights_of_the_result_whatever_the_size_of_its_images(folder, tmp_path):
+    weights = tmp_path / "vit.safetensors"
+    name = "vit_tiny_patch16_224"
+    torch.manual_seed(0)
+    save_file(timm.create_model(name).state_dict(), weights)
+    model = load_backbone(name, weights, img_size=32)
+    tuned = tune(folder, model, AdapterConfig("lora", epochs=1), compute=COMPUTE, out=tmp_path / "out", progress=False)
+    run("merge", tmp_path / "out", "-o", tmp_path / "m.safetensors", "--checkpoint", weights)
+    merged = load_file(tmp_path / "m.safetensors")
+    assert merged["pos_embed"].shape == (1, 5, 192)
+    for key, value in tuned.merged.state_dict().items():
+        torch.testing.assert_close(merged[key], value, atol=1e-6, rtol=1e-5)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert 'num_classes=len(about["class_names"]), img_size=32)' in card
+
+
+def test_predictions_of_files_whose_names_are_no_text_are_written(tuned, folder, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    odd = os.fsencode(images) + b"/\xff\xfe.png"
+    shutil.copy(next((folder / "test" / "dark").glob("*.png")), odd)
+    for out in (tmp_path / "p.csv", tmp_path / "p.json"):
+        run("predict", tuned.out, images, "-o", out)
+    assert odd in (tmp_path / "p.csv").read_bytes()
+    assert os.fsencode(json.loads((tmp_path / "p.json").read_text())[0]["image"]) == odd
+
+
+def test_the_accuracy_of_several_labels_is_that_of_labels():
+    assert str(Measured(0.625, 16, num_labels=3)) == "62.5% of all labels of 16 images"
+    assert Measured(0.625, 16, num_labels=3).interval is None
 
 
 def test_calibration_is_nought_where_probabilities_come_true_and_one_where_all_is_sure_and_wrong():

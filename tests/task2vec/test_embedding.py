@@ -6,7 +6,7 @@ import torch
 from safetensors.numpy import save_file
 from torch import nn
 
-from task2vec import EmbeddingError, ProbeMismatchError, Task2VecError, TaskEmbedding, distance, embed
+from task2vec import EmbeddingError, ProbeMismatchError, Task, Task2VecError, TaskEmbedding, distance, embed
 from task2vec.embedding import embedding_parts
 from tests.conftest import plain_probe, random_task
 
@@ -131,3 +131,9 @@ def test_unreadable_images_are_left_out_and_named_on_the_embedding(tmp_path):
     found = embed(Task.from_folder(folder), small_probe())
     assert found.num_samples == 19
     assert "cat/3.png" in found.unreadable[0]
+
+
+def test_images_that_look_all_the_same_are_no_task_to_embed():
+    black = Task.from_arrays(np.zeros((8, 32, 32, 3), np.uint8), np.arange(8) % 2, name="black")
+    with pytest.raises(EmbeddingError, match=r"the Fisher of 'black' is 0 everywhere: all of its images look the same"):
+        embed(black, small_probe())

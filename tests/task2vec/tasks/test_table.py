@@ -56,6 +56,8 @@ def test_several_labels_are_separated_by_what_is_said(folder):
         ("file,label\na.png,oak\na.png,ash\n", {}, "a.png stands in two rows of .*, 0 and 1"),
         ("file,label,split\na.png,o,train\na.png,o,test\n", {}, "a.png stands in two splits of"),
         ("file,label\na.png,oak\nb.png,\n", {}, r"row 1 of .* \(b.png\) has no label"),
+        ("file,label,split\na.png,o,train\n./sub/../a.png,o,test\n", {}, "a.png stands in two splits of"),
+        ("file,label\na.png,oak\nb.png,NaN\n", {}, r"row 1 of .* \(b.png\) has the label 'NaN'"),
         ("file,label,split\na.png,oak,later\n", {}, "row 0 of .* is in split 'later'; call it train, val or test"),
         ("file,label\nx.png,oak\ny.png,ash\n", {}, "none of the 2 files of .*, such as x.png, is under .*; give root="),
         ("one,two\na,oak\n", {}, "has the columns one, two; name the one of the files with file="),

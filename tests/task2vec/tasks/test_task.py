@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from task2vec import Task, TaskError, UnreadableImageError, embed, load_probe
+from task2vec.images import open_image
 from tests.conftest import random_task
 from tests.task2vec.tasks.folders import damage, make_folder, write_image, zip_of
 
@@ -151,6 +152,27 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("pixels", "ending", "seen"),
+    [
+        (np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4), "tiff", np.linspace(0, 255, 16).round()),
+        (np.arange(0, 256, 16, dtype=np.float32).reshape(4, 4), "tiff", np.arange(0, 256, 16)),
+        (np.arange(0, 65536, 4096, dtype=np.uint16).reshape(4, 4), "png", np.arange(0, 256, 16)),
+        (np.zeros((4, 4), np.uint16), "png", np.zeros(16)),
+    ],
+)
+def test_pixels_of_more_than_8_bits_keep_their_brightness(pixels, ending, seen, tmp_path):
+    Image.fromarray(pixels).save(tmp_path / f"x.{ending}")
+    found = open_image((tmp_path / f"x.{ending}").read_bytes, "x")
+    np.testing.assert_array_equal(np.asarray(found)[..., 0].ravel(), seen)
+
+
+def test_8_bits_saved_as_16_are_no_image_since_they_would_be_black(tmp_path):
+    Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16)).save(tmp_path / "x.png")
+    with pytest.raises(UnreadableImageError, match="its 16-bit pixels are at most 255 of 65535, which is black"):
+        open_image((tmp_path / "x.png").read_bytes, "x.png")
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy])
 def test_arrays_of_every_layout_and_dtype_become_rgb_images(layout, convert):
@@ -174,6 +196,8 @@ def test_float_pixels_keep_their_values():
         (np.full((2, 4, 4), 300), [0, 1], r"must lie in \[0, 255\]"),
         (np.zeros((2, 4, 4)), [0.5, 1.0], r"label 0 is 0\.5"),
         (np.zeros((2, 4, 4)), [-1, 1], "label 0 is -1"),
+        (np.zeros((2, 4, 4)), np.array(["a", None], object), r"label 1 is missing \(None\)"),
+        (np.zeros((2, 4, 4)), np.array([float("nan"), "a"], object), r"label 0 is missing \(nan\)"),
         (np.zeros((2, 4, 4)), [0, 1, 2], "2 images need 2 labels"),
         (np.zeros((2, 4, 4)), [1, 1], "only one class"),
         (np.zeros((0, 4, 4)), [], "no images"),
