@@ -87,6 +87,7 @@ def write(
             by_seed=_seeds_of_ways(rows),
             halves=_halves(rows),
             own=_own_table(rows),
+            each_seed=_each_seed(rows),
             learned=_learned_table(rows, facts, out),
             cost=_cost(rows, out),
             few=ENOUGH_IMAGES,
@@ -128,6 +129,21 @@ def _own_table(rows: list[dict[str, Any]]) -> str:
             interval = f"{found.low:+.1f} to {found.high:+.1f}"
             lines.append([WAYS[against], f"{found.mean:+.1f}", interval, f"{found.worst:+.1f}", str(found.tasks)])
     return table(["Fisher's mass against", "points", "95% interval", "worst task", "tasks"], lines)
+
+
+def _each_seed(rows: list[dict[str, Any]]) -> str:
+    """Fisher's mass against the same rank everywhere, a row for each seed that two tasks or more were trained with."""
+    lines = []
+    for seed in sorted({row["seed"] for row in rows}):
+        found = difference(
+            [row for row in rows if row["multiple"] == 1.0 and row["seed"] == seed],
+            lambda r: r["way"] == "mass",
+            lambda r: r["way"] == "uniform",
+        )
+        if found is not None:
+            interval = f"{found.low:+.1f} to {found.high:+.1f}"
+            lines.append([str(seed), f"{found.mean:+.1f}", interval, f"{found.worst:+.1f}", str(found.tasks)])
+    return table(["seed", "points", "95% interval", "worst task", "tasks"], lines)
 
 
 def _accuracies_table(rows: list[dict[str, Any]]) -> str:
@@ -353,6 +369,11 @@ tasks with its 95% interval (bootstrap over their sources), and the worst task; 
 ## What the task's own Fisher adds
 
 {own}
+
+Against the same rank everywhere, seed by seed. The seeds differ by more than the intervals over tasks allow for: trust
+the mean over them, and no single one.
+
+{each_seed}
 
 The Fisher's shares hardly differ between tasks (the last table): most lies in the first five blocks, whatever the task.
 So a part of what is gained is this network's, whose early blocks want more ranks than its late ones, and comes without
