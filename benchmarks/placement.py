@@ -2,6 +2,7 @@
 
 python benchmarks/placement.py adopt trials.jsonl datasets/ -o benchmarks/results/placement/
 python benchmarks/placement.py run datasets/ weights.safetensors -o benchmarks/results/placement/    resumes
+python benchmarks/placement.py cost datasets/ weights.safetensors -o benchmarks/results/placement/   alone
 python benchmarks/placement.py contribute benchmarks/results/placement/ trials.jsonl paces.jsonl
 python benchmarks/placement_page.py benchmarks/results/placement/                                     docs/placement.md
 
@@ -40,7 +41,7 @@ from adapters import AdapterConfig
 from adapters.data import Batches
 from selection.evidence.placed import images_measured
 from selection.store.trial import Trial
-from task2vec import Compute
+from task2vec import Compute, Task
 
 TASKS = (
     "cifar10", "tin_birds", "birds6", "caltech101", "tin_cats",
@@ -49,7 +50,7 @@ TASKS = (
 )  # fmt: skip
 """Five of each group: natural, specialised, structured. The grid has LoRA everywhere, early and late on all of them."""
 
-TRAININGS, MEASURED = "trainings.jsonl", "measured.jsonl"  # in the folder of results
+TRAININGS, MEASURED, COSTS = "trainings.jsonl", "measured.jsonl", "costs.jsonl"  # in the folder of results
 IMAGES, SEEDS = 500, (0, 1, 2)
 MULTIPLES = (1.0, 0.5, 2.0, 0.25)  # of the parameters of LoRA at rank 8, in the order in which they are run
 BATCH_SIZE, EPOCHS = 32, 20
@@ -241,6 +242,42 @@ def run(
             pass
 
 
+@app.command()
+def cost(
+    datasets: Annotated[Path, typer.Argument(help="folder of ImageFolder zips with train and test splits")],
+    weights: Annotated[Path, typer.Argument(help="weights of vit_tiny_patch16_224")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder, added to")],
+    task: Annotated[list[str] | None, typer.Option(help="only these tasks")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="only these sensitivities")] = None,
+    repeats: Annotated[int, typer.Option(help="of each, in turns")] = 3,
+) -> None:
+    """Time sensitivities and epochs of LoRA in turns, in one process of one thread, with nothing else running."""
+    torch.set_num_threads(1)
+    for name in task or TASKS:
+        labelled, _, _ = _task(datasets, name).draw(IMAGES, 0)
+        learning, _, _ = batches_of(_task(datasets, name), IMAGES, 0)
+        kinds, taken = tuple(kind or ("start", "few")), {}
+        for _, what in product(range(repeats), (*kinds, "epoch")):
+            model = load_vit(weights)
+            if what == "epoch":
+                adapters.attach(model, AdapterConfig(**LORA | {"epochs": 1}), learning.num_classes, seed=0)
+            start = time.perf_counter()
+            if what == "epoch":
+                adapters.fit(model, learning, batch_size=BATCH_SIZE, keep="last", seed=0, progress=False)
+            else:
+                sensitivity_of(labelled, model, what, 0)
+            taken.setdefault(what, []).append(time.perf_counter() - start)
+        medians = {what: round(float(np.median(seconds)), 3) for what, seconds in taken.items()}
+        json_lines.append(out / COSTS, {"task": name} | medians)
+        print(f"{name}: {medians}", flush=True)
+
+
+def sensitivity_of(labelled: Task, model: nn.Module, kind: str, seed: int) -> task2vec.Sensitivity:
+    """One of `MEASURES` of a draw."""
+    few = images_measured(labelled.num_classes) if kind == "few" else None
+    return task2vec.sensitivity(labelled, model, transform=transform(), max_samples=few, seed=seed, **MEASURES[kind])
+
+
 def sensitivity_file(out: Path, task: str, seed: int, kind: str) -> Path:
     """Where one of `MEASURES` of a draw is kept."""
     return out / "sensitivity" / f"{task.replace(': ', '__')}@{seed}.{kind}.safetensors"
@@ -258,9 +295,8 @@ def measure(datasets: Path, weights: Path, out: Path, autocast: torch.dtype | No
         adapters.attach(model, AdapterConfig(**LORA | {"epochs": TENTH}), learning.num_classes, seed=seed)
         _fit(model, learning, validation, seed, autocast)
         model = adapters.merge(model)
-    few = images_measured(labelled.num_classes) if kind == "few" else None
     start = time.perf_counter()
-    found = task2vec.sensitivity(labelled, model, transform=transform(), max_samples=few, seed=seed, **MEASURES[kind])
+    found = sensitivity_of(labelled, model, kind, seed)
     seconds = time.perf_counter() - start
     found.save(sensitivity_file(out, name, seed, kind))
     json_lines.append(out / MEASURED, {"task": name, "seed": seed, "measure": kind, "seconds": round(seconds, 2)})
