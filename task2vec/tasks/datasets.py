@@ -134,11 +134,15 @@ def _stored_labels(dataset: Any, label_key: Any) -> Sequence[Any] | None:
 
 
 def _gives_what_it_stores(dataset: Any) -> bool:
-    """Whether the labels of the items are those of torchvision's own code, with no more than a `target_transform`."""
+    """Whether items have the stored labels for sure: by torchvision's own code, with no more than a `target_transform`,
+    or by a table of Hugging Face's.
+    """
     if isinstance(dataset, Subset):
         return _gives_what_it_stores(dataset.dataset)
     if isinstance(dataset, ConcatDataset):
         return all(map(_gives_what_it_stores, dataset.datasets))
+    if hasattr(dataset, "column_names"):  # of Hugging Face; a transform of the user's is a format of its own
+        return (getattr(dataset, "format", None) or {}).get("type") is None
     joint = getattr(dataset, "transforms", None)
     own = isinstance(dataset, VisionDataset) and type(dataset).__getitem__.__module__.startswith("torchvision.")
     return own and (joint is None or isinstance(joint, StandardTransform))
