@@ -107,7 +107,9 @@ def test_a_small_run_is_written_to_the_page(placement, page, datasets, tmp_path,
         assert 0 <= row["score"] <= 1
         assert not math.isnan(row["score"])
         assert row["way"] == "adalora" or 0.95 * row["budget"] < row["parameters"] <= row["budget"] == 36_864
+    placement.cost(datasets, weights, tmp_path, task=["mnist"], repeats=1)
     page.write(tmp_path)
     written = (tmp_path / "placement.md").read_text()
+    assert "| `few` |" in written
     assert "relative mass after a tenth of training" in written
     assert "| `relative_mass` |" in written
