@@ -1,6 +1,7 @@
 """Folders as people have them: every spelling of splits, every type of image, strays and links."""
 
 import itertools
+import zipfile
 
 import numpy as np
 import pytest
@@ -173,3 +174,13 @@ def test_real_datasets_are_read_with_all_their_splits(datasets):
         assert splits.test.class_names == splits.train.class_names
         assert not splits.train.skipped
         assert splits.train[0][0].mode == "RGB"
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_member_that_a_zip_lists_twice_is_one_image(tmp_path):
+    path = zip_of(make_folder(tmp_path / "pets"), tmp_path / "pets.zip")
+    expected = len(Task.from_folder(path))
+    with zipfile.ZipFile(path, "a") as archive:
+        for name in archive.namelist():
+            archive.writestr(name, archive.read(name))
+    assert len(Task.from_folder(path)) == expected
