@@ -40,7 +40,7 @@ def evaluate(
     batches = dataset if isinstance(dataset, Batches) else Batches(dataset, transform_of(model), workers=workers)
     model.eval()
     device = next(model.parameters()).device
-    with explaining(model, batches), computing_in(model, autocast) as precision:
+    with explaining(model, batches, autocast), computing_in(model, autocast) as precision:
         return measure(Reader(batches, workers=workers, device=device), model, precision, OneProcess(), batch_size)
 
 

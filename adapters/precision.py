@@ -37,8 +37,13 @@ def computing_in(model: nn.Module, dtype: torch.dtype | None) -> Iterator[Autoca
 
 
 @contextmanager
-def explaining(model: nn.Module, batches: Batches) -> Iterator[None]:
+def explaining(model: nn.Module, batches: Batches, autocast: torch.dtype | None) -> Iterator[None]:
     """Inside the context, torch's error about images that a model does not take becomes a sentence about them.
+
+    Args:
+        model: What computes.
+        batches: Its images.
+        autocast: The type that autocast converts to, so that the types may differ; None without.
 
     Raises:
         TrainingError: they have another number of channels than the model takes, or another type.
@@ -48,13 +53,13 @@ def explaining(model: nn.Module, batches: Batches) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        reason = _mismatch(model, batches.take(torch.zeros(1, dtype=torch.long)).images)
+        reason = _mismatch(model, batches.take(torch.zeros(1, dtype=torch.long)).images, autocast)
         if reason:
             raise TrainingError(reason) from error
         raise
 
 
-def _mismatch(model: nn.Module, images: Tensor) -> str:
+def _mismatch(model: nn.Module, images: Tensor, autocast: torch.dtype | None) -> str:
     """Why a model does not take images `(B, C, H, W)`; empty if it may be something else."""
     size, name = image_size(model), type(model).__name__
     if size is not None and images.ndim == 4 and images.shape[1] != size[0]:
@@ -63,7 +68,7 @@ def _mismatch(model: nn.Module, images: Tensor) -> str:
             "tensors, or a backbone for these"
         )
     own = next(p for p in model.parameters() if p.is_floating_point())
-    if own.dtype != images.dtype:
+    if autocast is None and own.dtype != images.dtype:
         return (
             f"the images are {_short(images.dtype)}, and {name} is {_short(own.dtype)}; tune model.float(), with "
             "autocast=torch.bfloat16 for speed"

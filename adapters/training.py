@@ -144,7 +144,7 @@ def fit(
     shown = Progress(console=Console(stderr=True), disable=not progress or processes.rank > 0)
     with shown as bars, ExitStack() as contexts:
         training = _read(train, model, "Reading training images", bars, workers)
-        contexts.enter_context(explaining(model, training))
+        contexts.enter_context(explaining(model, training, autocast))
         validation = None if val is None else _read(val, model, "Reading validation images", bars, workers)
         multi_label = training.multi_label
         settings = Settings(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from adapters import write_atomically
 from selection.errors import SelectionError
 from selection.results.folder import save_merged
-from selection.results.result import MERGED, Result
+from selection.results.result import MERGED, Result, plain_model
 
 Format = Literal["safetensors", "onnx", "torch"]
 
@@ -68,18 +68,11 @@ def export(result: Result, path: str | Path, format: Format | None = None) -> fl
 
 
 def _write_safetensors(result: Result, model: nn.Module, path: Path, images: Tensor) -> Tensor:
-    import timm
-    from safetensors.torch import load_file
-
     if not (result.folder / MERGED).exists():
         method = result.description.config["method"]
         raise SelectionError(f"{method} does not merge into plain weights; export to onnx or torch instead")
     save_merged(model, path)
-    architecture = result.description.backbone.split(".")[0]
-    count = len(result.description.class_names)
-    plain = timm.create_model(architecture, num_classes=count, **result.description.model_arguments).eval()
-    plain.load_state_dict(load_file(path))
-    outputs: Tensor = plain(images)
+    outputs: Tensor = plain_model(result.description, path).eval()(images)
     return outputs
 
 
