@@ -172,7 +172,9 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):
             )
         width = self._high - self._low
         scaled = (rows.astype(np.float64) - self._low) / width if width > 0 else np.zeros(rows.shape)
-        return (255 * scaled.clip(0, 1)).round().astype(np.uint8).reshape(len(rows), *shape)
+        pixels = (255 * scaled.clip(0, 1)).round().astype(np.uint8)
+        # A channel is added to grey images: `(N, 1, 3)` could be one image in colour as well as N grey ones.
+        return pixels.reshape(len(rows), *shape, *([1] if len(shape) == 2 else []))
 
 
 def _are_arrays(images: Any) -> bool:
