@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from adapters.data import Batches
 from adapters.errors import TrainingError
+from adapters.proof import evaluating
 from adapters.sites import image_size
 
 Autocast = Callable[[], AbstractContextManager[object]]
@@ -46,13 +47,13 @@ def explaining(model: nn.Module, batches: Batches, autocast: torch.dtype | None)
         autocast: The type that autocast converts to, so that the types may differ; None without.
 
     Raises:
-        TrainingError: they have another number of channels than the model takes, or another type.
+        TrainingError: they have another number of channels or another size than the model takes, or another type.
     """
     try:
         yield
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # timm asserts some sizes
         reason = _mismatch(model, batches.take(torch.zeros(1, dtype=torch.long)).images, autocast)
         if reason:
             raise TrainingError(reason) from error
@@ -73,7 +74,26 @@ def _mismatch(model: nn.Module, images: Tensor, autocast: torch.dtype | None) ->
             f"the images are {_short(images.dtype)}, and {name} is {_short(own.dtype)}; tune model.float(), with "
             "autocast=torch.bfloat16 for speed"
         )
+    if size is not None and images.ndim == 4 and images.shape[2:] != size[1:]:
+        # Many networks take every size, so that the error may have another reason.
+        resized = torch.nn.functional.interpolate(images, size[1:])
+        if _takes(model, resized) and not _takes(model, images):
+            height, width = images.shape[2:]
+            return (
+                f"the images have {height} x {width} pixels, and {name} takes {size[1]} x {size[2]}; resize them, or "
+                "make the backbone with img_size= or dynamic_img_size=True"
+            )
     return ""
+
+
+def _takes(model: nn.Module, images: Tensor) -> bool:
+    device = next(model.parameters()).device
+    try:
+        with evaluating(model), torch.inference_mode():
+            model(images.to(device))
+    except (RuntimeError, AssertionError):
+        return False
+    return True
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -198,8 +198,9 @@ def image_size(backbone: nn.Module) -> tuple[int, int, int] | None:
     channels, height, width = config["input_size"]
     first = next((module for module in backbone.modules() if isinstance(module, nn.Conv2d)), None)
     channels = channels if first is None else first.in_channels  # a model may be made for grey images, say
-    own = (module.img_size for module in backbone.modules() if isinstance(module, timm.layers.PatchEmbed))
-    return channels, *(next(own, None) or (height, width))
+    # The size that a model was made for is an attribute of the model itself or of what embeds its patches, by family.
+    own = (getattr(module, "img_size", None) for module in backbone.modules())
+    return channels, *timm.layers.to_2tuple(next((size for size in own if size), (height, width)))
 
 
 def classifier_names(backbone: nn.Module) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from timm.layers import HybridEmbed
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from timm.models.vision_transformer_hybrid import ConvStem
 from torch import nn
 
@@ -64,6 +64,10 @@ def task2vec_vit_patch4_32(pretrained: bool = False, **kwargs: Any) -> VisionTra
         "embed_layer": ConvPatchEmbed,
     }
     model: VisionTransformer = build_model_with_cfg(
-        VisionTransformer, "task2vec_vit_patch4_32", pretrained, **architecture | kwargs
+        VisionTransformer,
+        "task2vec_vit_patch4_32",
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,  # brings the position embedding to the size of the images
+        **architecture | kwargs,
     )
     return model

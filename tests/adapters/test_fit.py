@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 
 import adapters
 from adapters import METHODS, AdapterConfig, CheckpointError, ConfigError, TrainingError
@@ -20,23 +21,26 @@ from adapters.metrics import metrics_of
 from tests.adapters.families import attach, backbone, fits
 
 BACKBONE = "task2vec_vit_patch4_32"
+SIZE = 20
+"""Pixels of a side: fewer than the 32 that the backbone was made for, so that a step takes less time."""
+BLACK = torch.zeros(3, SIZE, SIZE)
 
 
 def stripes(count, seed=0):
     """Tensors with horizontal, vertical or no stripes under noise: quick to learn, not for free."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 3
-    wave = torch.sin(torch.arange(32.0))
+    wave = torch.sin(torch.arange(float(SIZE)))
     pattern = torch.stack(
-        [wave.view(1, 32, 1).expand(3, 32, 32), wave.view(1, 1, 32).expand(3, 32, 32), torch.zeros(3, 32, 32)]
+        [wave.view(1, SIZE, 1).expand(3, SIZE, SIZE), wave.expand(3, SIZE, SIZE), torch.zeros(3, SIZE, SIZE)]
     )
-    pixels = pattern[labels] + torch.randn(count, 3, 32, 32, generator=generator)
+    pixels = pattern[labels] + torch.randn(count, 3, SIZE, SIZE, generator=generator)
     return [(image, int(label)) for image, label in zip(pixels, labels, strict=True)]
 
 
 def model_for(config, num_classes=3):
     torch.manual_seed(0)
-    return adapters.attach(timm.create_model(BACKBONE), config, num_classes, seed=0)
+    return adapters.attach(timm.create_model(BACKBONE, img_size=SIZE), config, num_classes, seed=0)
 
 
 CONFIG = AdapterConfig("lora", rank=4, epochs=4)
@@ -45,7 +49,8 @@ CONFIG = AdapterConfig("lora", rank=4, epochs=4)
 @pytest.mark.parametrize("method", [m for m in METHODS if fits("ViT, average pooling", m)])
 def test_every_method_learns_and_its_best_epoch_is_kept(method):
     train, val = stripes(96), stripes(48, seed=1)
-    model = attach(timm.create_model(BACKBONE, pretrained=True), AdapterConfig(method, epochs=4), 3, seed=0)
+    plain = timm.create_model(BACKBONE, pretrained=True, img_size=SIZE)
+    model = attach(plain, AdapterConfig(method, epochs=4), 3, seed=0)
     result = adapters.fit(model, train, val, batch_size=16, progress=False)
     accuracies = [record["accuracy"] for record in result.history]
     assert len(accuracies) == 4
@@ -144,6 +149,7 @@ def test_a_training_interrupted_in_mid_epoch_ends_with_the_very_weights_of_an_un
 def test_a_killed_process_ends_after_resuming_with_the_weights_of_an_uninterrupted_one(tmp_path):
     code = f"""
 import torch
+from PIL import Image
 from tests.adapters.test_fit import *
 torch.set_num_threads({torch.get_num_threads()})
 adapters.fit(model_for(CONFIG), stripes(240), stripes(24, seed=1), batch_size=16, out={str(tmp_path)!r}, progress=False)
@@ -222,9 +228,9 @@ def test_a_loss_that_is_not_a_number_stops_training_and_keeps_the_best_epoch(tmp
     ("train", "val", "message"),
     [
         ([], None, "holds no images"),
-        ([(torch.zeros(3, 32, 32), 0.5)] * 4, None, "label 0.5 of image 0"),
-        ([(torch.zeros(3, 32, 32), 3)] * 4, None, "training label 3 exceeds the classifier's 3 classes"),
-        ([(torch.zeros(3, 32, 32), 0)] * 4, [(torch.zeros(3, 32, 32), 1)], "class 1 is in the validation images"),
+        ([(BLACK, 0.5)] * 4, None, "label 0.5 of image 0"),
+        ([(BLACK, 3)] * 4, None, "training label 3 exceeds the classifier's 3 classes"),
+        ([(BLACK, 0)] * 4, [(BLACK, 1)], "class 1 is in the validation images"),
     ],
 )
 def test_data_that_cannot_be_learned_is_refused_with_the_value(train, val, message):
@@ -234,7 +240,7 @@ def test_data_that_cannot_be_learned_is_refused_with_the_value(train, val, messa
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_a_backbone_of_another_type_than_the_images_is_refused(dtype):
-    images = [(torch.zeros(3, 32, 32), i % 3) for i in range(6)]
+    images = [(BLACK, i % 3) for i in range(6)]
     model = model_for(CONFIG).to(dtype)
     for use in (lambda: adapters.fit(model, images, progress=False), lambda: adapters.evaluate(model, images)):
         with pytest.raises(
@@ -246,13 +252,37 @@ def test_a_backbone_of_another_type_than_the_images_is_refused(dtype):
 def test_a_backbone_of_other_channels_than_the_images_is_refused():
     model = adapters.attach(timm.create_model("resnet10t", in_chans=1), CONFIG, 3)
     with pytest.raises(TrainingError, match="the images have 3 channels, and ResNet takes 1"):
-        adapters.fit(model, [(torch.zeros(3, 32, 32), i % 3) for i in range(6)], progress=False)
+        adapters.fit(model, [(BLACK, i % 3) for i in range(6)], progress=False)
+
+
+def test_tensors_of_another_size_than_a_backbone_of_fixed_size_takes_are_refused():
+    images = [(torch.zeros(3, 2 * SIZE, SIZE), i % 3) for i in range(6)]
+    with pytest.raises(TrainingError, match="the images have 40 x 20 pixels, and VisionTransformer takes 20 x 20"):
+        adapters.fit(model_for(CONFIG), images, progress=False)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        BACKBONE,
+        "test_vit",
+        "vit_tiny_r_s16_p8_224",
+        "xcit_nano_12_p16_224",
+        "pit_ti_224",
+        "visformer_tiny",
+        "efficientvit_m0",
+    ],
+)
+def test_pictures_get_the_size_that_a_backbone_was_made_for(name):
+    model = timm.create_model(name, img_size=96, num_classes=2).eval()
+    tensor = transform_of(model)(Image.new("RGB", (50, 40)))
+    assert tensor.shape == (3, 96, 96)
+    with torch.inference_mode():
+        assert model(tensor[None]).shape == (1, 2)
 
 
 def test_pil_images_go_through_the_backbones_own_preprocessing():
-    from PIL import Image
-
-    pixels = np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3), np.uint8)
     model = model_for(CONFIG)
     image, _ = Batches([(Image.fromarray(pixels), 0)], transform_of(model))[0]
     expected = (torch.from_numpy(pixels).permute(2, 0, 1) / 255 - 0.5) / 0.25
@@ -452,7 +482,7 @@ def test_labels_of_images_that_are_not_kept_are_checked_too():
 def test_an_adapter_of_another_backbone_is_no_start(tmp_path):
     adapters.save(model_for(CONFIG), tmp_path)
     torch.manual_seed(1)
-    other = adapters.attach(timm.create_model(BACKBONE), CONFIG, 3)
+    other = adapters.attach(timm.create_model(BACKBONE, img_size=SIZE), CONFIG, 3)
     with pytest.raises(CheckpointError, match="was tuned on task2vec_vit_patch4_32"):
         adapters.fit(other, stripes(12), init_from=tmp_path, progress=False)
 

@@ -12,7 +12,7 @@ from adapters import AdapterConfig, ConfigError, TrainingError
 from adapters.augmentation import mixing_of
 from adapters.losses import Loss, balancing_weights, drawn_order
 from adapters.metrics import metrics_of
-from tests.adapters.test_fit import CONFIG, imbalanced, model_for, stripes
+from tests.adapters.test_fit import CONFIG, SIZE, imbalanced, model_for, stripes
 
 
 def test_balancing_weights_are_those_of_scikit_learn():
@@ -91,7 +91,7 @@ def test_metrics_of_several_labels_are_those_of_scikit_learn():
 def test_an_imbalanced_task_is_told_apart_better_where_classes_count_the_same(settings):
     results = []
     for chosen in ({}, settings):
-        model = model_for(AdapterConfig("lora", rank=4, epochs=3))
+        model = model_for(AdapterConfig("lora", rank=4, epochs=6))
         adapters.fit(model, imbalanced(96), batch_size=16, progress=False, **chosen)
         results.append(adapters.evaluate(model, stripes(90, seed=1)).mean_class_accuracy)
     assert results[1] > results[0]
@@ -107,7 +107,7 @@ def test_an_imbalanced_task_is_told_apart_better_where_classes_count_the_same(se
         ({"sampling": "often"}, stripes(6), ConfigError, "sampling='often' is unknown"),
         ({"monitor": "mean_average_precision"}, stripes(6), ConfigError, "is of several labels an image"),
         ({}, several(6), TrainingError, "rows of 2 classes, but the classifier has 3; attach with num_classes=2"),
-        ({}, [(torch.zeros(3, 32, 32), [0, 2])] * 3, TrainingError, "labels of image 0 must be 0 or 1"),
+        ({}, [(torch.zeros(3, SIZE, SIZE), [0, 2])] * 3, TrainingError, "labels of image 0 must be 0 or 1"),
     ],
 )
 def test_settings_that_do_not_fit_the_labels_are_refused(settings, data, error, message):

@@ -54,6 +54,14 @@ def _on_postgres(tmp_path):
 def cluster():
     """A Ray cluster of two CPUs on this machine, for all tests that need one."""
     ray = pytest.importorskip("ray", reason="Ray is not installed; pip install '.[ray]'")
-    ray.init("local", num_cpus=2, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
+    ray.init(
+        "local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=200_000_000,
+        log_to_driver=False,
+        # By default Ray's workers run at niceness 15: beside the other half of the tests they would hardly run.
+        _system_config={"worker_niceness": 0},
+    )
     yield Cluster()
     ray.shutdown()
