@@ -130,6 +130,9 @@ def read_metadata(directory: Path) -> dict[str, Any]:
         metadata: dict[str, Any] = json.loads((directory / METADATA).read_text())
         version = metadata["format_version"]
         AdapterConfig.from_dict(metadata["config"])
+        missing = {"num_classes", "backbone", "backbone_fingerprint"} - set(metadata)
+        if missing:
+            raise KeyError(min(missing))
     except FileNotFoundError as error:
         raise CheckpointError(f"no adapter is saved in {directory}; give what adapters.save wrote") from error
     except (ValueError, KeyError, TypeError, ConfigError) as error:

@@ -41,7 +41,8 @@ def evaluate(
     model.eval()
     device = next(model.parameters()).device
     with explaining(model, batches, autocast), computing_in(model, autocast) as precision:
-        return measure(Reader(batches, workers=workers, device=device), model, precision, OneProcess(), batch_size)
+        reader = Reader(batches, workers=workers, device=device)
+        return measure(reader, model, precision, OneProcess(device, autocast), batch_size)
 
 
 @torch.no_grad()
@@ -58,11 +59,13 @@ def measure(reader: Reader, forward: Forward, autocast: Autocast, processes: One
     shares = processes.share(torch.arange(len(reader))).split(batch_size)
     outputs: list[Tensor] = []
     labels: list[Tensor] = []
-    for images, theirs in reader.read(shares):
+    # A process without an image takes the first one, and counts it as nothing.
+    mine = [share if len(share) else torch.zeros(1, dtype=torch.long) for share in shares]
+    for share, (images, theirs) in zip(shares, reader.read(mine), strict=True):
         with autocast():
             logits = forward(images.to(reader.device, non_blocking=True))
-        outputs.append(decided(logits, theirs))
-        labels.append(theirs)
+        outputs.append(decided(logits, theirs)[: len(share)])
+        labels.append(theirs[: len(share)])
     return metrics_of(*gathered(processes, len(reader), shares, outputs, labels))
 
 

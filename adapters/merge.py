@@ -41,6 +41,8 @@ def merge(model: Backbone) -> Backbone:
     if wrong:
         raise MergeError(f"{wrong[0]} has NaN or infinite values; train again with a lower learning rate")
     merged = copy.deepcopy(model)
+    home = next(merged.parameters()).device
+    merged.cpu()  # some accelerators have no double precision
     adapter = adapter_of(merged)
     heads = {name: merged.get_submodule(name) for name in classifier_names(merged)}
     dtypes = {name: tensor.dtype for name, tensor in _tensors(merged)}  # with the tuned classifier in its place
@@ -53,7 +55,7 @@ def merge(model: Backbone) -> Backbone:
         replace_classifier(merged, name, head.double())
     for name, tensor in _tensors(merged):
         tensor.data = tensor.data.to(dtypes[name])
-    return merged.requires_grad_(True)
+    return merged.to(home).requires_grad_(True)
 
 
 def why_unmergeable(model: Backbone) -> str:

@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from adapters.errors import ConfigError
+
 
 class OneProcess:
-    """Everything happens here."""
+    """Everything happens here.
+
+    Args:
+        device: Where the model is.
+        autocast: What it computes in. Gradients of float16 are scaled, since the small ones would become zero.
+    """
 
     rank, count = 0, 1
+
+    def __init__(self, device: torch.device, autocast: torch.dtype | None) -> None:
+        self.scaler = torch.amp.GradScaler(device.type, enabled=autocast is torch.float16)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model to call in training."""
@@ -24,11 +35,14 @@ class OneProcess:
 
     def backward(self, loss: Tensor) -> None:
         """Add the loss's gradients."""
-        loss.backward()
+        self.scaler.scale(loss).backward()
 
-    def clip(self, parameters: Sequence[nn.Parameter], largest_norm: float) -> None:
-        """Scale the gradients down to a norm."""
+    def step(self, optimiser: Optimizer, parameters: Sequence[nn.Parameter], largest_norm: float) -> None:
+        """Scale the gradients down to a norm, and follow them."""
+        self.scaler.unscale_(optimiser)
         nn.utils.clip_grad_norm_(parameters, largest_norm)
+        self.scaler.step(optimiser)
+        self.scaler.update()
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all processes."""
@@ -44,9 +58,20 @@ class SeveralProcesses(OneProcess):
 
     Args:
         accelerator: An `accelerate.Accelerator`.
+        device: Where the model is.
+        autocast: What it computes in.
+
+    Raises:
+        ConfigError: that is float16, for which the accelerator does not scale gradients.
     """
 
-    def __init__(self, accelerator: Any) -> None:
+    def __init__(self, accelerator: Any, device: torch.device, autocast: torch.dtype | None) -> None:
+        super().__init__(device, None)  # the accelerator scales itself
+        if autocast is torch.float16 and accelerator.scaler is None:
+            raise ConfigError(
+                "gradients of float16 need a scale, which this accelerator does not keep; make it with "
+                "mixed_precision='fp16', or give autocast=torch.bfloat16"
+            )
         self.accelerator = accelerator
         self.rank, self.count = accelerator.process_index, accelerator.num_processes
 
@@ -64,9 +89,10 @@ class SeveralProcesses(OneProcess):
         """Add the loss's gradients, averaged over the processes."""
         self.accelerator.backward(loss)
 
-    def clip(self, parameters: Sequence[nn.Parameter], largest_norm: float) -> None:
-        """Scale the gradients down to a norm, once fp16's own scale is out of them."""
+    def step(self, optimiser: Optimizer, parameters: Sequence[nn.Parameter], largest_norm: float) -> None:
+        """Scale the gradients down to a norm, once fp16's own scale is out of them, and follow them."""
         self.accelerator.clip_grad_norm_(parameters, largest_norm)
+        optimiser.step()
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, where the accelerator computes: nccl has no way to add up what lies on the
@@ -76,6 +102,10 @@ class SeveralProcesses(OneProcess):
         return total
 
 
-def processes_of(accelerator: Any) -> OneProcess:
-    """One process without an accelerator."""
-    return OneProcess() if accelerator is None else SeveralProcesses(accelerator)
+def processes_of(accelerator: Any, device: torch.device, autocast: torch.dtype | None) -> OneProcess:
+    """One process without an accelerator.
+
+    Raises:
+        ConfigError: see `SeveralProcesses`.
+    """
+    return OneProcess(device, autocast) if accelerator is None else SeveralProcesses(accelerator, device, autocast)

@@ -202,8 +202,7 @@ class Run:
         loss = losses.sum() * (self.processes.count / batch_size if share else 0.0)
         self.optimiser.zero_grad()
         self.processes.backward(loss)
-        self.processes.clip(self.parameters, GRADIENT_CLIP)
-        self.optimiser.step()
+        self.processes.step(self.optimiser, self.parameters, GRADIENT_CLIP)
         return loss.detach(), logits.detach()
 
     def _check_losses(self, losses: Tensor, first: int, epoch: int) -> None:
@@ -227,6 +226,7 @@ class Run:
             "tuned": {name: tensor.detach() for name, tensor in tuned_tensors(self.model).items()},
             "best": self.best,
             "optimiser": self.optimiser.state_dict(),
+            "scaler": self.processes.scaler.state_dict(),
             "history": self.history,
         }
         write_atomically(self.out / "training.pt", lambda path: torch.save(state, path))
@@ -237,7 +237,8 @@ class Run:
         if not path.exists():
             return
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
+            # Onto the CPU: the optimiser counts its steps there, and would wait for an accelerator in each of them.
+            state = torch.load(path, map_location="cpu", weights_only=True)
             identity = state["identity"]
         except Exception as error:  # a damaged file fails in many ways, all with the same remedy
             raise CheckpointError(f"cannot resume from {path} ({error}); remove it") from error
@@ -247,6 +248,7 @@ class Run:
             )
         load_tuned(self.model, state["tuned"], str(path))
         self.optimiser.load_state_dict(state["optimiser"])
+        self.processes.scaler.load_state_dict(state.get("scaler", {}))
         self.history, self.best = state["history"], state["best"]
 
 

@@ -115,6 +115,8 @@ class Site:
         """The layers that take its input and give its output; an attention may have others defined between them."""
         if self.kind == "attention":
             return self.module.qkv, self.module.proj  # type: ignore[return-value]
+        if not self.layers:
+            raise ConfigError(f"{self.name} has no linear layer or convolution to adapt; choose another target")
         return self.layers[0], self.layers[-1]
 
     @property

@@ -138,7 +138,8 @@ def fit(
     batch_size = config.batch_size if batch_size is None else batch_size
     augmenting: str = config.augment if augment is None else augment
     augmented = augmentation_of(model, augmenting)
-    processes = processes_of(accelerator)
+    device = next(model.parameters()).device
+    processes = processes_of(accelerator, device, autocast)
     if init_from is not None:
         start_from(model, init_from)
     shown = Progress(console=Console(stderr=True), disable=not progress or processes.rank > 0)
@@ -161,7 +162,6 @@ def fit(
             seed=seed,
         )
         _check_labels(training, validation, tuned_classes(model))
-        device = next(model.parameters()).device
         if not adapter_of(model).proven:
             prove(model, training.take(torch.zeros(1, dtype=torch.long)).images.to(device))
         # Parts of one task both name what the whole one left out.

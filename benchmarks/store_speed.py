@@ -29,13 +29,13 @@ import typer
 from measure import times
 from page import table, write_section
 from scipy.spatial.distance import cosine as scipy_cosine
-from selection.store.sketch import ESTIMATES, Sketch
 
 import selection
 from selection.store.index import SearchIndex
 from selection.store.schema import EmbeddingRow
 from task2vec import Classifier, Layer, TaskEmbedding, distance_matrix
 from task2vec.distances.logarithms import logs
+from task2vec.distances.sketch import ESTIMATES, Sketch
 
 DIMENSION = 1000
 NOISE = 0.2  # of a log Fisher between halves of 900 images of one task (cifar10 0.20, gtsrb 0.16)

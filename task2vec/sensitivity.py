@@ -19,7 +19,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 from timm.data import create_transform, resolve_data_config
-from timm.layers import PatchEmbed
+from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from task2vec.embed import embed
@@ -185,8 +185,10 @@ def _probe_of(model: nn.Module, transform: Callable[[Any], Tensor] | None, class
         )
     if transform is None:
         data = resolve_data_config({}, model=model)
-        own = next((part.img_size for part in model.modules() if isinstance(part, PatchEmbed)), None)
-        data["input_size"] = (data["input_size"][0], *own) if own else data["input_size"]
+        channels, *size = data["input_size"]
+        # The size that a model was made for is an attribute of the model itself or of what embeds its patches.
+        own = next((size for part in model.modules() if (size := getattr(part, "img_size", None))), size)
+        data["input_size"] = channels, *to_2tuple(own)
         transform = create_transform(**data, is_training=False)
     named = classifier or config["classifier"]
     name = str(config.get("architecture") or type(model).__name__)

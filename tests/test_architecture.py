@@ -1,5 +1,7 @@
 """The house: imports run downward only, and importing it stays light."""
 
+import ast
+import importlib.util
 import re
 import subprocess
 import sys
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+OWN = ("task2vec", "adapters", "selection")
 
 
 def test_imports_run_downward_only():
@@ -59,3 +62,14 @@ def test_nothing_is_ever_unpickled():
         source = file.read_text()
         assert not pattern.search(source), file
         assert source.count("torch.load(") == len(re.findall(r"torch\.load\([^)]*weights_only=True", source)), file
+
+
+def test_benchmarks_and_examples_name_what_there_is():
+    wrong = []
+    for file in [p for folder in ("benchmarks", "examples") for p in (ROOT / folder).rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in OWN:
+                module = importlib.import_module(node.module)
+                below = [f"{node.module}.{name.name}" for name in node.names if not hasattr(module, name.name)]
+                wrong += [f"{file.name}: {name}" for name in below if importlib.util.find_spec(name) is None]
+    assert wrong == []

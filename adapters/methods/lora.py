@@ -61,7 +61,8 @@ def lora(sites: list[Site], settings: LoraSettings) -> Iterator[tuple[Site, Site
     parts = tuple(part for part in PACKED if part in settings.targets)
     own = {f"{part}_proj" for part in parts}  # where they are layers of their own
     chosen = [s for s in sites if s.kind == "linear" and (s.role in own or (parts and s.role == "qkv"))]
-    chosen += [s for s in sites if _is_updatable(s) and any(s.is_called(target) for target in settings.targets)]
+    called = [s for s in sites if _is_updatable(s) and any(s.is_called(target) for target in settings.targets)]
+    chosen += [s for s in called if s not in chosen]
     if not chosen and len(parts) == len(settings.targets):
         chosen = [site for site in sites if _is_updatable(site) and site.block is not None]
     fitting = [site for site in chosen if _full_rank(site) >= settings.at(site.name)]

@@ -112,9 +112,9 @@ class _ScaleShiftOfLinear(torch.autograd.Function):
         scaled, scale, shift = ctx.saved_tensors
         to_output = gradient * scale.to(gradient.dtype) if ctx.needs_input_grad[0] else None
         rows = gradient.flatten(0, -2)
-        to_shift = rows.sum(0).to(shift.dtype)
+        to_shift = rows.sum(0, dtype=scale.dtype)
         # In pieces that stay in the cache: a product of all rows would be as large as the gradient itself.
         pieces = zip(rows.split(ROWS), scaled.flatten(0, -2).split(ROWS), strict=True)
-        products = torch.stack([(dy * y).sum(0) for dy, y in pieces]).sum(0).to(scale.dtype)
+        products = torch.stack([(dy * y).sum(0, dtype=scale.dtype) for dy, y in pieces]).sum(0)
         divisor = torch.where(scale.abs() < SMALLEST_SCALE, torch.full_like(scale, SMALLEST_SCALE), scale)
         return to_output, (products - shift * to_shift) / divisor, to_shift

@@ -102,6 +102,7 @@ def _tune_afresh(task: Task, config: AdapterConfig, out: Path, seed: int) -> sel
 @torch.no_grad()
 def _compare(model: torch.nn.Module, merged: torch.nn.Module, images: Batches) -> dict[str, float]:
     """Largest absolute difference between the outputs of two models, and the largest output."""
-    batches = [images.take(indices)[0] for indices in torch.arange(len(images)).split(128)]
+    device = next(model.parameters()).device
+    batches = [images.take(indices)[0].to(device) for indices in torch.arange(len(images)).split(128)]
     outputs, plain = torch.cat([model(b) for b in batches]), torch.cat([merged(b) for b in batches])
     return {"largest_difference": float((outputs - plain).abs().max()), "largest_output": float(outputs.abs().max())}

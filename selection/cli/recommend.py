@@ -70,6 +70,8 @@ def recommend(
     name, model = _backbone(backbone, checkpoint, task)
     embedding = o.embedding_of(source, probe, probe_weights, split, seed, compute)
     facts = None
+    if model is not None:
+        model.to(compute.device_for(next(model.parameters()).device))  # where it is looked through, and timed
     if model is not None and task is not None and not task.multi_label:
         facts = facts_of(task, model, compute=compute)
     ask = partial(

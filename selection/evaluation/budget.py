@@ -145,7 +145,7 @@ def by_model(prediction: Prediction, curves: LearningCurves | None) -> Search:
     def search(replay: Replay) -> None:
         left = set(range(len(replay.target.trials)))
         seen: list[tuple[int, float, float]] = []
-        seconds = replay.target.seconds
+        seconds = replay.target.costs  # what its own trainings take, nobody knows before
         while left:
             number = prediction.next_try(seen, seconds)
             left.discard(number)

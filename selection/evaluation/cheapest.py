@@ -13,6 +13,7 @@ from selection.evaluation.protocol import Target
 from selection.recommendation.prediction import Prediction
 
 WITHIN = 0.01  # of the best accuracy
+ROUNDING = 1e-12  # 0.71 - 0.70 is more than 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,12 @@ class CheapChoice:
     lost: float
     cost: float
 
+    @classmethod
+    def of(cls, target: Target, chosen: int, fixed: int) -> CheapChoice:
+        """What a configuration is worth; both by their numbers."""
+        lost = float(target.scores.max() - target.scores[chosen])
+        return cls(lost <= WITHIN + ROUNDING, lost, float(target.costs[chosen] / target.costs[fixed]))
+
 
 def choose_cheapest(prediction: Prediction, target: Target, fixed: int) -> CheapChoice:
     """What is chosen for a target, and what it is worth.
@@ -38,9 +45,7 @@ def choose_cheapest(prediction: Prediction, target: Target, fixed: int) -> Cheap
         target: The target.
         fixed: The number of the configuration that is best on average elsewhere.
     """
-    chosen = prediction.cheapest_within(target.costs, WITHIN)
-    lost = float(target.scores.max() - target.scores[chosen])
-    return CheapChoice(lost <= WITHIN + 1e-12, lost, float(target.costs[chosen] / target.costs[fixed]))
+    return CheapChoice.of(target, prediction.cheapest_within(target.costs, WITHIN), fixed)
 
 
 def cheapest_in_truth(target: Target, fixed: int) -> CheapChoice:

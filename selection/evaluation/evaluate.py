@@ -103,11 +103,8 @@ class Evaluation:
 
     def cheapest_by_fixed(self) -> list[CheapChoice]:
         """The best fixed configuration, as if it were the cheapest that is good enough."""
-        found = []
-        for prediction, target in zip(self.predictions[BASELINE], self.targets, strict=True):
-            lost = float(target.scores.max() - target.scores[prediction.choice()])
-            found.append(CheapChoice(lost <= 0.01, lost, 1.0))
-        return found
+        fixed = [prediction.choice() for prediction in self.predictions[BASELINE]]
+        return [CheapChoice.of(target, number, number) for target, number in zip(self.targets, fixed, strict=True)]
 
     def cheapest_by_oracle(self) -> list[CheapChoice]:
         """What somebody who knew the scores would take."""

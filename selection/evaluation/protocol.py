@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from joblib import Parallel, delayed
 
-from adapters import BackboneId
+from adapters import AdapterConfig, BackboneId
 from selection.evidence.table import Array, TaskFacts, TrialTable, table_of
 from selection.recommendation.observed import VALIDATION_OF_TRAINING
 from selection.recommendation.prediction import Prediction
@@ -42,7 +42,7 @@ class Target:
         scores: float64 `(C,)`, their test accuracies, means over the seeds.
         trials: The first seed's trial of each: validation accuracy, seconds, learning curve.
         repeated: float64 `(2, R)`, test accuracies by two seeds of the R configurations that were tuned with both.
-        costs: float64 `(C,)`, usual seconds of training on so many images.
+        costs: float64 `(C,)`, usual seconds of training on so many images, by the trials on other sources.
     """
 
     facts: TaskFacts
@@ -83,20 +83,42 @@ def targets_of(tasks: Sequence[tuple[StoredTask, TaskEmbedding]], backbone: str)
     if not all(facts.compares_with(known[0]) for facts in known):
         table = table.without_fisher()
     stored = {task.name: task for task, _ in tasks}
+    usual = _usual_seconds(tasks, table, wanted)
     found = []
     for t, facts in enumerate(table.tasks):
         columns = np.flatnonzero(np.isfinite(table.scores[t]))
         if len(columns) >= ENOUGH:
             own = [trial for trial in stored[facts.name].trials if trial.backbone.is_same(wanted)]
             trials = [trial for trial in own if trial.score is not None]
-            found.append(_target(facts, table.scores[t, columns], columns, table, trials))
+            configs, seconds = [table.configs[c] for c in columns], usual[facts.source][columns]
+            found.append(_target(facts, table.scores[t, columns], columns, configs, seconds, trials))
     return table, found
 
 
+def _usual_seconds(
+    tasks: Sequence[tuple[StoredTask, TaskEmbedding]], table: TrialTable, backbone: BackboneId
+) -> dict[str, Array]:
+    """For each source `(C, 2)` seconds of training, as `TrialTable.seconds`, by the trials on other sources; those of
+    its own count for a configuration that was tried nowhere else.
+    """
+    found = {}
+    for source in {facts.source for facts in table.tasks}:
+        others = [pair for pair in tasks if (pair[0].source or pair[0].name) != source]
+        there = table_of(others, lambda trial: trial.backbone.is_same(backbone))
+        known = dict(zip(there.configs, there.seconds, strict=True))
+        own = zip(table.configs, table.seconds, strict=True)
+        found[source] = np.array([known.get(config, seconds) for config, seconds in own])
+    return found
+
+
 def _target(
-    facts: TaskFacts, scores: Array, columns: npt.NDArray[np.int64], table: TrialTable, trials: list[Trial]
+    facts: TaskFacts,
+    scores: Array,
+    columns: npt.NDArray[np.int64],
+    configs: Sequence[AdapterConfig],
+    seconds: Array,
+    trials: list[Trial],
 ) -> Target:
-    configs = [table.configs[c] for c in columns]
     by_config = {config: {trial.seed: trial for trial in trials if trial.config == config} for config in configs}
     first = tuple(own[min(own)] for own in by_config.values())
     pairs = Counter(pair for own in by_config.values() for pair in combinations(sorted(own), 2))
@@ -105,7 +127,7 @@ def _target(
         pair = pairs.most_common(1)[0][0]
         both = [own for own in by_config.values() if set(pair) <= set(own)]
         repeated = np.array([[own[seed].score for own in both] for seed in pair], np.float64)
-    return Target(facts, columns, scores, first, repeated, table.seconds_on(first[0].num_images)[columns])
+    return Target(facts, columns, scores, first, repeated, seconds @ np.array([1.0, first[0].num_images]))
 
 
 def leave_one_source_out(

@@ -31,6 +31,7 @@ from typing import Any
 import adapters
 from adapters import AdapterConfig
 from selection.errors import SelectionError
+from selection.evidence.embedding import name_of
 from selection.evidence.space import search_space
 from selection.evidence.subtasks import subtasks
 from task2vec import Compute, Task
@@ -116,11 +117,15 @@ class Grid:
         Raises:
             SelectionError: the folder holds no tasks.
         """
-        paths = [p for p in sorted(self.folder.glob("*")) if p.is_dir() or p.suffix == ".zip"]
-        paths = [p for p in paths if p.stem not in self.exclude]
+        paths = [p for p in sorted(self.folder.iterdir()) if p.is_dir() or p.suffix == ".zip"]
+        paths = [p for p in paths if not p.name.startswith(".") and name_of(p) not in self.exclude]
         if not paths:
             raise SelectionError(f"{self.folder} holds no tasks; give a folder of zips with train and test splits")
-        learned = [Task.from_folder(path, split="train", name=path.stem) for path in paths]
+        names = [name_of(path) for path in paths]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise SelectionError(f"two tasks of {self.folder} are called {twice}; rename one")
+        learned = [Task.from_folder(p, split="train", name=name) for p, name in zip(paths, names, strict=True)]
         whole = [(t, Task.from_folder(p, split="test", classes_of=t)) for p, t in zip(paths, learned, strict=True)]
         for train, test in whole:
             yield self._task(train, test)

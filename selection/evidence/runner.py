@@ -136,7 +136,7 @@ def run_trial(
         seconds=seconds,
         seed=seed,
         num_images=len(train),
-        environment=_environment(next(model.parameters()).device.type, compute.autocast_dtype),
+        environment=_environment(next(model.parameters()).device, compute.autocast_dtype),
         curve=result.curve,
     )
 
@@ -199,7 +199,7 @@ def _missing(grid: Grid, store: TaskStore, task: GridTask, seed: int) -> list[Ad
     return [config for config in grid.configs if config not in done]
 
 
-def _environment(device: str, autocast: torch.dtype | None) -> str:
-    kind = platform.machine() if device == "cpu" else torch.cuda.get_device_name()
+def _environment(device: torch.device, autocast: torch.dtype | None) -> str:
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     number = "float32" if autocast is None else str(autocast).removeprefix("torch.")
     return f"torch {torch.__version__}, timm {timm.__version__}, {kind}, {torch.get_num_threads()} threads, {number}"

@@ -23,6 +23,7 @@ import task2vec
 from adapters import BackboneId
 from adapters.data import Transform, transform_of
 from adapters.pooling import ends_of_parts, pooled
+from adapters.proof import evaluating
 from adapters.sites import classifier_names, walk
 from selection.errors import SelectionError
 from selection.recommendation.ridge import leave_one_out_accuracy
@@ -50,7 +51,7 @@ def facts_of(
 
     Args:
         task: Labelled images, one label each; those that cannot be decoded are left out.
-        backbone: As it will be tuned. It stays as it is.
+        backbone: As it will be tuned. It stays as it is, and where it is.
         transform: Image to tensor; the backbone's own preprocessing if not given.
         compute: Where and how to compute; on the accelerator in bfloat16, if there is one and nothing is given.
 
@@ -69,12 +70,11 @@ def facts_of(
     compute, transform = compute or Compute(), transform or transform_of(backbone)
     image_size: tuple[int, int, int] | None = None
     parameter = next(backbone.parameters())
-    backbone.to(compute.device_for(parameter.device))
+    home = parameter.device
+    backbone.to(compute.device_for(home))
     autocast = compute.autocast_dtype
-    training = backbone.training
-    backbone.eval()
     try:
-        with torch.no_grad(), _features(backbone) as read:
+        with torch.no_grad(), evaluating(backbone), _features(backbone) as read:
             for start, images, failures in task.batches(transform, BATCH_SIZE, workers=compute.workers):
                 bad |= {start + offset: name for offset, name in failures.items()}
                 if len(images):
@@ -83,7 +83,7 @@ def facts_of(
                     with torch.autocast(parameter.device.type, autocast, enabled=autocast is not None):
                         rows.append(read(images.to(parameter.device, parameter.dtype), torch.from_numpy(kept)))
     finally:
-        backbone.train(training)
+        backbone.to(home)
     task = task.without(bad)
     final, by_depth, in_place = (_joined([row[part] for row in rows]) for part in range(3))
     probes = [cross_validated_accuracy(f, task.labels, task.num_classes, l2=PENALTY) for f in (*by_depth, *final)]

@@ -23,6 +23,7 @@ import adapters
 from adapters import AdapterConfig, BackboneId, write_atomically
 from adapters.data import transform_of
 from adapters.sites import image_size
+from selection.errors import SelectionError
 from selection.evidence.runner import VALIDATION_SHARE
 from selection.recommendation.result import Recommendation
 from task2vec import Compute, Splits, Task
@@ -150,7 +151,10 @@ def remembered(key: str, measure: Callable[[], Pace], folder: Path | None = None
 def _paced_by(batch_size: int, model: nn.Module, config: AdapterConfig, task: Task, compute: Compute) -> Pace:
     tuned = copy.deepcopy(model)
     some = task.select(torch.linspace(0, len(task) - 1, min(len(task), STEPS * batch_size)).long().numpy())
-    some = some.decoded(transform_of(tuned), workers=compute.workers)
+    some, bad = some.decode(transform_of(tuned), workers=compute.workers)
+    if len(bad) == len(some):
+        raise SelectionError(f"none of {len(some)} images of task {task.name!r} can be read, such as {bad[0]}")
+    some = some.select([number for number in range(len(some)) if number not in bad])
     short = config.replace(epochs=2, batch_size=batch_size, placement=None)  # as long wherever the parameters are
     adapters.attach(tuned, short, task.num_classes)
     fitted = adapters.fit(

@@ -108,7 +108,7 @@ class Recommendation:
     @property
     def predicted(self) -> float:
         """Its expected top-1 accuracy, in [0, 1]."""
-        return self.candidate.predicted
+        return self.candidate.accuracy
 
     @property
     def std(self) -> float:

@@ -62,7 +62,7 @@ classifier, {own.seconds:.0f} s of training.{plain}
 def _accuracy(own: Description) -> str:
     rows = [
         _row("test images, which played no part in training", own.test),
-        _row("validation images, which watched over the training and chose nothing", own.validation),
+        _row(_role_of_validation(own.num_tries), own.validation, is_fair=own.num_tries == 1),
     ]
     lines = ["| accuracy on | | 95% interval | images |", "| --- | ---: | ---: | ---: |", *filter(None, rows)]
     return "## How good it is\n\n" + "\n".join(lines)
@@ -91,10 +91,18 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def _row(what: str, measured: Measured | None) -> str:
+def _role_of_validation(num_tries: int) -> str:
+    if num_tries == 1:
+        return "validation images, which watched over the training and chose nothing"
+    return f"validation images, by which it was chosen among {num_tries} tries: expect somewhat less"
+
+
+def _row(what: str, measured: Measured | None, *, is_fair: bool = True) -> str:
     if measured is None:
         return ""
-    between = "-" if measured.interval is None else f"{measured.interval[0]:.1%} to {measured.interval[1]:.1%}"
+    between = "-"
+    if is_fair and measured.interval is not None:
+        between = "{:.1%} to {:.1%}".format(*measured.interval)
     return f"| {what} | {measured.accuracy:.1%} | {between} | {measured.num_images:,} |"
 
 

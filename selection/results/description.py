@@ -67,13 +67,15 @@ class Description:
         config: The adapter's, as plain values.
         preprocessing: timm's data config: `input_size`, `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`.
         num_images: Of each split.
-        validation: On images that watched over the training but chose nothing; None if there were none.
+        validation: On images that watched over the training, and chose nothing unless there were several tries; None
+            if there were none.
         test: On images that played no part; None if there were none.
         test_by_class: For each class on the test images `class`, `images`, `recall` and `precision`; empty if there
             were none, or an image has several labels.
         backbone_source: Where the pretrained weights are, such as `hf-hub:me/vit`, if not where timm has them.
         parameters: Trained ones beside the classifier's.
         seconds: Of training.
+        num_tries: Trainings among which it was chosen by its validation accuracy.
         recommendation: Why this configuration, in plain values; empty if it was given by hand.
         outputs: What the model gives for two patterns (`selection.results.proof`), to know it again; empty if nobody
             looked.
@@ -94,6 +96,7 @@ class Description:
     seconds: float
     test_by_class: tuple[Mapping[str, Any], ...] = ()
     backbone_source: str = ""
+    num_tries: int = 1
     recommendation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     outputs: Outputs = ()
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)

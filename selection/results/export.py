@@ -5,6 +5,7 @@ Every export is read back by the program that it is for and compared with the mo
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -46,7 +47,7 @@ def export(result: Result, path: str | Path, format: Format | None = None) -> fl
             f"{path.name} is of no known format; give safetensors, onnx or torch, or a file ending in .safetensors, "
             ".onnx or .pt2"
         )
-    model = result.model.cpu().float().eval()
+    model = copy.deepcopy(result.model).cpu().float().eval()
     size = result.description.preprocessing["input_size"]
     images = torch.rand(COMPARED, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -103,7 +103,8 @@ def describe_recommendation(recommendation: Recommendation) -> dict[str, Any]:
         "timed_here": recommendation.timed_here,
         "warm_start": None if recommendation.warm_start is None else str(recommendation.warm_start),
         "ranking": [
-            vars(c) | {"config": c.config.to_dict(), "label": c.config.label, "std": _number(c.std)}
+            vars(c)
+            | {"predicted": c.accuracy, "config": c.config.to_dict(), "label": c.config.label, "std": _number(c.std)}
             for c in recommendation.ranking
         ],
         "evidence": [vars(e) | {"best": e.best.to_dict()} for e in recommendation.evidence],

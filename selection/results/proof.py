@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from adapters.proof import evaluating
+
 Outputs = tuple[tuple[float, ...], ...]
 """A row of logits for each pattern."""
 
@@ -25,16 +27,15 @@ def outputs_of(model: nn.Module, input_size: Sequence[int]) -> Outputs:
     parameter = next(model.parameters())
     count = int(np.prod(tuple(input_size)))
     waves = np.stack([np.sin(step * np.arange(count)) for step in STEPS]).reshape(len(STEPS), *input_size)
-    training = {module: module.training for module in model.modules()}
-    model.eval()
     try:
-        with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
+        with (
+            evaluating(model),
+            torch.no_grad(),
+            torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False),
+        ):
             logits: Tensor = model(torch.from_numpy(waves).to(parameter.device, parameter.dtype))
     except RuntimeError:  # it is tuned all the same, and a result that nobody can check is better than none
         return ()
-    finally:
-        for module, mode in training.items():
-            module.training = mode
     return tuple(tuple(float(f"{value:.6g}") for value in row) for row in logits.float().cpu().tolist())
 
 

@@ -87,7 +87,7 @@ class Result:
             batch_size: Images at once.
 
         Raises:
-            SelectionError: the model or the task has several labels an image.
+            SelectionError: the model or the task has several labels an image, or none of the images can be read.
             TaskError: a class is not one of the model's.
         """
         if isinstance(images, str | Path):
@@ -98,6 +98,8 @@ class Result:
         named = dataclasses.replace(task, class_names=self.description.class_names)
         task = task.in_classes_of(named)
         probabilities, unreadable = self._probabilities(task, batch_size)
+        if len(unreadable) == len(task):
+            raise SelectionError(f"none of {len(task)} images of {task.name!r} can be read, such as {unreadable[0]}")
         kept = np.setdiff1d(np.arange(len(task)), np.fromiter(unreadable, np.int64))
         return Validation.of(probabilities, task.labels[kept], named.class_names, tuple(unreadable.values()))
 

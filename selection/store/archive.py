@@ -253,6 +253,9 @@ def _add(store: TaskStore, entries: list[_Entry]) -> ImportReport:
     added, extended, conflicts = [], [], []
     for entry in entries:
         name, pictures = entry.task.name, entry.thumbnails
+        if name in store and sorted(store.task(name).classes) != sorted(entry.task.classes):
+            conflicts.append(f"{name!r} has other classes there; rename one of the two tasks")
+            continue
         if name not in store:
             own, trials, embeddings, adapter = None, list(entry.task.trials), entry.embeddings, entry.adapter
             added.append(name)

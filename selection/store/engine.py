@@ -45,11 +45,12 @@ def open_engine(location: str | Path | None) -> sql.Engine:
         kind = sql.make_url(str(location)).get_backend_name()
         if kind not in KINDS:
             raise StoreError(f"{kind} is no kind of store; give a URL of {' or '.join(KINDS)}")
-        engine = sql.create_engine(str(location), pool_pre_ping=True)
+        waiting = {"timeout": WAIT} if kind == "sqlite" else {}
+        engine = sql.create_engine(str(location), pool_pre_ping=True, connect_args=waiting)
     else:
         path = Path(location)
         path.parent.mkdir(parents=True, exist_ok=True)
-        engine = sql.create_engine(f"sqlite:///{path}", connect_args={"timeout": WAIT})
+        engine = sql.create_engine(sql.URL.create("sqlite", database=str(path)), connect_args={"timeout": WAIT})
     if engine.dialect.name == "sqlite":
         sql.event.listen(engine, "connect", _configure_sqlite)
         sql.event.listen(engine, "begin", _begin_sqlite)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,6 +50,17 @@ class BackboneFacts:
     fisher: Mapping[str, float] = dataclasses.field(default_factory=dict)
     image_size: tuple[int, int, int] | None = None
 
+    def __post_init__(self) -> None:
+        shares = (self.linear_probe, *self.by_depth, *self.in_place)
+        if not (self.by_depth and self.in_place and all(0 <= share <= 1 for share in shares)):
+            raise ValueError("not the facts of a task: an accuracy is missing, or not between 0 and 1")
+        if not (self.num_images > 0 and self.num_classes > 0):
+            raise ValueError("not the facts of a task: it has no images, or no classes")
+        if not all(math.isfinite(value) for value in (self.logme, self.h_score, *self.fisher.values())):
+            raise ValueError("not the facts of a task: a number is infinite or NaN")
+        if not all(mass >= 0 for mass in self.fisher.values()):
+            raise ValueError("not the facts of a task: the Fisher of a layer is negative")
+
     def compares_with(self, other: BackboneFacts) -> bool:
         """Whether the Fisher of both was measured in the same layers of one backbone and on images of one size."""
         same_layers = bool(self.fisher) and list(self.fisher) == list(other.fisher)
@@ -81,12 +93,12 @@ class BackboneFacts:
         """Read what `to_dict` gave.
 
         Raises:
-            ValueError: a field is missing or unknown.
+            ValueError: a field is missing or unknown, or a value is none of its kind.
         """
         own = dict(values)
         try:
             backbone = BackboneId.of_name(own.pop("backbone"), own.pop("backbone_fingerprint"))
             own |= {name: tuple(values) for name, values in own.items() if isinstance(values, list)}
             return cls(backbone=backbone, **own)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not the facts of a task: {error}") from error

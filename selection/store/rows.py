@@ -183,6 +183,15 @@ def to_trial(row: TrialRow) -> Trial:
         raise ValueError(f"not a trial: {error}") from error
 
 
+def to_facts(row: FactsRow) -> BackboneFacts:
+    """The facts of a row.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    return BackboneFacts.from_dict(json.loads(row.content))
+
+
 @lru_cache(maxsize=4096)  # a store has few configurations and many trials of each
 def _config(text: str) -> AdapterConfig:
     try:

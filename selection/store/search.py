@@ -218,8 +218,12 @@ def _directory_name(*parts: str | None) -> str:
 
 
 def _smallest(values: npt.NDArray[np.float32], start: int, end: int) -> npt.NDArray[np.int64]:
-    """Where the values from the start-th smallest to before the end-th stand."""
-    return np.asarray(np.argpartition(values, end - 1)[:end] if start == 0 else np.argsort(values)[start:end])
+    """Where the values from the start-th smallest to before the end-th stand; of equal ones the first is smaller."""
+    if start > 0:
+        return np.asarray(np.argsort(values, kind="stable")[start:end])
+    last = np.partition(values, end - 1)[end - 1]
+    below = np.flatnonzero(values < last)
+    return np.concatenate([below, np.flatnonzero(values == last)[: end - len(below)]])
 
 
 def _stack(rows: Sequence[Any]) -> npt.NDArray[np.float32]:

@@ -37,6 +37,7 @@ from selection.store.rows import (
     put_trials,
     refuse_other_classes,
     to_embedding,
+    to_facts,
     to_thumbnails,
     to_trial,
 )
@@ -45,6 +46,7 @@ from selection.store.schema import (
     SCHEMA_VERSION,
     Base,
     EmbeddingRow,
+    FactsRow,
     SchemaRow,
     TaskRow,
     ThumbnailRow,
@@ -131,7 +133,8 @@ class TaskFilter:
 
 def _has_tag(tag: str) -> sql.ColumnElement[bool]:
     """Tags are kept as a list in JSON, where each stands in quotes."""
-    return TaskRow.tags.contains(json.dumps(tag), autoescape=True)
+    # SQLite's LIKE takes small and capital letters for the same; what is replaced has to be the very same.
+    return sql.func.replace(TaskRow.tags, json.dumps(tag), "") != TaskRow.tags
 
 
 ALL = TaskFilter()
@@ -368,7 +371,8 @@ class TaskStore:
     ) -> list[Neighbour]:
         """The k stored tasks that are nearest to a task, nearest first; fewer if there are not so many.
 
-        Large stores search a sketch of all embeddings and compare the best thousand exactly (`selection.store.sketch`).
+        Large stores search a sketch of all embeddings (`task2vec.distances.sketch`) and compare the best thousand
+        exactly.
 
         Args:
             embedding: The target. Only tasks embedded by the same probe and estimator are compared.
@@ -453,6 +457,13 @@ class TaskStore:
                     to_trial(trial)
                 except ValueError as error:
                     problems.append(f"trial {trial.id} of {name!r} is damaged ({error}); remove it and run it again")
+            for facts, name in session.execute(sql.select(FactsRow, TaskRow.name).join(TaskRow)).yield_per(BULK):
+                try:
+                    to_facts(facts)
+                except ValueError as error:
+                    problems.append(
+                        f"facts {facts.id} of {name!r} are damaged ({error}); remove the task and add it again"
+                    )
             for task in session.scalars(sql.select(TaskRow).where(TaskRow.thumbnails.any())).yield_per(BULK):
                 try:
                     to_thumbnails(task)
@@ -536,9 +547,12 @@ class TaskStore:
 
     def _stored(self, row: TaskRow) -> StoredTask:
         adapter = None if row.adapter is None or self._files is None else self._files.path(row.adapter)
-        trials = tuple(to_trial(trial) for trial in row.trials)
-        classes, tags = tuple(json.loads(row.classes)), tuple(json.loads(row.tags))
-        facts = tuple(BackboneFacts.from_dict(json.loads(found.content)) for found in row.facts)
+        try:
+            trials = tuple(to_trial(trial) for trial in row.trials)
+            classes, tags = tuple(json.loads(row.classes)), tuple(json.loads(row.tags))
+            facts = tuple(to_facts(found) for found in row.facts)
+        except ValueError as error:
+            raise StoreError(f"stored task {row.name!r} is damaged ({error}); run task2vec store verify") from error
         return StoredTask(row.name, row.num_images, classes, trials, adapter, tags, row.source, facts)
 
     def _keep(self, adapter: str | Path | None) -> str | None:

@@ -142,7 +142,7 @@ def auto_tune(
         else:
             best, recommendation, failed = tries_of_it.on(runner, cluster.compute(compute), search, progress=progress)
         if folder is not None:
-            write(best, splits, folder, recommendation)
+            write(best, splits, folder, recommendation, num_tries=len(search.trials))
         return AutoTuned(
             **vars(best), embedding=embedding, recommendation=recommendation, trials=tuple(search.trials), failed=failed
         )

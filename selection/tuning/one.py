@@ -201,13 +201,18 @@ def decoded(splits: Splits, *transforms: Transform, compute: Compute, progress: 
     )
 
 
-def write(tuned: Tuned, splits: Splits, out: Path, recommendation: Recommendation | None = None) -> None:
+def write(
+    tuned: Tuned, splits: Splits, out: Path, recommendation: Recommendation | None = None, num_tries: int = 1
+) -> None:
     """Everything that a result is: adapter, merged model, description, card and curves."""
-    write_result(out, tuned.model, tuned.merged, describe(tuned, splits, recommendation), tuned.fit.history)
+    description = describe(tuned, splits, recommendation, num_tries)
+    write_result(out, tuned.model, tuned.merged, description, tuned.fit.history)
 
 
-def describe(tuned: Tuned, splits: Splits, recommendation: Recommendation | None = None) -> Description:
-    """What a tuned model is, for the result folder."""
+def describe(
+    tuned: Tuned, splits: Splits, recommendation: Recommendation | None = None, num_tries: int = 1
+) -> Description:
+    """What a tuned model is, for the result folder; the best one of so many tries."""
     train, backbone = splits.train, BackboneId.of_model(tuned.model)
     counts = {"training": len(train)}
     if splits.validation is not None:
@@ -233,6 +238,7 @@ def describe(tuned: Tuned, splits: Splits, recommendation: Recommendation | None
         test_by_class=() if tuned.by_class is None else tuple(tuned.by_class.to_dict()["classes"]),
         parameters=adapters.num_adapter_parameters(tuned.model),
         seconds=tuned.fit.seconds,
+        num_tries=num_tries,
         recommendation={} if recommendation is None else describe_recommendation(recommendation),
         outputs=outputs_of(tuned.model if tuned.merged is None else tuned.merged, preprocessing["input_size"]),
         versions=versions(),

@@ -96,7 +96,8 @@ def attempt(
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """What came of a try on another machine, as it is sent: a model with an adapter cannot be pickled.
+    """What came of a try, small enough to be kept beside many others, and as it is sent from another machine: a model
+    with an adapter cannot be pickled.
 
     Attributes:
         adapter: What `adapters.save` wrote.
@@ -113,6 +114,15 @@ class Packed:
     by_class: Validation | None
     gave_up: bool
     whole_seconds: float
+
+    @classmethod
+    def of(cls, tried: Tried) -> Packed:
+        """The same without the backbone."""
+        tuned = tried.tuned
+        with TemporaryDirectory() as folder:
+            adapters.save(tuned.model, Path(folder))
+            files = files_of(Path(folder))
+        return cls(files, tuned.fit, tuned.test, tuned.by_class, tried.gave_up, tried.whole_seconds)
 
     def unpack(self, model: nn.Module, splits: Splits, out: Path | None) -> Tried:
         """The try as if it had been made here.
@@ -149,13 +159,9 @@ def packed_attempt(
         warm_start: The files of the adapter to start from.
     """
     with TemporaryDirectory() as folder:
-        start = None if warm_start is None else folder_of(warm_start, Path(folder) / "start")
+        start = None if warm_start is None else folder_of(warm_start, Path(folder))
         here = dataclasses.replace(one, warm_start=start)
-        tried = attempt(training, copy.deepcopy(model), splits, curves, here, None)
-        adapters.save(tried.tuned.model, Path(folder) / "adapter")
-        files = files_of(Path(folder) / "adapter")
-    tuned = tried.tuned
-    return Packed(files, tuned.fit, tuned.test, tuned.by_class, tried.gave_up, tried.whole_seconds)
+        return Packed.of(attempt(training, copy.deepcopy(model), splits, curves, here, None))
 
 
 def files_of(folder: Path) -> Files:

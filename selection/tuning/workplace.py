@@ -48,16 +48,21 @@ class Tries:
         """Make one try after the other in this process, and give the best; a single one changes the backbone itself."""
         search.clock.slowness = slowness_of(search.first(), self.model, self.splits, self.compute)
         training = partial(self.training, compute=self.compute, progress=progress)
-        finished: dict[int, Tuned] = {}
-        for one in search.tries():
+        if not several:
+            one = next(search.tries())
             assert one is not None  # nothing else runs
-            model = copy.deepcopy(self.model) if several else self.model
-            out = self._folder(one) if several else self.out
-            tried = attempt(training, model, self.splits, self.curves, one, out)
+            tried = attempt(training, self.model, self.splits, self.curves, one, self.out)
             search.took(one, tried)
-            finished[one.number] = tried.tuned
+            return tried.tuned, search.best()[1]
+        finished: dict[int, Packed] = {}
+        for one in search.tries():
+            assert one is not None
+            tried = attempt(training, copy.deepcopy(self.model), self.splits, self.curves, one, self._folder(one))
+            search.took(one, tried)
+            finished[one.number] = Packed.of(tried)  # an accelerator has no room for the backbones of all tries
+            del tried
         number, recommendation = search.best()
-        return finished[number], recommendation
+        return self._unpacked(finished[number]), recommendation
 
     def on(
         self, runner: Runner, compute: Compute, search: Search, *, progress: bool
@@ -102,8 +107,7 @@ class Tries:
         if not search.has_finished:
             failures.raise_any("no try was finished")
         number, recommendation = search.best()
-        best = finished[number].unpack(self.model, self.splits, None).tuned
-        return dataclasses.replace(best, out=self.out), recommendation, tuple(failures.names)
+        return self._unpacked(finished[number]), recommendation, tuple(failures.names)
 
     def _take(self, search: Search, job: Job, packed: Packed) -> Failure | None:
         """Write what came of a try, and tell the search; or what went wrong."""
@@ -113,6 +117,10 @@ class Tries:
             return Failure.of(job.name, error)
         search.took(job.about, tried)
         return None
+
+    def _unpacked(self, best: Packed) -> Tuned:
+        tuned = best.unpack(copy.deepcopy(self.model), self.splits, None).tuned
+        return dataclasses.replace(tuned, out=self.out)
 
     def _folder(self, one: Try) -> Path | None:
         return None if self.out is None else self.out / f"try-{one.number}"

@@ -54,7 +54,8 @@ def distance_matrix(
             precision of its prior. Embeddings know their own.
 
     Raises:
-        DistanceError: the name is unknown, or `log_cosine` has no reference.
+        DistanceError: the name is unknown, `log_cosine` has no reference, or some embeddings know the prior of their
+            estimator and others have none.
         ProbeMismatchError: the embeddings come from different probes.
         EmbeddingError: an array is not `(n, D)`, or holds negative, infinite or NaN numbers.
     """
@@ -88,7 +89,10 @@ def _trivial(embeddings: Embeddings, values: Matrix, given: Matrix | None) -> Ma
     """The trivial task as the estimator of each row sees it, `(n, D)`; None if ever smaller constants stand for it."""
     if given is not None:
         return np.broadcast_to(given, values.shape)
-    own = [e.trivial for e in _of_probes(embeddings) if e.trivial is not None]
+    of_probes = _of_probes(embeddings)
+    own = [e.trivial for e in of_probes if e.trivial is not None]
+    if own and len(own) < len(of_probes):
+        raise DistanceError("some embeddings are by an estimator with a prior and some are not; embed them alike")
     return np.asarray(own, np.float64) if own and len(own) == len(values) else None
 
 

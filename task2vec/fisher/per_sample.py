@@ -284,6 +284,8 @@ class SquaredGradients:
             self._squares[name] = self._contract(self.layers[name], self._pending.pop(name))
 
     def _contract(self, layer: nn.Module, calls: list[tuple[Tensor, Tensor]]) -> Tensor:
+        if calls[0][0].dtype is torch.float16:  # squares leave its range, where bfloat16 has that of float32
+            calls = [(inputs.float(), gradients.float()) for inputs, gradients in calls]
         if isinstance(layer, nn.Conv2d):
             return conv_squares(layer, calls, self.num_samples, self._workspace)
         sides = ([call[side].reshape(self.num_samples, -1, call[side].shape[-1]) for call in calls] for side in (0, 1))

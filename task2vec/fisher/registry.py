@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from task2vec.errors import EmbeddingError
 from task2vec.fisher.diagonal import DiagonalFisher
 from task2vec_registry import Registry
 
@@ -29,6 +30,9 @@ class VariationalConfig:
         images_per_pass: So many images, drawn anew, are measured in each pass.
         max_passes: Stop after so many passes even if not converged.
         tolerance: Converged when the standard error of the log variances is below this, root mean square over filters.
+
+    Raises:
+        EmbeddingError: a setting is not above 0.
     """
 
     noise: float = 0.01
@@ -37,6 +41,11 @@ class VariationalConfig:
     images_per_pass: int = 400
     max_passes: int = 12
     tolerance: float = 0.05
+
+    def __post_init__(self) -> None:
+        odd = next((name for name, value in vars(self).items() if value is not None and not value > 0), None)
+        if odd is not None:
+            raise EmbeddingError(f"{odd}={getattr(self, odd)} of the variational estimator must be more than 0")
 
 
 @dataclasses.dataclass(frozen=True)

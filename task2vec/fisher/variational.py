@@ -81,9 +81,8 @@ def standard_error(measured: npt.NDArray[np.float64], variances: Vector, beta: f
 
 def prior_variances(layers: dict[str, nn.Linear | nn.Conv2d], scale: float) -> Vector:
     """lambda^2 for each filter, `(D,)`: that of a layer is a multiple of its mean squared weight."""
-    return np.concatenate(
-        [np.full(len(m.weight), scale**2 * float(m.weight.detach().double().square().mean())) for m in layers.values()]
-    )
+    weights = [module.weight.detach().cpu().double() for module in layers.values()]
+    return np.concatenate([np.full(len(weight), scale**2 * float(weight.square().mean())) for weight in weights])
 
 
 class WeightNoise:

@@ -69,11 +69,11 @@ def layout_of(listing: Listing) -> Layout:
     while True:
         inside = [name.removeprefix(prefix) for name in listing.images]
         tops = sorted({name.split("/")[0] for name in inside if "/" in name})
-        has_classes = {top: any(n.startswith(f"{top}/") and n.count("/") > 1 for n in inside) for top in tops}
-        splits = [top for top in tops if split_of(top) and has_classes[top]]
+        have_classes = {name.split("/", 1)[0] for name in inside if name.count("/") > 1}
+        splits = [top for top in tops if split_of(top) and top in have_classes]
         if splits:
             return Layout(_unique_splits(splits, tops, prefix, listing))
-        if len(tops) != 1 or not has_classes[tops[0]] or len(inside) > sum("/" in name for name in inside):
+        if len(tops) != 1 or tops[0] not in have_classes or len(inside) > sum("/" in name for name in inside):
             return Layout({}, prefix)
         prefix += f"{tops[0]}/"
 

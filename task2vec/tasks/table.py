@@ -62,10 +62,16 @@ def read_table_splits(
         TaskError: the table cannot be read, lacks a column, has a row without a label, names a file twice with
             different labels or in two splits, or none of its files exists.
     """
-    header, rows = _cells(path)
+    header, rows, nested = _cells(path)
     names = {name.strip().lower(): number for number, name in enumerate(header)}
     at_file = _column(file, FILE_COLUMNS, names, "the files", "file", path)
     at_label = _column(label, LABEL_COLUMNS, names, "the labels", "label", path)
+    odd = next((header[at] for at in (at_file, at_label) if header[at] in nested), None)
+    if odd is not None:
+        raise TaskError(
+            f"column {odd!r} of {path} has several values in a cell; write them as one text, with a separator between "
+            "an image's labels"
+        )
     at_split = next((names[name] for name in SPLIT_COLUMNS if name in names), None)
     files = [_one_spelling(row[at_file].strip()) for row in rows]
     labels = [row[at_label].strip() for row in rows]
@@ -93,8 +99,8 @@ def read_table_splits(
     return found
 
 
-def _cells(path: Path) -> tuple[list[str], list[list[str]]]:
-    """The header and the other rows as text."""
+def _cells(path: Path) -> tuple[list[str], list[list[str]], set[str]]:
+    """The header, the other rows as text, and the columns that hold more than one value in a cell."""
     if not path.exists():
         raise TaskError(f"there is no table at {path}; check the path")
     ending = path.suffix.lower()
@@ -117,23 +123,24 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]]]:
         raise TaskError(f"row {short} of {path} has {len(rest[short])} cells, but there are {len(header)} columns")
     if not rest:
         raise TaskError(f"the table {path} has no rows; give one for each image")
-    return header, rest
+    return header, rest, set()
 
 
-def _parquet_cells(path: Path) -> tuple[list[str], list[list[str]]]:
+def _parquet_cells(path: Path) -> tuple[list[str], list[list[str]], set[str]]:
     try:
-        from pyarrow import ArrowException, parquet
+        from pyarrow import ArrowException, parquet, types
     except ImportError as error:
         raise TaskError(f"reading {path} needs pyarrow; pip install pyarrow, or give a CSV") from error
     try:
         table = parquet.read_table(path)
     except (OSError, ArrowException) as error:
         raise TaskError(f"cannot read the table {path} ({error})") from error
+    nested = {name for name, kind in zip(table.column_names, table.schema.types, strict=True) if types.is_nested(kind)}
     columns = [
         ["" if value is None or value != value else str(value) for value in column.to_pylist()]
         for column in table.columns
     ]
-    return list(table.column_names), [list(row) for row in zip(*columns, strict=True)]
+    return list(table.column_names), [list(row) for row in zip(*columns, strict=True)], nested
 
 
 def _column(

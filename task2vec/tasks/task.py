@@ -272,10 +272,32 @@ class Task:
         return dataclasses.replace(self, labels=labels, class_names=other.class_names)
 
     def select(self, indices: npt.ArrayLike, *, name: str | None = None) -> Task:
-        """The task of these images only, with the same classes."""
-        chosen = np.asarray(indices, np.int64)
+        """The task of these images only, with the same classes.
+
+        Args:
+            indices: Numbers of images, in any order; or for each image whether it is wanted.
+            name: What to call the new task.
+
+        Raises:
+            TaskError: they are neither, or there is no such image.
+        """
+        chosen = self._numbers(np.asarray(indices))
         images = Selected(self.images, chosen)
         return dataclasses.replace(self, name=name or self.name, labels=self.labels[chosen], images=images)
+
+    def _numbers(self, indices: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        if indices.dtype == bool and indices.shape == (len(self),):
+            return np.flatnonzero(indices)
+        if indices.ndim != 1 or (len(indices) and indices.dtype.kind not in "iu"):
+            raise TaskError(
+                f"indices of {indices.dtype} and shape {indices.shape} name no images; give numbers of images, or a "
+                f"truth value for each of {len(self)}"
+            )
+        if len(indices) and not (-len(self) <= indices.min() and indices.max() < len(self)):
+            raise TaskError(
+                f"{self.name!r} has {len(self)} images, numbered from 0, and none of number {indices.max()}"
+            )
+        return indices.astype(np.int64) % max(1, len(self))
 
     def regrouped(self, groups: Mapping[str, Sequence[int]], *, name: str | None = None) -> Task:
         """The task with new classes, each made of some of the old ones; images of the other classes are left out.

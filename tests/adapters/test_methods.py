@@ -461,3 +461,17 @@ def test_head2toe_reads_each_ninth_of_the_image_at_three_depths(family):
         columns.append((cells - cells.mean(1, True)) / (cells.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt())
     expected = torch.cat(columns, dim=1) @ head.weight.T + head.bias
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_layer_that_is_named_twice_is_adapted_once():
+    model = attach(backbone("ViT"), AdapterConfig("lora", rank=2, targets=("q", "qkv")), 3, seed=0)
+    adapter = adapters.adapter_of(model)
+    assert len(adapter.parts) == len(adapter.sites) == len({part.site for part in adapter.parts})
+    other = attach(backbone("ViT"), AdapterConfig("lora", rank=2, targets=("qkv",)), 3, seed=0)
+    assert adapters.num_adapter_parameters(model) == adapters.num_adapter_parameters(other)
+
+
+@pytest.mark.parametrize("method", ["houlsby", "pfeiffer", "adaptformer"])
+def test_a_target_without_layers_is_refused(method):
+    with pytest.raises(ConfigError, match="norm1 has no linear layer or convolution to adapt"):
+        attach(backbone("ViT"), AdapterConfig(method, targets=("norm1",)), 3)

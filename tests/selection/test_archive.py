@@ -75,6 +75,17 @@ def test_merging_keeps_both_sides_and_names_what_contradicts(filled, tmp_path):
     np.testing.assert_array_equal(kept.fisher, embedding("birds").fisher)
 
 
+def test_a_task_of_the_same_name_with_other_classes_is_another_one(filled, tmp_path):
+    other, before = TaskStore(tmp_path / "other.db"), contents(filled)
+    other.add(dataclasses.replace(embedding("birds", method="exact"), classes=("x", "y")), trials=[trial(0.99, seed=7)])
+    other.add(embedding("cats", seed=3))
+    report = merge_stores(filled, other)
+    assert (report.added, report.extended) == (("cats",), ())
+    assert report.conflicts == ("'birds' has other classes there; rename one of the two tasks",)
+    filled.remove("cats")
+    assert contents(filled) == before
+
+
 def rewritten(archive, path, change):
     """A copy of an archive with some entries changed, its manifest made to agree."""
     with zipfile.ZipFile(archive) as source:

@@ -181,6 +181,7 @@ def test_tries_at_the_same_time_are_other_configurations_and_each_is_what_it_wou
 def test_a_try_that_fails_leaves_a_log_and_the_best_of_the_others_is_kept(cluster, task, store, tmp_path, monkeypatch):
     monkeypatch.setattr(workplace, "packed_attempt", fail_on_first)
     found = auto_tune(task, NAME, store, tries=3, compute=HERE, cluster=cluster, out=tmp_path, progress=False)
+    assert found.out == tmp_path
     assert [name.split(", ")[-1] for name in found.failed] == ["try 1"]
     assert {t.config for t in found.trials} == set(CONFIGS[1:])
     assert "no memory" in next((tmp_path / LOGS).iterdir()).read_text()

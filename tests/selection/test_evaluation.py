@@ -11,7 +11,7 @@ from selection import SelectionError, TaskStore
 from selection.evaluation import evaluate_store
 from selection.evaluation.best import choose, gain_explained, gains, lost_by_another_seed
 from selection.evaluation.budget import Replay, at_random, by_model, in_order, successive_halving
-from selection.evaluation.cheapest import cheapest_in_truth, choose_cheapest
+from selection.evaluation.cheapest import WITHIN, CheapChoice, cheapest_in_truth, choose_cheapest
 from selection.evaluation.evaluate import chosen_by_other_sources
 from selection.evaluation.optuna_search import tpe_with_hyperband
 from selection.evaluation.page import _budget_table, between_configurations, within_runs, write_page
@@ -165,6 +165,26 @@ def test_the_cheapest_good_enough_configuration_is_judged_by_its_score_and_its_s
     wrong = choose_cheapest(Prediction(np.array([0.5, 0.5, 0.5]), 1e-8 * np.eye(3)), target, fixed=0)
     assert (wrong.is_within, wrong.lost) == (False, pytest.approx(0.4))
     assert cheapest_in_truth(target, fixed=0).cost == pytest.approx(1 / 3)
+
+
+def test_a_loss_of_a_point_is_within_a_point_however_it_is_rounded():
+    target = target_of([0.71, 0.70, 0.5])
+    assert WITHIN < 0.71 - 0.70
+    assert CheapChoice.of(target, 1, 0).is_within
+    assert not CheapChoice.of(target_of([0.71, 0.699, 0.5]), 1, 0).is_within
+
+
+def test_what_a_training_usually_takes_is_told_by_other_sources():
+    store = filled()
+    for name in ("task 0", "task 1"):  # of one source
+        slow = [dataclasses.replace(t, seconds=500.0) for t in store.task(name).trials]
+        store.remove(name)
+        number = int(name[-1])
+        store.add(embedding(name, seed=number), trials=slow, source="source 0")
+    targets = {target.facts.name: target for target in targets_of(pairs(store), "vit")[1]}
+    np.testing.assert_allclose(targets["task 0"].costs, 3.0)
+    assert set(targets["task 0"].seconds) == {500.0}
+    assert (targets["task 5"].costs > 3.0).all()
 
 
 def test_a_replay_spends_the_stored_seconds_of_each_epoch_once():

@@ -154,13 +154,15 @@ def test_a_network_that_is_none_of_timms_has_facts_as_well():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_of_backbones_can_be_read_and_stays_as_it_is(family):
     model = backbone(family).train()
+    next(m for m in model.modules() if not list(m.children())).eval()  # as of one whose statistics are frozen
+    modes = [m.training for m in model.modules()]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     side = images(family).shape[-1]
     pixels = np.random.default_rng(0).integers(0, 256, (12, side, side, 3)).astype(np.uint8)
     found = facts_of(Task.from_arrays(pixels, np.arange(12) % 2), model)
     assert len(found.by_depth) == 3
     assert len(found.in_place) == 4
-    assert model.training
+    assert [m.training for m in model.modules()] == modes
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
@@ -169,6 +171,18 @@ def test_facts_come_back_from_json_and_several_labels_are_refused(model):
     assert BackboneFacts.from_dict(found.to_dict()) == found
     with pytest.raises(ValueError, match="not the facts of a task"):
         BackboneFacts.from_dict({"backbone": "x"})
+    for change in (
+        {"linear_probe": "x"},
+        {"linear_probe": 1.5},
+        {"by_depth": []},
+        {"by_depth": 3},
+        {"num_images": 0},
+        {"logme": float("nan")},
+        {"fisher": {"head": -1.0}},
+        {"fisher": [1.0]},
+    ):
+        with pytest.raises(ValueError, match="not the facts of a task"):
+            BackboneFacts.from_dict(found.to_dict() | change)
     several = Task.from_arrays(np.zeros((4, 8, 8, 3), np.uint8), [[1, 0], [0, 1], [1, 1], [0, 0]])
     with pytest.raises(SelectionError, match="has several labels an image"):
         facts_of(several, model)

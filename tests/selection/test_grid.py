@@ -141,6 +141,17 @@ def test_a_test_split_with_a_class_of_its_own_is_refused_by_its_name(tmp_path):
         run_grid(Grid(tmp_path / "tints", (QUICK,)), TaskStore(), progress=False)
 
 
+def test_dots_in_names_belong_to_them_hidden_folders_are_passed_over_and_no_name_is_given_twice(tmp_path):
+    for name in ("birds.v1", "birds.v2", ".cache"):
+        paint(tmp_path / "tints" / name, "train", COLOURS, 2)
+        paint(tmp_path / "tints" / name, "test", COLOURS, 2)
+    grid = Grid(tmp_path / "tints", (QUICK,), subtasks=False)
+    assert [task.train.name for task in grid.tasks()] == ["birds.v1", "birds.v2"]
+    (tmp_path / "tints" / "birds.v1.zip").write_bytes(b"")
+    with pytest.raises(SelectionError, match=r"two tasks of .* are called birds.v1"):
+        next(grid.tasks())
+
+
 def test_trials_of_a_backbone_under_either_of_its_names_are_not_run_again(tmp_path):
     paint(tmp_path / "tints" / "colours", "train", COLOURS, 5)
     paint(tmp_path / "tints" / "colours", "test", COLOURS, 2)

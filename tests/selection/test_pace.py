@@ -5,13 +5,14 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 
 import adapters
 from adapters import AdapterConfig
-from selection import load_backbone, load_library, recommend
+from selection import SelectionError, load_backbone, load_library, recommend
 from selection.recommendation import pace as module
 from selection.recommendation.pace import Pace, in_time, measured_pace, pace_of, remembered, slowness_of, timed
-from task2vec import Compute, Splits
+from task2vec import Compute, Splits, Task
 from tests.conftest import random_task
 
 COMPUTE = Compute("cpu", "none", workers=0)
@@ -49,6 +50,20 @@ def test_measuring_leaves_the_model_alone_and_gives_times(model):
     assert 0 < pace.learning < 5
     assert model.state_dict().keys() == before.keys()
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+def test_images_that_cannot_be_read_are_left_out_of_the_measurement(model, tmp_path):
+    for number in range(40):
+        place = tmp_path / f"class {number}" / "only.png"
+        place.parent.mkdir()
+        Image.new("RGB", (32, 32), (6 * number, 0, 0)).save(place)
+    (tmp_path / "class 0" / "only.png").write_bytes(b"no image")
+    config = AdapterConfig("linear", batch_size=16)
+    assert measured_pace(model, config, Task.from_folder(tmp_path), COMPUTE).learning > 0
+    for place in tmp_path.rglob("*.png"):
+        place.write_bytes(b"no image")
+    with pytest.raises(SelectionError, match="none of 40 images"):
+        measured_pace(model, config, Task.from_folder(tmp_path), COMPUTE)
 
 
 def test_a_measurement_is_made_once_a_day_for_each_model_and_shape(model, cache, monkeypatch):

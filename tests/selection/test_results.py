@@ -90,6 +90,24 @@ def test_a_result_says_what_it_is(tuned, folder):
     assert facts["model-index"][0]["results"][0]["metrics"][0]["value"] == round(tuned.test.accuracy, 4)
 
 
+def test_the_card_does_not_call_a_choice_among_tries_a_fair_measurement(tuned, folder, tmp_path):
+    alone = (tuned.out / "README.md").read_text()
+    assert "| validation images, which watched over the training and chose nothing |" in alone
+    write(tuned, read_splits(folder), tmp_path, num_tries=3)
+    (row,) = [line for line in (tmp_path / "README.md").read_text().splitlines() if line.startswith("| validation")]
+    assert row.startswith("| validation images, by which it was chosen among 3 tries: expect somewhat less | ")
+    assert row.split(" | ")[2] == "-"
+    assert Description.read(tmp_path).num_tries == 3
+
+
+def test_validation_on_images_none_of_which_can_be_read_is_refused(tuned, tmp_path):
+    for name in ("dark", "light"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "broken.png").write_bytes(b"no image")
+    with pytest.raises(SelectionError, match=r"none of 2 images of .* can be read"):
+        load_result(tuned.out, compute=COMPUTE).validate(tmp_path)
+
+
 def test_predictions_are_those_of_the_tuned_model_whatever_they_are_asked_of(tuned, folder):
     result = load_result(tuned.out, compute=COMPUTE)
     splits = read_splits(folder)
@@ -262,7 +280,10 @@ def test_an_export_gives_the_models_outputs(tuned, ending, tmp_path):
     images = torch.randn(5, 3, 32, 32)
     with torch.no_grad():
         expected = result.model(images).numpy()
+    result.model.double()
     assert result.export(path) < 1e-4
+    assert {p.dtype for p in result.model.parameters()} == {torch.float64}  # the result is as it was
+    result.model.float()
     np.testing.assert_allclose(_outputs(path, images), expected, atol=1e-4 * np.abs(expected).max())
 
 

@@ -1,6 +1,7 @@
 """The sketch index: the same neighbours as comparing everything, whatever happened to the store or the files."""
 
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from selection import TaskFilter, TaskStore, load_library
 from selection.store import search
 from selection.store.index import SearchIndex
+from selection.store.search import _smallest
 from task2vec import distance_matrix
 from task2vec.distances import ESTIMATES, Projection, sketch
 from task2vec.distances.logarithms import logs
@@ -198,3 +200,13 @@ def test_candidates_of_resampled_real_tasks_hold_the_nearest_ones(distance):
         estimate = ESTIMATES[distance](everything, projection.sketch([-1], target[None]), stored.shape[1])
         hits.append(len(set(np.argsort(column)[:10]) & set(np.argsort(estimate)[:50])) / 10)
     assert np.mean(hits) >= 0.98
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.data())
+def test_parts_of_an_order_hold_each_once_however_many_are_equal(values, data):
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(values)))) | {len(values)})
+    parts = [_smallest(np.array(values, np.float32), s, e) for s, e in zip([0, *cuts], cuts, strict=False)]
+    found = np.concatenate(parts)
+    assert sorted(found) == list(range(len(values)))
+    for before, after in pairwise(parts):
+        assert max(values[i] for i in before) <= min(values[i] for i in after)

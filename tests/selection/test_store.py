@@ -31,6 +31,7 @@ from selection import (
     load_library,
     merge_stores,
 )
+from selection.store import BackboneFacts
 from task2vec import Classifier, EmbeddingError, Layer, TaskEmbedding, distance
 from task2vec.embedding import embedding_parts
 from task2vec.thumbnails import thumbnails_of
@@ -374,6 +375,35 @@ def test_verify_finds_flipped_bytes_in_embeddings_adapters_and_trials(tmp_path):
     assert "trial 1 of 'birds' is damaged" in problems
     assert "the adapter of 'birds' differs from what was stored; add it again" in problems
     assert len(store.verify()) == 3
+    with pytest.raises(StoreError, match="stored task 'birds' is damaged"):
+        store.tasks()
+
+
+def test_verify_finds_damaged_facts(tmp_path):
+    store = TaskStore(tmp_path / "tasks.db")
+    name = BackboneId("vit", "", "f" * 32)
+    facts = BackboneFacts(name, 20, 2, 0.5, (0.4, 0.5, 0.6), (0.4, 0.4, 0.4, 0.5), 0.1, 0.2)
+    store.add(embedding("birds"), facts=[facts])
+    assert store.verify() == []
+    database = sqlite3.connect(tmp_path / "tasks.db")
+    database.execute("update facts set content = replace(content, '0.6', '6')")
+    database.commit()
+    (problem,) = store.verify()
+    assert problem.startswith("facts 1 of 'birds' are damaged (not the facts of a task: an accuracy")
+    with pytest.raises(StoreError, match="stored task 'birds' is damaged"):
+        store.task("birds")
+
+
+def test_tags_are_told_apart_by_small_and_capital_letters(store):
+    store.add(embedding("birds"), tags=["Medical"])
+    assert [task.name for task in store.tasks(TaskFilter(tags=("Medical",)))] == ["birds"]
+    assert store.tasks(TaskFilter(tags=("medical",))) == []
+
+
+def test_any_name_of_a_file_is_a_store_of_that_name(tmp_path):
+    TaskStore(tmp_path / "tasks?v=1#2 %41.db").add(embedding("birds"))
+    assert [path.name for path in tmp_path.glob("*.db")] == ["tasks?v=1#2 %41.db"]
+    assert "birds" in TaskStore(tmp_path / "tasks?v=1#2 %41.db")
 
 
 def test_equal_adapters_are_kept_once_damaged_ones_replaced_and_unused_ones_swept(tmp_path):

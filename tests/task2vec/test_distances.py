@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 
@@ -15,8 +16,11 @@ from task2vec import (
     EmbeddingError,
     distance,
     distance_matrix,
+    embed,
+    load_probe,
     mean_log_embedding,
 )
+from tests.conftest import random_task
 
 cosine_module = sys.modules["task2vec.distances.cosine"]
 
@@ -190,3 +194,11 @@ def test_entropy_of_a_vector_with_itself_is_nought_however_small_it_is():
     assert distance_matrix(rows, "entropy").diagonal().tolist() == [0.0] * 4
     assert distance_matrix(rows[:1], "entropy", rows.copy())[0, 0] == 0.0
     assert distance_matrix(rows, "entropy")[0, 1] > 0
+
+
+def test_embeddings_with_and_without_a_prior_have_no_distance():
+    task = random_task(20)
+    one = embed(task, load_probe(), "montecarlo")
+    other = dataclasses.replace(one, trivial=np.full_like(one.fisher, 0.5))
+    with pytest.raises(DistanceError, match="some embeddings are by an estimator with a prior and some are not"):
+        distance_matrix([one, other], "asymmetric")

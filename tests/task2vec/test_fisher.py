@@ -15,7 +15,7 @@ from task2vec import ESTIMATORS, ProbeError, Task, VariationalConfig, embed
 from task2vec.fisher import Settings
 from task2vec.fisher.likelihood import Bernoulli, Categorical
 from task2vec.fisher.montecarlo import drawn_scores
-from task2vec.fisher.per_sample import patch_gram_sums, pixel_gram_sums
+from task2vec.fisher.per_sample import SquaredGradients, patch_gram_sums, pixel_gram_sums
 from task2vec.tasks.room import Room
 from tests.conftest import plain_probe, random_task
 from tests.task2vec.brute_force import all_label_sets, all_labels, brute_force, relative_error
@@ -194,6 +194,17 @@ def test_bfloat16_comes_near_to_float32():
         probe = probe_for(NETWORKS[name], task)
         expected = embed(task, probe, "exact").fisher
         assert 0 < relative_error(embed(task, probe, "exact", dtype=torch.bfloat16).fisher, expected) < 0.1
+
+
+def test_float16_comes_near_to_float32_though_squares_leave_its_range():
+    task = random_task(30)
+    probe = probe_for(NETWORKS["vit"], task)
+    expected = embed(task, probe, "exact").fisher
+    assert 0 < relative_error(embed(task, probe, "exact", dtype=torch.float16).fisher, expected) < 0.02
+    inputs, gradients = torch.full((1, 300, 4), 30.0).half(), torch.full((1, 300, 4), 2e-2).half()
+    recorder = SquaredGradients({}, 1)
+    found = recorder._contract(torch.nn.Linear(4, 4), [(inputs, gradients)])
+    torch.testing.assert_close(found, torch.full((1, 4), float((300 * 30.0 * gradients[0, 0, 0].float()) ** 2)))
 
 
 @pytest.mark.parametrize(("name", "entry"), [("resnet basic", "layer3"), ("vit", "blocks.1"), ("swin", "layers.1")])

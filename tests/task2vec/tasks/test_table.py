@@ -82,6 +82,16 @@ def test_a_parquet_table_is_read_like_a_csv(folder):
     assert Task.from_table(folder / "t.parquet").class_names == ("3", "7")
 
 
+def test_a_parquet_column_of_lists_is_refused(folder):
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    from pyarrow import parquet
+
+    table = pyarrow.table({"file": ["3/0.png", "7/0.png"], "label": [["3"], ["3", "7"]]})
+    parquet.write_table(table, folder / "lists.parquet")
+    with pytest.raises(TaskError, match=r"column 'label' of .* has several values in a cell"):
+        Task.from_table(folder / "lists.parquet")
+
+
 def test_a_missing_parquet_reader_is_named(folder):
     try:
         import pyarrow  # noqa: F401

@@ -413,3 +413,17 @@ def test_a_task_of_one_class_is_no_task_to_embed_however_it_came_about():
         embed(alone, load_probe())
     with pytest.raises(TaskError, match="only one class"):
         Task.from_arrays(np.zeros((11, 8, 8, 3), np.uint8), [0] * 10 + [1]).without({10: "broken.png"})
+
+
+def test_images_are_selected_by_number_or_by_a_truth_value_for_each_and_by_nothing_else():
+    task = random_task(6)
+    chosen = task.select(task.labels == 1)
+    assert set(chosen.labels) == {1}
+    assert len(chosen) == (task.labels == 1).sum()
+    np.testing.assert_array_equal(task.select([-1, 0]).labels, task.labels[[-1, 0]])
+    assert len(task.select([])) == 0
+    for wrong in ([True, False], [0.5], [[0]], ["a"]):
+        with pytest.raises(TaskError, match="name no images"):
+            task.select(wrong)
+    with pytest.raises(TaskError, match="none of number 6"):
+        task.select([0, 6])
