@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from adapters.config import AdapterConfig
 from adapters.errors import ConfigError
@@ -64,7 +65,8 @@ class Adapter(nn.Module):
         }
         for name in classifier_names(backbone):
             head = self.heads[_key(name)] if self.heads else backbone.get_submodule(name)
-            named |= {f"{name}/{tensor_name}": tensor for tensor_name, tensor in head.named_parameters()}
+            learned = (*head.named_parameters(), *head.named_buffers())
+            named |= {f"{name}/{tensor_name}": tensor for tensor_name, tensor in learned}
         first = {id(tensor): name for name, tensor in reversed(named.items())}
         return {name: tensor for name, tensor in named.items() if first[id(tensor)] == name}
 
@@ -82,9 +84,19 @@ class Adapters(nn.Module):
         self.named = nn.ModuleDict()
         self.heads = nn.ModuleDict()  # the backbone's own classifier, while an adapter's is in its place
         self.active: str | None = None
+        self.kept: list[_BatchNorm] = []  # batch norms of the backbone whose statistics are not tuned
 
     def __getitem__(self, name: str) -> Adapter:
         return self.named[name]  # type: ignore[return-value]
+
+    def train(self, mode: bool = True) -> Adapters:
+        """Training mode, of the whole backbone with it, but for batch norms that keep their statistics: these come
+        first, as this is the backbone's last module.
+        """
+        super().train(mode)
+        for module in self.kept:
+            module.eval()
+        return self
 
     def forward(self, output: Tensor) -> Tensor:
         """Passes on what it gets: in a backbone that is an `nn.Sequential`, this is the last step."""
@@ -109,13 +121,44 @@ def switch(model: nn.Module, name: str | None) -> None:
             part.adapter.disable(part.module, part.output)
         _exchange_heads(model, own=adapters.heads, new=leaving.heads)
         leaving.requires_grad_(False)
-    adapters.active = name
+        for module in adapters.kept:
+            module.train(model.training)
+    adapters.active, adapters.kept = name, []
     if name is not None:
         entering = adapters[name]
         entering.requires_grad_(True)
         _exchange_heads(model, own=entering.heads, new=adapters.heads)
         for part in entering.parts:
             part.adapter.enable(part.module, part.output)
+        adapters.kept = _batch_norms_kept(model, entering)
+        for module in adapters.kept:
+            module.eval()
+    forget_derived(model)
+
+
+def forget_derived(model: nn.Module) -> None:
+    """Let modules compute anew what they made of their weights and keep while they evaluate, as LeViT's attention does
+    of its position biases: the weights are others now. Training mode is where such modules forget.
+    """
+    for module in model.modules():
+        if type(module).train is not nn.Module.train and not isinstance(module, Adapters) and not module.training:
+            modes = {part: part.training for part in module.modules()}
+            module.train()
+            for part, mode in modes.items():
+                part.training = mode
+
+
+def _batch_norms_kept(model: nn.Module, adapter: Adapter) -> list[_BatchNorm]:
+    """Those whose statistics the adapter does not tune, outside the classifier."""
+    outside = (*classifier_names(model), "adapters")
+    tuned = {id(part.module) for part in adapter.parts if part.adapter.tunes_statistics}
+    return [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm)
+        and id(module) not in tuned
+        and not any(name == other or name.startswith(f"{other}.") for other in outside)
+    ]
 
 
 @contextmanager

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import timm
 import torch
 from torch import Tensor, nn
 
-from adapters.adapter import Adapter, Adapters, adapters_of, plain, replace_classifier, switch
+from adapters.adapter import Adapter, Adapters, adapters_of, plain, switch
 from adapters.config import AdapterConfig
 from adapters.errors import AdapterError, ConfigError, IncompatibleError
 from adapters.methods.registry import METHODS, Chosen, Scores
 from adapters.methods.site_adapter import SiteAdapter
 from adapters.methods.sparse_weights import SparseWeights
-from adapters.proof import example_images, prove
+from adapters.proof import evaluating, example_images, expect_proof, prove, remove_expectation
 from adapters.sites import Site, block_names, classifier_names, targeted, walk
 
 Backbone = TypeVar("Backbone", bound=nn.Module)
@@ -51,8 +51,8 @@ def attach(
 
     Raises:
         IncompatibleError: the method makes no sense on this backbone; names methods that do. Or an adapter has no
-            effect, as a forward and backward pass on a random image shows (in `fit` where the backbone does not say its
-            images' size).
+            effect or fails, as a forward and backward pass on a random image shows (on the first real images where the
+            backbone does not say what size it takes).
         ConfigError: the name is taken, there is no such block or module, a size does not fit, or scores are missing.
     """
     return attach_chosen(backbone, config, num_classes, _choice(backbone, config, scores), name=name, seed=seed)
@@ -94,11 +94,22 @@ def attach_chosen(
     adapters.named[name].train(backbone.training)
     switch(backbone, name)
     images = example_images(backbone)
-    if images is not None:
-        # A backbone that takes no images of the size it names is proven on the first real ones, in `fit`.
-        with suppress(RuntimeError, ValueError, AssertionError), undone_if_failing(backbone, name, former):
+    with undone_if_failing(backbone, name, former):
+        if images is not None and _takes(backbone, images):
             prove(backbone, images)
+        else:
+            expect_proof(backbone)
     return backbone
+
+
+def _takes(backbone: nn.Module, images: Tensor) -> bool:
+    """Whether a backbone takes such images; it may name a size for which it was not made."""
+    try:
+        with plain(backbone), evaluating(backbone), torch.no_grad():
+            backbone(images)
+    except (RuntimeError, ValueError, AssertionError):
+        return False
+    return True
 
 
 @contextmanager
@@ -124,6 +135,7 @@ def detach(backbone: nn.Module, name: str | None = None) -> None:
         del adapters.named[gone]
     if not adapters.named:
         del backbone.adapters
+        remove_expectation(backbone)
         for parameter_name, parameter in backbone.named_parameters():
             parameter.requires_grad_(parameter_name not in adapters.frozen)
 
@@ -236,10 +248,13 @@ def _new_heads(backbone: nn.Module, num_classes: int | None) -> dict[str, nn.Mod
         (name, old), *_ = present.items()
         assert isinstance(old, nn.Linear)
         return {name: nn.Linear(old.in_features, num_classes).to(old.weight)}
+    # timm replaces more than the classifier where a normalisation stands in the same module.
+    tables = ("_modules", "_parameters", "_buffers")
+    before = {m: vars(m) | {table: dict(vars(m)[table]) for table in tables} for m in backbone.modules()}
     backbone.reset_classifier(num_classes)  # type: ignore[operator]
     heads = {name: backbone.get_submodule(name) for name in present}
-    for name, head in present.items():
-        replace_classifier(backbone, name, head)
+    for module, attributes in before.items():
+        vars(module).update(attributes)
     return heads
 
 

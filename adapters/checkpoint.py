@@ -16,12 +16,13 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from adapters.adapter import active_name, adapter_of, tuned_tensors
+from adapters.adapter import active_name, adapter_of, forget_derived, tuned_tensors
 from adapters.attach import DEFAULT_NAME, Backbone, attach_chosen, undone_if_failing
 from adapters.config import AdapterConfig
 from adapters.errors import CheckpointError, ConfigError
 from adapters.fingerprint import BackboneId
 from adapters.methods.registry import METHODS
+from adapters.proof import act_through_weights
 from adapters.sites import classifier_names
 
 FORMAT_VERSION = 2
@@ -46,6 +47,7 @@ def save(model: nn.Module, directory: str | Path, *, class_names: tuple[str, ...
         "backbone": str(backbone),
         "backbone_fingerprint": backbone.fingerprint,
         "num_classes": tuned_classes(model),
+        "through_weights": [part.site for part in adapter_of(model).parts if part.adapter.through_weights],
         "class_names": list(class_names),
     }
     write_atomically(directory / TENSORS, lambda path: path.write_bytes(to_bytes(tensors)))
@@ -76,6 +78,8 @@ def load(backbone: Backbone, directory: str | Path, *, name: str = DEFAULT_NAME)
         if not chooses:
             raise
         raise CheckpointError(f"{directory} does not fit the model ({error})") from error
+    through = set(metadata.get("through_weights", ()))
+    act_through_weights(backbone, [part for part in adapter_of(backbone).parts if part.site in through])
     with undone_if_failing(backbone, name, former):
         load_tuned(backbone, tensors, str(directory))
     return backbone
@@ -159,12 +163,20 @@ def load_tuned(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None
         raise CheckpointError(f"{where} does not fit the model at {odd[0]}; save the adapter again")
     for name, tensor in tuned.items():
         tensor.copy_(tensors[name])
+    forget_derived(model)
 
 
 def tuned_classes(model: nn.Module) -> int:
-    """The number of classes of the present classifier."""
-    weight: Tensor = model.get_submodule(classifier_names(model)[0]).weight  # type: ignore[assignment]
-    return len(weight)
+    """The number of classes of the present classifier, which may be several layers.
+
+    Raises:
+        ConfigError: it has no linear layer or convolution.
+    """
+    head = model.get_submodule(classifier_names(model)[0])
+    layers = [module for module in head.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    if not layers:
+        raise ConfigError(f"the classifier of {type(model).__name__}, {type(head).__name__}, has no linear layer")
+    return len(layers[-1].weight)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,9 +10,10 @@ import torch
 from timm.layers import DropPath
 from torch import nn
 
+from adapters.errors import ConfigError
 from adapters.sites import block_names
 
-PLACES = ("drop_path", "drop_path1", "drop_path2")  # what timm's blocks call it
+PLACE = re.compile(r"drop_path\d*")  # what timm's blocks call it
 
 
 @contextmanager
@@ -20,6 +22,9 @@ def dropping_paths(model: nn.Module, rate: float) -> Iterator[None]:
 
     The rate rises linearly from 0 in the first block to `rate` in the last, as in timm. With 0 the backbone's own
     rates stay.
+
+    Raises:
+        ConfigError: the backbone's blocks have no such place.
     """
     if not rate:
         yield
@@ -29,9 +34,11 @@ def dropping_paths(model: nn.Module, rate: float) -> Iterator[None]:
     replaced = [
         (block, place, getattr(block, place), own)
         for block, own in zip(blocks, rates, strict=True)
-        for place in PLACES
-        if hasattr(block, place)
+        for place, _ in block.named_children()
+        if PLACE.fullmatch(place)
     ]
+    if not replaced:
+        raise ConfigError(f"drop_path={rate} finds no path to drop in {type(model).__name__}; leave it at 0")
     for block, place, _, own in replaced:
         setattr(block, place, DropPath(own))
     try:

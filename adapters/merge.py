@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import timm.layers
 import torch
 from torch import nn
 
-from adapters.adapter import adapter_of, replace_classifier, switch
+from adapters.adapter import adapter_of, forget_derived, plain, replace_classifier, switch
 from adapters.attach import Backbone, detach
 from adapters.errors import MergeError
 from adapters.methods.own_weights import OwnWeights
@@ -55,6 +56,7 @@ def merge(model: Backbone) -> Backbone:
         replace_classifier(merged, name, head.double())
     for name, tensor in _tensors(merged):
         tensor.data = tensor.data.to(dtypes[name])
+    forget_derived(merged)
     return merged.to(home).requires_grad_(True)
 
 
@@ -64,6 +66,11 @@ def why_unmergeable(model: Backbone) -> str:
     method = METHODS[adapter.config.method]
     if method.cannot_merge:
         return f": {method.cannot_merge}"
+    with plain(model):
+        uses = Counter(id(tensor) for _, tensor in model.named_parameters(remove_duplicate=False))
+        shared = [part.site for part in adapter.parts if any(uses[id(t)] > 1 for t in part.module.parameters())]
+    if shared:
+        return f" into {shared[0]}: another layer has the same weight"
     for part in adapter.parts:
         if isinstance(part.module, STANDARDISED) and not isinstance(part.adapter, OwnWeights):
             return f" into {part.site}: its kernel is standardised in each forward pass"

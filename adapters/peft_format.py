@@ -31,6 +31,8 @@ from adapters.methods.lora import LoraSettings, LowRank, LowRankConv
 from adapters.sites import classifier_names
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+# PEFT's ways to begin that leave the backbone's weights alone.
+PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 PREFIX, DOWN, UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
 
@@ -139,6 +141,12 @@ def _read_config(directory: Path) -> dict[str, Any]:
     if method != "LORA" or config.get("use_dora"):
         raise CheckpointError(
             f"{directory} holds {'DoRA' if method == 'LORA' else method}; only plain LoRA can be read"
+        )
+    start = config.get("init_lora_weights", True)
+    if start not in PLAIN_STARTS:
+        raise CheckpointError(
+            f"{directory} began as {start}, which changed the backbone's weights too; convert it to plain LoRA by "
+            "PEFT's path_initial_model_for_weight_conversion"
         )
     return config
 

@@ -7,13 +7,13 @@ must reach every tensor of the adapter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from adapters.adapter import Adapter, adapter_of, adapters_of, switch
+from adapters.adapter import Adapter, Part, active_name, adapter_of, adapters_of, forget_derived, switch
 from adapters.errors import IncompatibleError
 from adapters.methods.own_weights import OwnWeights
 from adapters.sites import image_size
@@ -41,18 +41,21 @@ def prove(model: nn.Module, images: Tensor) -> None:
         images: Any, `(B, C, H, W)`.
 
     Raises:
-        IncompatibleError: a part has no effect; names the sites.
+        IncompatibleError: a part has no effect; names the sites. Or the model fails with the adapter.
     """
     adapter = adapter_of(model)
-    called, reached = _trace(model, adapter, images)
+    try:
+        called, reached = _trace(model, adapter, images)
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        reason = str(error).splitlines()[0]
+        raise IncompatibleError(
+            f"{adapter.config.method} cannot act in {type(model).__name__} ({reason}); choose others of its modules "
+            "with targets= or blocks=, or another method"
+        ) from error
     silent = [part for part in adapter.parts if not isinstance(part.adapter, OwnWeights) and part.site not in called]
     foldable = [part for part in silent if part.adapter.can_fold]
     if foldable:
-        name = adapters_of(model).active
-        switch(model, None)
-        for part in foldable:
-            part.adapter.through_weights = True
-        switch(model, name)
+        act_through_weights(model, foldable)
         called, reached = _trace(model, adapter, images)
     dead = [part.site for part in silent if part not in foldable]
     replacing = [part for part in adapter.parts if isinstance(part.adapter, OwnWeights)]
@@ -72,6 +75,40 @@ def prove(model: nn.Module, images: Tensor) -> None:
             "which does not call these modules; choose others with targets= or blocks=, or another method"
         )
     adapter.proven = True
+
+
+def act_through_weights(model: nn.Module, parts: Sequence[Part]) -> None:
+    """Let parts of the active adapter act through their sites' weights instead of hooks."""
+    name = adapters_of(model).active
+    switch(model, None)
+    for part in parts:
+        part.adapter.through_weights = True
+    switch(model, name)
+
+
+def expect_proof(model: nn.Module) -> None:
+    """Make the proof with the first images that come."""
+    remove_expectation(model)
+    model.register_forward_pre_hook(_prove_at_first)
+
+
+def remove_expectation(model: nn.Module) -> None:
+    """Make no proof by itself."""
+    hooks = model._forward_pre_hooks
+    for key in [key for key, hook in hooks.items() if hook is _prove_at_first]:
+        del hooks[key]
+
+
+def _prove_at_first(model: nn.Module, args: tuple[object, ...]) -> None:
+    if active_name(model) is None or adapter_of(model).proven:
+        return
+    if args and isinstance(args[0], Tensor) and not torch.is_inference_mode_enabled():
+        adapter_of(model).proven = True  # the proof calls the model
+        try:
+            prove(model, args[0].detach()[:1])
+        except IncompatibleError:
+            adapter_of(model).proven = False
+            raise
 
 
 def _trace(model: nn.Module, adapter: Adapter, images: Tensor) -> tuple[set[str], set[int]]:
@@ -98,5 +135,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        forget_derived(model)  # of what gradients flow through, nothing may stay
         for module, training in modes.items():
             module.training = training

@@ -12,7 +12,6 @@ import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from adapters.adapter import adapter_of, tuned_parameters, tuned_tensors
 from adapters.augmentation import mixing_of
@@ -22,7 +21,6 @@ from adapters.errors import CheckpointError, TrainingError
 from adapters.evaluation import Forward, decided, gathered, measure
 from adapters.fingerprint import backbone_fingerprint
 from adapters.losses import Loss, balancing_weights, drawn_order
-from adapters.methods.own_weights import OwnWeights
 from adapters.metrics import Metrics, metrics_of
 from adapters.precision import Autocast
 from adapters.processes import OneProcess
@@ -129,7 +127,7 @@ class Run:
             TrainingError: a step's loss is not a number; the model has its best weights so far.
         """
         start, number, first = time.perf_counter(), len(self.history) + 1, self.step + 1
-        _train_mode(self.model)
+        self.model.train()
         # Each epoch has its own seed, so that a resumed run draws what an uninterrupted one would have drawn.
         torch.manual_seed(self.settings.seed * 100_003 + number - 1)
         order = drawn_order(self.balanced, len(training), self.num_classes)
@@ -268,16 +266,3 @@ def check_range(labels: Tensor, num_classes: int, name: str) -> None:
     largest = int(labels.max())
     if largest >= num_classes:
         raise TrainingError(f"{name} label {largest} exceeds the classifier's {num_classes} classes")
-
-
-def _train_mode(model: nn.Module) -> None:
-    """Training mode, but for batch norms whose statistics are not tuned: they keep those that they have."""
-    model.train()
-    own = {
-        id(part.module)
-        for part in adapter_of(model).parts
-        if isinstance(part.adapter, OwnWeights) and part.adapter.tunes_statistics
-    }
-    for module in model.modules():
-        if isinstance(module, _BatchNorm) and id(module) not in own:
-            module.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -14,8 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from adapters.errors import ConfigError
 
 NORMS = (nn.LayerNorm, _BatchNorm, nn.GroupNorm, timm.layers.RmsNorm, timm.layers.RmsNorm2d)
-NORM_ACTS = (timm.layers.BatchNormAct2d, timm.layers.GroupNormAct, timm.layers.LayerNormAct)
-CHANNELS_LAST = (nn.Linear, nn.LayerNorm, timm.layers.RmsNorm)
+CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.BatchNorm1d, timm.layers.RmsNorm)
+CHANNELS_FIRST = (timm.layers.LayerNorm2d, timm.layers.LayerNormAct2d)  # though they are of a kind of these
 MLPS = (
     timm.layers.Mlp,
     timm.layers.GluMlp,
@@ -26,6 +27,9 @@ MLPS = (
 )
 
 BLOCKS = ("Block", "Bottleneck", "InvertedResidual", "DepthwiseSeparable")  # parts of timm's names for blocks
+
+
+NUMBERED = re.compile(r"b?\d+")  # as in `blocks.3`, or `s1.b2` of RegNet
 
 
 class TokenSequence(NamedTuple):
@@ -84,14 +88,14 @@ class Site:
         It is the site itself, but for a normalisation with a built-in activation: there, what comes before the
         activation.
         """
-        return f"{self.name}.drop" if isinstance(self.module, NORM_ACTS) else self.name
+        has_activation = self.kind == "norm" and hasattr(self.module, "act")
+        return f"{self.name}.drop" if has_activation and hasattr(self.module, "drop") else self.name
 
     @property
     def channel_axis(self) -> int:
         """The axis of inputs and output that runs over channels, counted from the end."""
         layer = self.layers[0] if self.kind in ("attention", "mlp") else self.module
-        is_channels_last = isinstance(layer, CHANNELS_LAST) and not isinstance(layer, timm.layers.LayerNorm2d)
-        return -1 if is_channels_last else -3
+        return -1 if isinstance(layer, CHANNELS_LAST) and not isinstance(layer, CHANNELS_FIRST) else -3
 
     @property
     def parameter(self) -> Tensor:
@@ -113,11 +117,12 @@ class Site:
     @property
     def _first_and_last(self) -> tuple[nn.Linear | nn.Conv2d, nn.Linear | nn.Conv2d]:
         """The layers that take its input and give its output; an attention may have others defined between them."""
+        found = [*self.layers[:1], *self.layers[-1:]]
         if self.kind == "attention":
-            return self.module.qkv, self.module.proj  # type: ignore[return-value]
-        if not self.layers:
-            raise ConfigError(f"{self.name} has no linear layer or convolution to adapt; choose another target")
-        return self.layers[0], self.layers[-1]
+            found = [self.module.qkv, self.module.proj]  # type: ignore[list-item]
+        if not found or not all(isinstance(layer, (nn.Linear, nn.Conv2d)) for layer in found):
+            raise ConfigError(f"{self.name} has no plain linear layer or convolution to adapt; choose another target")
+        return found[0], found[1]
 
     @property
     def layers(self) -> list[nn.Linear | nn.Conv2d]:
@@ -173,7 +178,7 @@ def block_names(backbone: nn.Module) -> list[str]:
     return [
         name
         for name, module in backbone.named_modules()
-        if name.rsplit(".", 1)[-1].isdigit() and any(part in type(module).__name__ for part in BLOCKS)
+        if NUMBERED.fullmatch(name.rsplit(".", 1)[-1]) and any(part in type(module).__name__ for part in BLOCKS)
     ]
 
 
@@ -212,6 +217,8 @@ def classifier_names(backbone: nn.Module) -> tuple[str, ...]:
     if hasattr(backbone, "get_classifier"):
         found = backbone.get_classifier()  # type: ignore[operator]
         heads = found if isinstance(found, tuple) else (found,)
+        if isinstance(getattr(backbone, "aux_head", None), nn.Linear):  # of VOLO, which adds what it says of each token
+            heads = (*heads, backbone.aux_head)
         names = tuple(name for head in heads for name, module in backbone.named_modules() if module is head)
         if names:
             return names
@@ -232,7 +239,7 @@ def _kind(module: nn.Module) -> str | None:
         return "conv"
     if isinstance(module, NORMS):
         return "norm"
-    if isinstance(module, MLPS):
+    if isinstance(module, MLPS) or all(isinstance(getattr(module, name, None), nn.Linear) for name in ("fc1", "fc2")):
         return "mlp"
     if hasattr(module, "qkv") and hasattr(module, "proj"):
         return "attention"

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from task2vec.errors import ProbeError, UnreadableImageError
-from task2vec.probe import Probe
+from task2vec.fisher.per_sample import ALIKE, is_plain
+from task2vec.probe import MEASURED, Probe
 from task2vec.progress import Report
 from task2vec.tasks import Task
 from task2vec.tasks.reading import Workers
@@ -29,6 +30,7 @@ from task2vec.tasks.room import MEMORY_SHARE, room_for
 
 BATCH_BYTES = 2**30  # activations of one batch, when the batch size is chosen here
 MAX_BATCH = 64
+COMPARED = 1000  # numbers of a layer's input by which images are told apart
 
 
 class ProbeInputs:
@@ -49,7 +51,8 @@ class ProbeInputs:
         layers: The measured layers at and after the entry.
         unmeasured: Weights of layers that the features do not depend on through a call of the layer on images: the
             network reads the weight itself, as BEiT does of its query-key-value layers, calls the layer on something
-            that all images share, as Swin V2 does to tell positions apart, or does not use it at all.
+            that all images share, as Swin V2 does to tell positions apart, makes another weight of it in each forward
+            pass, as networks with standardised kernels do, or does not use it at all.
 
     Raises:
         UnreadableImageError: fewer than 90% of the images can be decoded.
@@ -71,6 +74,7 @@ class ProbeInputs:
         self._on_accelerator = probe.device.type not in ("cpu", "meta")
         self.layers = probe.layers
         self.unmeasured: tuple[str, ...] = ()
+        self._one_by_one = False  # whether layers see rows of several images among each other
         self._entry = None if from_layer is None else _Entry(probe, from_layer)
         self._kept: Tensor | None = None
         rows: list[Tensor] = []
@@ -84,6 +88,7 @@ class ProbeInputs:
 
     def batches(self, images: npt.NDArray[np.int64], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The inputs of these images on the probe's device, a batch at a time, with the images' numbers."""
+        batch_size = 1 if self._one_by_one else batch_size
         if self._kept is None:
             yield from self._images(images, batch_size)
             return
@@ -125,11 +130,17 @@ class ProbeInputs:
         return features
 
     def _find_measurable(self, images: Tensor) -> None:
-        """Keep to the layers that one image's gradient reaches, and that see more of two images than of one."""
+        """Keep to the layers that one image's gradient reaches, that see more of two images than of one, and that
+        compute with their own weights.
+        """
         outputs: dict[str, Tensor] = {}
         image = images[:1].to(self.probe.device, self.probe.dtype)
-        of_one, of_two = (self._sizes_seen(torch.cat([image] * count)) for count in (1, 2))
-        by_image = {name for name in of_one if [2 * size for size in of_one[name]] == of_two[name]}
+        other = 0.5 - image.flip(3)  # any that differs
+        one, two, both = (self._seen(each) for each in (image, other, torch.cat([image, other])))
+        by_image = {name for name in one if [2 * call.size for call in one[name]] == [call.size for call in both[name]]}
+        by_image -= {name for name in one if not all(call.is_plain for call in one[name])}
+        calls = (seen for name in by_image for seen in zip(one[name], two[name], both[name], strict=False))
+        self._one_by_one = any(_mixed(*seen) for seen in calls)
 
         def keep(name: str, output: Tensor) -> Tensor:
             outputs[name] = output if output.requires_grad else output.detach().requires_grad_().clone()
@@ -152,11 +163,18 @@ class ProbeInputs:
         self.layers = {name: layer for name, layer in self.probe.layers.items() if name in reached}
         self.unmeasured = tuple(f"{name}.weight" for name in self.probe.layers if name not in reached)
 
-    def _sizes_seen(self, images: Tensor) -> dict[str, list[int]]:
-        """How many numbers each layer is called on, call by call."""
-        sizes: dict[str, list[int]] = {name: [] for name in self.probe.layers}
+    def _seen(self, images: Tensor) -> dict[str, list[_Call]]:
+        """What each layer is called on, call by call."""
+        calls: dict[str, list[_Call]] = {name: [] for name in self.probe.layers}
+
+        def note(name: str, layer: nn.Linear | nn.Conv2d, inputs: Tensor, output: Tensor) -> None:
+            rows = inputs.reshape(len(images), -1) if inputs.numel() % len(images) == 0 else inputs.reshape(1, -1)
+            some = rows[:, :: max(1, rows.shape[1] // COMPARED)].clone()
+            plain = type(layer) in MEASURED or is_plain(layer, inputs, output)
+            calls[name].append(_Call(inputs.numel(), some, plain))
+
         handles = [
-            layer.register_forward_hook(lambda _, args, output, name=name: sizes[name].append(args[0].numel()))
+            layer.register_forward_hook(lambda _, args, output, n=name, m=layer: note(n, m, args[0], output))
             for name, layer in self.probe.layers.items()
         ]
         try:
@@ -165,7 +183,7 @@ class ProbeInputs:
         finally:
             for handle in handles:
                 handle.remove()
-        return sizes
+        return calls
 
     def _check_entry(self, entry: _Entry, images: Tensor, inputs: Tensor, features: Tensor) -> None:
         """Enter the first batch at the entry, note which layers run, and compare with the whole way."""
@@ -180,6 +198,28 @@ class ProbeInputs:
             )
         if not self.layers:
             raise ProbeError(f"nothing from {entry.name!r} on can be measured; give an earlier module as from_layer")
+
+
+class _Call(NamedTuple):
+    """A call of a layer on B images.
+
+    Attributes:
+        size: How many numbers went in.
+        some: Some of them, `(B, k)`, as if the rows of each image followed each other.
+        is_plain: Whether what came out is what its weight makes of them.
+    """
+
+    size: int
+    some: Tensor
+    is_plain: bool
+
+
+def _mixed(one: _Call, two: _Call, both: _Call) -> bool:
+    """Whether a layer that is called on both images sees the rows of one between those of the other, as where tokens
+    come before images.
+    """
+    expected = torch.cat([one.some, two.some])
+    return not bool((both.some - expected).abs().max() <= ALIKE * expected.abs().max())
 
 
 class _Entry:

@@ -62,8 +62,8 @@ class ConvBottleneck(SiteAdapter):
         assert isinstance(module, nn.Conv2d)
         self.down = similar_convolution(module, channels, groups=math.gcd(module.in_channels, channels))
         self.up = nn.Parameter(module.weight.new_zeros(module.out_channels, channels, 1, 1))
-        self.scale = nn.Parameter(module.weight.new_ones(module.out_channels, 1, 1))
+        self.scale = nn.Parameter(module.weight.new_ones(module.out_channels))
 
     def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
         """Add the branch."""
-        return output + self.scale * F.conv2d(F.relu(self.down(inputs)), self.up)
+        return output + self.scale[:, None, None] * F.conv2d(F.relu(self.down(inputs)), self.up)

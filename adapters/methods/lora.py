@@ -25,7 +25,7 @@ from adapters.methods.site_adapter import SiteAdapter
 from adapters.settings import Placed, SharedOut, modules, number, rate, size
 from adapters.sites import Site
 
-PACKED = ("q", "k", "v")  # the parts of a `qkv` layer, in their order
+PACKED = {"qkv": ("q", "k", "v"), "kv": ("k", "v")}  # the parts of layers of these names, in their order
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,9 +58,10 @@ def lora(sites: list[Site], settings: LoraSettings) -> Iterator[tuple[Site, Site
     without attention, at every linear layer and ungrouped convolution of the blocks that is at least as wide as the
     rank.
     """
-    parts = tuple(part for part in PACKED if part in settings.targets)
+    parts = tuple(part for part in PACKED["qkv"] if part in settings.targets)
     own = {f"{part}_proj" for part in parts}  # where they are layers of their own
-    chosen = [s for s in sites if s.kind == "linear" and (s.role in own or (parts and s.role == "qkv"))]
+    held = {layer: tuple(part for part in names if part in parts) for layer, names in PACKED.items()}
+    chosen = [s for s in sites if s.kind == "linear" and (s.role in own or held.get(s.role))]
     called = [s for s in sites if _is_updatable(s) and any(s.is_called(target) for target in settings.targets)]
     chosen += [s for s in called if s not in chosen]
     if not chosen and len(parts) == len(settings.targets):
@@ -75,12 +76,22 @@ def lora(sites: list[Site], settings: LoraSettings) -> Iterator[tuple[Site, Site
         rank = settings.at(site.name)
         if not rank:
             continue
-        if parts and site.role == "qkv" and not any(site.is_called(target) for target in settings.targets):
-            yield site, LowRankPacked(rank, site.module, settings.scale, parts)
-        elif site.kind == "conv":
+        if site.kind == "conv":
             yield site, LowRankConv(rank, site.module, settings.scale)
-        else:
+        elif site in called or not held.get(site.role) or not _has_equal_parts(site, sites):
             yield site, LowRank(rank, site.module, settings.scale)
+        else:
+            yield site, LowRankPacked(rank, site.module, settings.scale, held[site.role], PACKED[site.role])
+
+
+def _has_equal_parts(site: Site, sites: list[Site]) -> bool:
+    """Whether the parts of a packed layer are equally wide: a network may have narrower queries and keys than values,
+    whose width is that of what comes after the attention.
+    """
+    name = f"{site.name.removesuffix(site.role)}proj"
+    after = next((other for other in sites if other.name == name and other.kind == "linear"), None)
+    width, rest = divmod(site.output_width, len(PACKED[site.role]))
+    return rest == 0 and (after is None or after.width == width)
 
 
 def _is_updatable(site: Site) -> bool:
@@ -121,26 +132,28 @@ class LowRank(SiteAdapter):
 
 
 class LowRankPacked(LowRank):
-    """An update of rank r for each of some parts of a packed query-key-value layer.
+    """An update of rank r for each of some parts of a packed layer of queries, keys and values, or of the latter two.
 
     As one update of the whole layer its A is theirs, stacked, and its B has a block for each part.
     """
 
-    def __init__(self, rank: int, module: nn.Module, scale: float, parts: tuple[str, ...]) -> None:
+    def __init__(
+        self, rank: int, module: nn.Module, scale: float, parts: tuple[str, ...], packed: tuple[str, ...]
+    ) -> None:
         super().__init__(rank, module, scale)
-        self.parts = parts
+        self.parts, self.packed = parts, packed
         d_out, d_in = module.weight.shape  # type: ignore[misc]
         self.down = nn.Parameter(self.down.new_empty(len(parts), rank, d_in))
-        self.up = nn.Parameter(self.up.new_zeros(len(parts), d_out // len(PACKED), rank))
+        self.up = nn.Parameter(self.up.new_zeros(len(parts), d_out // len(packed), rank))
         for down in self.down:
             nn.init.kaiming_uniform_(down, a=math.sqrt(5))
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """A `(p r, i)` and B `(3 o, p r)`."""
+        """A `(p r, i)` and B `(o of all parts, p r)`."""
         zeros = torch.zeros_like(self.up[0])
         rows = [
             torch.cat([self.up[i] if name == part else zeros for i, part in enumerate(self.parts)], dim=1)
-            for name in PACKED
+            for name in self.packed
         ]
         return self.down.flatten(0, 1), torch.cat(rows)
 

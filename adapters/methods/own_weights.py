@@ -29,7 +29,7 @@ class OwnWeights(SiteAdapter):
 
     @property
     def tunes_statistics(self) -> bool:
-        """Whether the running statistics of a batch norm are learned too."""
+        """Whether the site is a batch norm."""
         return bool(self._buffers)
 
     def enable(self, module: nn.Module, output: nn.Module) -> None:

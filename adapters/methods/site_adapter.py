@@ -29,6 +29,11 @@ class SiteAdapter(nn.Module):
 
     through_weights: bool = False
 
+    @property
+    def tunes_statistics(self) -> bool:
+        """Whether the running statistics of a batch norm are learned too; they are kept otherwise."""
+        return False
+
     def before(self, inputs: Tensor) -> Tensor:
         """What the site gets instead of `inputs`."""
         return inputs
@@ -131,4 +136,18 @@ def _reading_folded(base: type[nn.Module]) -> type[nn.Module]:
     def read(position: int) -> property:
         return property(lambda module: module.__dict__[_FOLDING][0].folded(module, *_own(module))[position])
 
-    return type(base.__name__, (base,), {"weight": read(0), "bias": read(1), "__module__": base.__module__})
+    namespace = {
+        "weight": read(0),
+        "bias": read(1),
+        "__module__": base.__module__,
+        # The class cannot be found by its name, which is that of `base`.
+        "__reduce__": lambda module: (_reading_instance, (base,), module.__dict__),
+    }
+    return type(base.__name__, (base,), namespace)
+
+
+def _reading_instance(base: type[nn.Module]) -> nn.Module:
+    """An empty instance of `_reading_folded(base)`, for pickle to fill."""
+    module = base.__new__(base)
+    module.__class__ = _reading_folded(base)  # type: ignore[arg-type]
+    return module

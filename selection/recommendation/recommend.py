@@ -92,6 +92,9 @@ def recommend(
     _check_names(within, cost, recommender)
     if within is not None and running:
         raise RecommendationError(f"within={within} names the answer, and running= asks what else to try; give one")
+    for name, names in (("methods", methods), ("without_methods", without_methods), ("exclude", exclude)):
+        if isinstance(names, str):
+            raise RecommendationError(f"{name}={names!r} must be several names; give [{names!r}]")
     limits = Limits(max_params, max_seconds, mergeable_only, methods, tuple(without_methods))
     asked = BackboneId.of_name(backbone) if isinstance(backbone, str) else BackboneId.of_model(backbone)
     found = _evidence_for(embedding, store, backbone, asked, exclude)
@@ -103,6 +106,11 @@ def recommend(
         raise RecommendationError("all configurations that are allowed failed; allow others")
     candidates = [table.configs[c] for c in kept]
     prediction, note = RECOMMENDERS[recommender](table, target, candidates), found.note
+    if prediction.mean.shape != (len(candidates),) or not np.isfinite(prediction.mean).all():
+        raise RecommendationError(
+            f"recommender {recommender!r} did not give one number for each of {len(candidates)} candidates; mend it, "
+            "or choose another"
+        )
     published = with_published(prediction, candidates, str(asked)) if note else None
     if published is not None:
         prediction = published

@@ -102,6 +102,9 @@ class TaskFilter:
         exclude: They are not among these.
         with_trials: They have trials.
         trials_on: They have trials on this architecture.
+
+    Raises:
+        StoreError: one is a text instead of several.
     """
 
     tags: tuple[str, ...] = ()
@@ -111,6 +114,11 @@ class TaskFilter:
     exclude: Collection[str] = ()
     with_trials: bool = False
     trials_on: str | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("tags", "without_tags", "sources", "names", "exclude"):
+            if isinstance(getattr(self, field), str):
+                raise StoreError(f"{field}={getattr(self, field)!r} must be several texts; give a tuple of one")
 
     def conditions(self) -> list[sql.ColumnElement[bool]]:
         """What a task's row must meet."""
@@ -381,8 +389,10 @@ class TaskStore:
             which: Which tasks count, such as `TaskFilter(tags=("medical",))`.
 
         Raises:
-            StoreError: no stored task was embedded by the same probe and estimator.
+            StoreError: no stored task was embedded by the same probe and estimator, or k is less than 1.
         """
+        if k < 1:
+            raise StoreError(f"k={k} asks for no task; give at least 1")
         counted = self._counted(which)
         ranked = iter(self._search.ranked(embedding, distance))
         found: list[Neighbour] = []

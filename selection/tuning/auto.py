@@ -149,9 +149,9 @@ def auto_tune(
 
 
 def _check(tries: int | None, seconds: float | None, within: float | None, *, several: bool) -> None:
-    if tries is not None and tries < 1:
-        raise SelectionError(f"tries={tries} tunes nothing; give at least 1")
-    if seconds is not None and seconds <= 0:
+    if tries is not None and (tries < 1 or tries != int(tries)):
+        raise SelectionError(f"tries={tries} is no number of tries; give at least 1")
+    if seconds is not None and not seconds > 0:
         raise SelectionError(f"seconds={seconds} leaves no time; give more than 0")
     if within is not None and several:
         raise SelectionError(f"within={within} names one configuration; leave it out where several are tried")

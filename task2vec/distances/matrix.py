@@ -54,8 +54,8 @@ def distance_matrix(
             precision of its prior. Embeddings know their own.
 
     Raises:
-        DistanceError: the name is unknown, `log_cosine` has no reference, or some embeddings know the prior of their
-            estimator and others have none.
+        DistanceError: the name is unknown or gives no distances, `log_cosine` has no reference, or some embeddings know
+            the prior of their estimator and others have none.
         ProbeMismatchError: the embeddings come from different probes.
         EmbeddingError: an array is not `(n, D)`, or holds negative, infinite or NaN numbers.
     """
@@ -77,7 +77,13 @@ def distance_matrix(
         trivial_a=_trivial(embeddings, a, given),
         trivial_b=_trivial(embeddings if others is None else others, b, given),
     )
-    return DISTANCES[name](a, b, options)
+    distances = np.asarray(DISTANCES[name](a, b, options))
+    if distances.shape != (len(a), len(b)) or np.isnan(distances).any():
+        raise DistanceError(
+            f"distance {name!r} gave {'NaN' if np.isnan(distances).any() else f'shape {distances.shape}'} for {len(a)} "
+            f"and {len(b)} embeddings; mend it, or choose another"
+        )
+    return distances
 
 
 def mean_log_embedding(embeddings: Embeddings) -> Matrix:

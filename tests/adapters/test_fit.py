@@ -12,11 +12,14 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from timm.layers import DropPath
+from torch import nn
 
 import adapters
 from adapters import METHODS, AdapterConfig, CheckpointError, ConfigError, TrainingError
 from adapters.adapter import tuned_tensors
 from adapters.data import Batches, transform_of
+from adapters.drop_path import dropping_paths
 from adapters.metrics import metrics_of
 from tests.adapters.families import attach, backbone, fits
 
@@ -506,3 +509,14 @@ def test_the_last_epoch_is_kept_where_that_is_asked_for():
     assert seen == [(epoch, True) for epoch in range(1, 5)]
     with pytest.raises(ConfigError, match="give one of both"):
         adapters.fit(model_for(CONFIG), stripes(12), keep="last", patience=2, progress=False)
+
+
+def test_paths_of_numbered_blocks_are_dropped_whatever_the_number_begins_with_and_no_path_is_an_error():
+    model = adapters.attach(timm.create_model("regnetx_002"), AdapterConfig("linear"), 3)
+    with dropping_paths(model, 0.5):
+        assert sum(isinstance(module, DropPath) for module in model.modules()) == 13
+    assert not any(isinstance(module, DropPath) for module in model.modules())
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    model = adapters.attach(plain, AdapterConfig("linear"), 3)
+    with pytest.raises(ConfigError, match=r"drop_path=0.5 finds no path to drop in Sequential"):
+        adapters.fit(model, stripes(6), drop_path=0.5, progress=False)

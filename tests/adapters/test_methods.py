@@ -1,12 +1,17 @@
 """Every method on every backbone family it fits: what is trained, starting point, merging, saving."""
 
 import copy
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 import timm
 import torch
+from timm.layers import LayerNormAct2d
+from timm.layers.norm_act import GroupNorm1Act
 from timm.models.resnetv2 import ResNetV2
+from timm.optim import create_optimizer_v2
+from torch import nn
 
 import adapters
 from adapters import METHODS, AdapterConfig, ConfigError, IncompatibleError, MergeError
@@ -273,7 +278,9 @@ def test_the_formulas_of_the_papers_hold_on_one_convolution():
         "residual_serial": lambda part, f: f + conv2d(f, part.alpha),
         "residual_parallel": lambda part, f: f + conv2d(x, part.alpha, stride=2),
         "conv_adapter": lambda part, f: (
-            f + part.scale * conv2d(conv2d(x, part.down.weight, stride=2, padding=1, groups=4).clamp(min=0), part.up)
+            f
+            + part.scale[:, None, None]
+            * conv2d(conv2d(x, part.down.weight, stride=2, padding=1, groups=4).clamp(min=0), part.up)
         ),
     }.items():
         model = attached("ResNet, basic", config)
@@ -475,3 +482,64 @@ def test_a_layer_that_is_named_twice_is_adapted_once():
 def test_a_target_without_layers_is_refused(method):
     with pytest.raises(ConfigError, match="norm1 has no linear layer or convolution to adapt"):
         attach(backbone("ViT"), AdapterConfig(method, targets=("norm1",)), 3)
+
+
+class Tied(nn.Module):
+    """Two layers of one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.two.weight = self.one.weight
+
+    def forward(self, x):
+        return self.head(self.two(torch.relu(self.one(x))))
+
+
+@pytest.mark.parametrize("method", ["lora", "ssf", "full", "bitfit"])
+def test_what_would_be_folded_twice_into_one_weight_is_not_merged(method):
+    targets = {"targets": ("one", "two"), "rank": 2} if method == "lora" else {}
+    model = attach(Tied(), AdapterConfig(method, **targets), 3, seed=0)
+    with pytest.raises(MergeError, match="cannot merge into one: another layer has the same weight"):
+        adapters.merge(model)
+
+
+@pytest.mark.parametrize("norm", [GroupNorm1Act, LayerNormAct2d])
+def test_scales_of_a_norm_with_an_activation_come_before_the_activation(norm):
+    torch.manual_seed(0)
+    net = nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 8, 3, 2, 1), norm=norm(8), pool=nn.AdaptiveAvgPool2d(1)))
+    net.add_module("flat", nn.Flatten())
+    net.add_module("head", nn.Linear(8, 3))
+    model = disturb(adapters.attach(net, AdapterConfig("ssf"), 3, seed=0)).eval()
+    inputs = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(adapters.merge(model)(inputs), model(inputs), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "expected"),
+    [
+        ("pvt_v2_b0", "lora", {"attn.q", "attn.kv"}),  # values are packed with keys
+        ("tiny_vit_5m_224", "houlsby", {"attn", "mlp"}),
+        ("efficientformer_l1", "lora", {"token_mixer.qkv"}),  # queries narrower than values: updated as a whole
+    ],
+)
+def test_a_method_is_wherever_it_says(name, method, expected):
+    model = adapters.attach(timm.create_model(name), AdapterConfig(method), 3, seed=0)
+    parts = adapters.adapter_of(model).parts
+    endings = {".".join(part.site.split(".")[-len(ending.split(".")) :]) for part in parts for ending in expected}
+    assert expected <= endings
+    if name == "pvt_v2_b0":
+        (part, *_) = [part for part in parts if part.site.endswith("kv")]
+        down, up = part.adapter.factors()
+        assert not up[: len(up) // 2].any()  # the keys stay
+        assert down.shape == (8, part.module.in_features)
+    if name == "efficientformer_l1":
+        (part, *_) = [part for part in parts if part.site.endswith("qkv")]
+        assert part.adapter.up.shape == (part.module.out_features, 8)
+
+
+def test_weight_decay_spares_what_is_one_number_a_channel():
+    model = adapters.attach(backbone("ResNet, basic"), AdapterConfig("conv_adapter"), 3)
+    groups = create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.1).param_groups
+    assert all(p.squeeze().ndim >= 2 for group in groups if group["weight_decay"] for p in group["params"])

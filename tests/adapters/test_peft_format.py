@@ -71,6 +71,14 @@ def test_what_peft_trained_computes_the_same_here_and_merges(family, settings, t
     torch.testing.assert_close(adapters.merge(model)(images(family)), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_a_peft_adapter_that_changed_the_backbone_at_its_start_is_refused(start, tmp_path):
+    config = peft.LoraConfig(r=2, target_modules=["qkv"], modules_to_save=["head"], init_lora_weights=start)
+    peft.get_peft_model(backbone("ViT"), config).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=f"began as {start}, which changed the backbone's weights too"):
+        adapters.from_peft(backbone("ViT"), tmp_path)
+
+
 def test_what_cannot_be_exchanged_is_refused_with_its_reason(tmp_path):
     with pytest.raises(CheckpointError, match="only lora can be written for PEFT, not ssf"):
         adapters.to_peft(adapters.attach(backbone("ViT"), AdapterConfig("ssf")), tmp_path)

@@ -1,16 +1,18 @@
 """What was attached acts, or attaching it fails: nothing trains to nothing."""
 
 import copy
+import io
 
 import pytest
 import timm
 import torch
+import torchvision
 from torch import nn
 from torch.nn import functional as F
 
 import adapters
 from adapters import AdapterConfig, IncompatibleError
-from tests.adapters.families import NUM_CLASSES, backbone, images
+from tests.adapters.families import NUM_CLASSES, attach, backbone, images
 from tests.adapters.test_methods import disturb
 
 READS_WEIGHTS = ["BEiT", "EVA-02", "SwinV2"]  # call F.linear(x, self.qkv.weight)
@@ -88,7 +90,7 @@ def test_attaching_leaves_modes_gradients_statistics_and_the_generator_alone():
     torch.manual_seed(3)
     adapters.attach(model, AdapterConfig("ssf"), NUM_CLASSES, seed=0)
     torch.testing.assert_close(torch.rand(1), expected, atol=0, rtol=0)
-    assert all(module.training for module in model.modules())
+    assert all(module.training != isinstance(module, nn.BatchNorm2d) for module in model.modules())
     assert all(p.grad is None for p in model.parameters())
     after = model.state_dict()
     assert all(torch.equal(state[n], after[n]) for n in state if not n.startswith("fc."))
@@ -144,3 +146,68 @@ def test_a_backbone_for_grey_images_or_of_another_size_than_it_names_is_no_hindr
     odd.patch_embed.img_size = (32, 32)
     adapters.fit(odd, [(torch.randn(3, 32, 32), i % 3) for i in range(6)], progress=False)
     assert adapters.adapter_of(odd).proven
+
+
+def test_a_network_that_reads_weights_and_says_no_size_is_proven_by_its_first_images_and_loads_as_it_was(tmp_path):
+    """As torch's own attention does of its output layer."""
+    torch.manual_seed(0)
+    base = torchvision.models.VisionTransformer(16, 8, 1, 2, 16, 32, num_classes=3)
+    inputs = torch.randn(4, 3, 16, 16)
+    model = adapters.attach(copy.deepcopy(base), AdapterConfig("ssf"), 3, seed=0)
+    model(inputs).square().sum().backward()  # in a loop of one's own
+    assert [name for name, p in adapters.tuned_parameters(model).items() if p.grad is None] == []
+    disturb(model).eval()
+    adapters.save(model, tmp_path)
+    with torch.no_grad():
+        loaded = adapters.load(copy.deepcopy(base), tmp_path).eval()
+        torch.testing.assert_close(loaded(inputs), model(inputs), atol=0, rtol=0)
+        torch.testing.assert_close(adapters.merge(loaded)(inputs), model(inputs), atol=1e-5, rtol=1e-5)
+    adapters.detach(model)
+    assert not model._forward_pre_hooks
+
+
+def test_an_adapter_with_which_the_network_fails_is_refused_and_taken_off():
+    class Wide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.norm, self.fc = nn.Conv2d(3, 8, 4, 4), nn.BatchNorm1d(8), nn.Linear(8, 3)
+            self.pretrained_cfg = {"input_size": (3, 8, 8)}
+
+        def forward(self, x):
+            return self.fc(self.norm(self.stem(x).flatten(2)).mean(2))  # channels in the middle
+
+    model = Wide()
+    expected = model.eval()(torch.ones(2, 3, 8, 8))
+    with pytest.raises(IncompatibleError, match="ssf cannot act in Wide"):
+        adapters.attach(model, AdapterConfig("ssf"), 3)
+    assert not hasattr(model, "adapters")
+    torch.testing.assert_close(model(torch.ones(2, 3, 8, 8)), expected)
+
+
+@pytest.mark.parametrize("method", ["lora", "ssf", "gps"])
+def test_a_model_whose_weights_are_read_can_be_pickled(method):
+    settings = {"lora": {"rank": 2}}.get(method, {})
+    model = disturb(attach(backbone("BEiT"), AdapterConfig(method, **settings), NUM_CLASSES, seed=0)).eval()
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    with torch.no_grad():
+        again = torch.load(file, weights_only=False)
+        torch.testing.assert_close(again(images("BEiT")), model(images("BEiT")), atol=0, rtol=0)
+
+
+def test_batch_norms_keep_their_statistics_in_a_loop_of_ones_own(tmp_path):
+    base = backbone("ResNet, basic")
+    inputs = images("ResNet, basic")
+    before = base.eval()(inputs).detach()
+    model = adapters.attach(copy.deepcopy(base), AdapterConfig("lora", rank=2), NUM_CLASSES, seed=0).train()
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(3):
+        model(inputs).square().sum().backward()
+        optimiser.step()
+    tuned = model.eval()(inputs).detach()
+    adapters.save(model, tmp_path)
+    torch.testing.assert_close(adapters.load(copy.deepcopy(base), tmp_path).eval()(inputs), tuned)
+    adapters.detach(model)
+    torch.testing.assert_close(model(inputs), before, atol=0, rtol=0)
+    assert all(module.training for module in model.train().modules())

@@ -84,7 +84,7 @@ def test_test_images_give_a_score_and_validation_images_of_ones_own_are_taken(ta
 
 def test_what_cannot_be_meant_is_refused(task, store):
     for wrong, message in (
-        ({"tries": 0}, "tries=0 tunes nothing"),
+        ({"tries": 0}, "tries=0 is no number of tries"),
         ({"seconds": 0}, "seconds=0 leaves no time"),
         ({"tries": 2, "within": 0.01}, "within=0.01 names one configuration"),
     ):

@@ -1,5 +1,6 @@
 """The Fisher engine against per-sample gradients from autograd, one row for each kind of network."""
 
+from collections import OrderedDict
 from types import SimpleNamespace
 
 import numpy as np
@@ -319,3 +320,56 @@ def test_sampled_labels_follow_the_model(draws):
     taken = torch.stack(list(scores(p.expand(20_000, 3), torch.arange(20_000))))
     labels = (taken * draws**0.5 - p).argmin(dim=2)
     np.testing.assert_allclose(np.bincount(labels.ravel(), minlength=3) / labels.numel(), [0.7, 0, 0.3], atol=0.015)
+
+
+class TokensFirst(nn.Module):
+    """Tokens come before images, as in CLIP's own code: rows of several images lie among each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch, self.fc, self.head = nn.Conv2d(3, 16, 8, 8), nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.fc(self.patch(x).flatten(2).permute(2, 0, 1))).mean(0))
+
+
+class TwoViews(nn.Module):
+    """Each image is seen twice, the second views after the first ones of all."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3, 2), nn.Linear(8, 3)
+
+    def forward(self, x):
+        views = self.conv(torch.cat([x, x.flip(3) ** 2])).relu().mean((2, 3))
+        return self.head(sum(views.chunk(2)))
+
+
+@pytest.mark.parametrize("network", [TokensFirst, TwoViews])
+def test_rows_of_several_images_that_lie_among_each_other_are_told_apart(network):
+    torch.manual_seed(0)
+    task, net = random_task(6), network().double()
+    probe = plain_probe(net, "head", 32)
+    one, all_at_once = (embed(task, probe, "exact", batch_size=size, dtype=torch.float64) for size in (1, 6))
+    np.testing.assert_allclose(all_at_once.fisher, one.fisher, rtol=1e-6)
+
+
+def test_kernels_that_are_standardised_on_the_way_are_not_measured_and_those_padded_on_the_way_are():
+    torch.manual_seed(0)
+    task = random_task(6)
+    net = nn.Sequential(
+        OrderedDict(
+            a=timm.layers.StdConv2d(3, 8, 3, 2, 1),
+            b=timm.layers.ScaledStdConv2d(8, 8, 3, 1, 1),
+            c=timm.layers.Conv2dSame(8, 8, 3, 2),
+            d=timm.layers.Conv2dSame(8, 8, 4, 3, groups=8),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flat=nn.Flatten(),
+            head=nn.Linear(8, 3),
+        )
+    ).double()
+    probe = plain_probe(net, "head", 32)
+    found = embed(task, probe, "exact", dtype=torch.float64)
+    assert [layer.name for layer in found.layers] == ["c", "d"]
+    assert {"a.weight", "b.weight"} <= set(found.unmeasured)
+    assert relative_error(found.fisher, brute_force(task, probe, found.classifier, all_labels, ["c", "d"])) < 1e-5
