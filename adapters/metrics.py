@@ -14,7 +14,7 @@ class Metrics:
     """Shares in [0, 1] of a set of labelled images.
 
     Attributes:
-        accuracy: Top-1 accuracy; in a multi-label task, share of images and classes that are told right.
+        accuracy: Top-1 accuracy; in a multi-label task, share of all pairs of image and class that are right.
         mean_class_accuracy: Mean of the accuracies of the classes that occur, whatever their sizes; in a multi-label
             task, of the shares of each class's images that are found.
         macro_f1: Mean over these classes of the harmonic mean of precision and recall.

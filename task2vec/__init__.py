@@ -82,7 +82,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Pictures are loaded when one is drawn: their libraries take longer than all else."""
+    """Plotting is imported on first use: matplotlib takes longer than all else."""
     if name in ("plot_distances", "plot_map"):
         from task2vec import plots
 

@@ -1,4 +1,4 @@
-"""The command line: `task2vec embed | distance | nearest | recommend | tune | merge | store | demo`."""
+"""The command line `task2vec`: a file for each group of commands, put together in `app`."""
 
 from selection.cli.app import app, main
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -49,8 +50,6 @@ def predict(
 
 
 def _write(found: Predictions, out: Path) -> None:
-    import json
-
     text = found.to_csv() if out.suffix == ".csv" else json.dumps(found.records(), indent=1) + "\n"
     # Names of files that are no text in UTF-8 are written as the bytes that they are.
     written = text.encode("utf-8", "surrogateescape")

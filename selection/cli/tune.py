@@ -28,14 +28,6 @@ Settings = Annotated[
     typer.Option("--set", help="A setting of the method, such as rank=8; may be given several times, with --method."),
 ]
 
-LossChoice = Annotated[
-    str,
-    typer.Option("--loss", help=f"auto, {', '.join(LOSSES)}; with weighted_cross_entropy all classes count the same."),
-]
-SamplingChoice = Annotated[
-    str, typer.Option("--sampling", help="uniform, or balanced to draw all classes equally often.")
-]
-
 
 def tune(
     images: o.Images,

@@ -38,8 +38,7 @@ def embed_all(
 
     Args:
         tasks: Tasks, or folders, zips and tables as for `Task.from_folder` and `Task.from_table`. Every machine of a
-            cluster reads files under the
-            same path.
+            cluster reads files under the same path.
         probe: What to embed with; the bundled probe if not given.
         method: See `task2vec.embed`.
         split_name: Which split of each to take, where they have several.

@@ -6,6 +6,7 @@ candidates, so the space is conditional by construction.
 
 from __future__ import annotations
 
+import copy
 from itertools import product
 from typing import Any
 
@@ -64,6 +65,4 @@ def parameters_on(backbone: str | nn.Module, config: AdapterConfig) -> int | Non
 
 def _structure(model: nn.Module) -> nn.Module:
     """A copy of a model without its numbers."""
-    import copy
-
     return copy.deepcopy(model).to("meta")

@@ -37,9 +37,8 @@ Array = npt.NDArray[np.float64]
 DEPTHS = 3  # at which features are read: after each third of the blocks
 CELLS = 3  # parts that each side of the image is divided into
 MOST_IN_PLACE = 2000  # images that are looked at in place: the regression takes the cube of their number
-MOST_MEASURED = (
-    500  # images that the Fisher is measured on, drawn evenly from the classes: what the library's tasks have
-)
+# Images that the Fisher is measured on, drawn evenly from the classes: as many as the library's tasks have.
+MOST_MEASURED = 500
 PENALTY = 0.03  # of the probes, on standardised features
 BATCH_SIZE = 64
 

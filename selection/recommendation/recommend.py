@@ -197,9 +197,8 @@ def _evidence_for(
         table = table.of_configs([c for c, count in enumerate(counts) if count is not None])
         own = np.array([count for count in counts if count is not None], np.int64)
         if len(own):
-            note = f"no stored trial used {asked}: the ranking rests on {other}, so trust its order more than its "
-            table = dataclasses.replace(table, parameters=own)
-            return dataclasses.replace(found, table=table, note=note + "accuracies")
+            note = f"no stored trial used {asked}: the ranking rests on {other}, so trust its order, not its accuracies"
+            return dataclasses.replace(found, table=dataclasses.replace(table, parameters=own), note=note)
     raise RecommendationError(
         f"{store.location} has no trials that fit {asked}; tune configurations on stored tasks and add them"
     )

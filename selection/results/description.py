@@ -24,8 +24,8 @@ class Measured:
     """An accuracy with what it was measured on.
 
     Attributes:
-        accuracy: Share of images told right, in [0, 1]; where an image may be of several classes, that of all pairs of
-            an image and a class.
+        accuracy: Share of images classified correctly, in [0, 1]; where an image may be of several classes, share of
+            all pairs of an image and a class.
         num_images: On how many.
         others: More shares, by name, such as `macro_f1`.
         num_labels: Pairs of an image and a class that each image stands for; 1 where it is of one class.

@@ -1,9 +1,10 @@
 """The search index of a large store: sketches of all embeddings of one probe and estimator, in memory and on disk.
 
 What was written to the store since the last search is sketched and added; embeddings that are gone are dropped. On
-disk every addition is a file of its own, named by the revisions of the store that it covers, and a file takes in its
-small predecessors, so that there are few. The files can be lost at any time: what is damaged or
-does not follow is made again from the store. Several processes may share them, as no file is ever changed.
+disk every addition is a file of its own, named by the revisions of the store that it covers. Files are merged as in a
+log-structured merge tree: a new one takes in earlier ones that are not much larger than it. The files can be lost at
+any time: what is damaged or does not follow is made again from the store. Several processes may share them, as no file
+is ever changed.
 """
 
 from __future__ import annotations

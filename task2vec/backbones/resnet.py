@@ -49,7 +49,7 @@ class ResNet32(ResNet):
 
 @register_model
 def task2vec_resnet_32(pretrained: bool = False, **kwargs: Any) -> ResNet:
-    """Residual CNN with 16 weighted layers and 1.25M parameters, for images of 32 px."""
+    """Residual CNN with 16 weighted layers and 1.26M parameters, for images of 32 px."""
     architecture = {
         "block": BasicBlock,
         "layers": (1, 2, 2, 1),

@@ -42,7 +42,7 @@ class ImageSource:
         return resize(self(index))
 
     def keeps(self, resize: Resize) -> bool:
-        """Whether images of this size are kept, so that none is decoded again."""
+        """Whether images of this size are kept, as far as there was room, so that they need not be decoded again."""
         return False
 
 
