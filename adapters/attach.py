@@ -217,7 +217,7 @@ def _narrowed(parts: list[tuple[Site, SiteAdapter]], chosen: Chosen) -> list[tup
 def sites_of(backbone: nn.Module, config: AdapterConfig) -> list[Site]:
     """The sites that the config leaves to the method."""
     sites = walk(backbone)
-    if config.targets is not None and config.method != "lora":
+    if config.targets is not None and not METHODS[config.method].finds_targets:
         sites = targeted(sites, backbone, config.targets)
     if config.blocks is not None:
         count = len(block_names(backbone))
@@ -260,7 +260,7 @@ def _new_heads(backbone: nn.Module, num_classes: int | None) -> dict[str, nn.Mod
 
 def _where(config: AdapterConfig) -> str:
     given = [f"{name}={getattr(config, name)}" for name in ("targets", "blocks") if getattr(config, name)]
-    return f" in {' and '.join(given)}" if given and config.method != "lora" else ""
+    return f" in {' and '.join(given)}" if given and not METHODS[config.method].finds_targets else ""
 
 
 def _describe(backbone: nn.Module) -> str:

@@ -51,6 +51,7 @@ def largest_of_all(scores: Mapping[str, Tensor], settings: FISHSettings) -> dict
     equal="the paper's choice by the empirical Fisher, and its share of 0.5%",
     different="only weights of linear layers and convolutions are chosen from; biases and normalisations stay frozen",
     choose=largest_of_all,
+    scores="fisher",
 )
 def fish(sites: list[Site], settings: FISHSettings) -> Iterator[tuple[Site, SparseWeights]]:
     """At every linear layer and convolution; before scores are known, as if each had its share."""

@@ -51,6 +51,7 @@ def largest_of_each_neuron(scores: Mapping[str, Tensor], settings: GPSSettings) 
     equal="the authors' choice: for each neuron the largest gradients of the supervised contrastive loss",
     different="biases stay frozen, where the authors' code trains those outside the normalisations",
     choose=largest_of_each_neuron,
+    scores="gradient",
 )
 def gps(sites: list[Site], settings: GPSSettings) -> Iterator[tuple[Site, SparseWeights]]:
     """At every linear layer and convolution."""

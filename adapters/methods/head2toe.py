@@ -125,6 +125,7 @@ def read_by(head: nn.Module, readings: Sequence[Reading]) -> nn.Module:
     ),
     cannot_merge="its classifier reads blocks on the way, which a plain model's does not",
     classifier=read_by,
+    only_classifier=True,
 )
 def head2toe(sites: list[Site], settings: Head2ToeSettings) -> Iterator[tuple[Site, Reading]]:
     """At the last block of each third, or at the blocks that are named."""

@@ -27,6 +27,7 @@ class LinearSettings(Settings):
     needs="",
     trains="nothing",
     equal="the usual linear probe",
+    only_classifier=True,
 )
 def linear(sites: list[Site], settings: LinearSettings) -> Iterator[tuple[Site, SiteAdapter]]:
     """No adapter anywhere: the baseline that every method has to beat."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor, nn
 
@@ -14,6 +14,8 @@ from adapters.sites import Site
 from task2vec_registry import Registry
 
 Own = TypeVar("Own", bound=Settings)
+
+ScoreName = Literal["gradient", "fisher"]
 
 Parts = Iterator[tuple[Site, SiteAdapter]]
 """The adapters and where they go; nothing where the method does not fit the backbone."""
@@ -47,8 +49,10 @@ class Method:
         official: Whose formulation it equals, and what is deliberately different.
         cannot_merge: Why it cannot become a plain model; empty if it can.
         choose: From scores of the weights on a task to the entries that are tuned; None where no data are needed.
+        scores: Which scores these are; empty without `choose`.
         classifier: From the usual classifier and the method's parts to the one that learns; None where that is the
             usual one.
+        only_classifier: Whether nothing but the classifier learns, so that each image is looked at once.
     """
 
     name: str
@@ -61,7 +65,15 @@ class Method:
     official: Official
     cannot_merge: str = ""
     choose: Callable[[Scores, Any], Chosen] | None = None
+    scores: ScoreName | Literal[""] = ""
     classifier: Callable[[nn.Module, Sequence[Any]], nn.Module] | None = None
+    only_classifier: bool = False
+
+    @property
+    def finds_targets(self) -> bool:
+        """Whether it finds the modules that `targets` names by itself, some of them parts of a module."""
+        targets = self.settings.declared().get("targets")
+        return targets is not None and targets.default is not None
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -95,7 +107,9 @@ def register_method(
     different: str = "",
     cannot_merge: str = "",
     choose: Callable[[Scores, Own], Chosen] | None = None,
+    scores: ScoreName | Literal[""] = "",
     classifier: Callable[[nn.Module, Sequence[Any]], nn.Module] | None = None,
+    only_classifier: bool = False,
 ) -> Callable[[Callable[[list[Site], Own], Parts]], Callable[[list[Site], Own], Parts]]:
     """Enter a method under `name`.
 
@@ -110,15 +124,34 @@ def register_method(
         different: What deliberately is not, and why.
         cannot_merge: Why it cannot become a plain model; empty if it can.
         choose: For a method that tunes chosen entries of the weights: which ones, by scores that `attach` is given.
+        scores: With `choose`, which scores: `gradient` (`adapters.gradient_scores`) or `fisher`
+            (`adapters.fisher_scores`).
         classifier: For a method with a classifier of its own: makes it from the usual one and the method's parts.
+        only_classifier: Whether nothing but the classifier learns.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the name is taken, or `choose` is given without `scores` or `scores` without it.
     """
+    if (choose is None) != (scores == ""):
+        raise ValueError(f"method {name!r} must give choose= and scores= together, or neither")
 
     def enter(build: Callable[[list[Site], Own], Parts]) -> Callable[[list[Site], Own], Parts]:
         official = Official(equal, different)
-        method = Method(name, title, paper, build, settings, needs, trains, official, cannot_merge, choose, classifier)
+        method = Method(
+            name=name,
+            title=title,
+            paper=paper,
+            build=build,
+            settings=settings,
+            needs=needs,
+            trains=trains,
+            official=official,
+            cannot_merge=cannot_merge,
+            choose=choose,
+            scores=scores,
+            classifier=classifier,
+            only_classifier=only_classifier,
+        )
         METHODS.enter(name, method)
         return build
 

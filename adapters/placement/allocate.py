@@ -78,7 +78,7 @@ def allocate(
         raise ConfigError(f"there is no rule of placement {rule!r}; choose from {', '.join(sorted(RULES))}")
     model = _structure(backbone)
     sites = sites_of(model, config)
-    if config.method == "fish":
+    if "share" in config.settings.declared():  # of all weights
         total = sum(site.module.weight.numel() for site in layers_with_weights(sites))  # type: ignore[operator, misc]
         if parameters < 1:
             raise ConfigError(f"parameters={parameters} leaves nothing to tune; give at least 1")

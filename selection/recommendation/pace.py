@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 import adapters
-from adapters import AdapterConfig, BackboneId, write_atomically
+from adapters import METHODS, AdapterConfig, BackboneId, write_atomically
 from adapters.data import transform_of
 from adapters.sites import image_size
 from selection.errors import SelectionError
@@ -33,7 +33,6 @@ SLOW = 0.3  # seconds of such a step from which on time goes by images, not by s
 STEPS = 2  # in the epoch that counts
 STAYS = 24 * 3600.0  # seconds after which a measurement is made again
 CHANGED = 1.0  # load of the machine, in processes, by whose change it is made again at once
-FROM_FEATURES = ("linear", "head2toe")  # methods that look at every image once and learn from what they saw
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +171,7 @@ def _paced_by(batch_size: int, model: nn.Module, config: AdapterConfig, task: Ta
 
 
 def _learns_from_features(config: AdapterConfig) -> bool:
-    return config.method in FROM_FEATURES and config.augment == "none"
+    return METHODS[config.method].only_classifier and config.augment == "none"
 
 
 def _load() -> float:

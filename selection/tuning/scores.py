@@ -22,8 +22,8 @@ def scores_of(
 ) -> dict[str, Tensor] | None:
     """The scores that a method needs; None for one that needs none.
 
-    `gps` takes the gradients of the features' contrastive loss. `fish` takes the Fisher under a classifier that was
-    fitted on the task first, since under a new one gradients tell of its random weights.
+    Gradients are those of the features' contrastive loss. The Fisher is taken under a classifier that is fitted on the
+    task first, since under a new one gradients tell of its random weights.
 
     Args:
         task: Training images.
@@ -32,10 +32,11 @@ def scores_of(
         compute: Where and how to compute.
         seed: Fixes the images and their order.
     """
-    if METHODS[config.method].choose is None:
+    scores = METHODS[config.method].scores
+    if not scores:
         return None
     batches = Batches(task, transform_of(model), workers=compute.workers)
-    if config.method != "fish":
+    if scores == "gradient":
         return adapters.gradient_scores(model, _in_random_order(batches, seed))
     fitted = adapters.attach(copy.deepcopy(model), AdapterConfig("linear"), task.num_classes, seed=seed)
     adapters.fit(fitted, batches, workers=compute.workers, seed=seed, progress=False)
