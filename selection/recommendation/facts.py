@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,8 @@ from task2vec import Compute, Task
 from task2vec.classifier import cross_validated_accuracy
 
 Array = npt.NDArray[np.float64]
+
+Values = TypeVar("Values", Array, Tensor)
 
 DEPTHS = 3  # at which features are read: after each third of the blocks
 CELLS = 3  # parts that each side of the image is divided into
@@ -62,16 +64,78 @@ def facts_of(
     if task.multi_label:
         raise SelectionError(f"task {task.name!r} has several labels an image; a linear probe here takes one")
     task.learnable()
-    bad: dict[int, str] = {}
-    rows: list[_Features] = []
+    compute, transform = compute or Compute(), transform or transform_of(backbone)
+    seen = _look(task, backbone, transform, compute)
+    labels, num_classes = seen.task.labels, task.num_classes
+    probes = [
+        cross_validated_accuracy(features, labels, num_classes, l2=PENALTY)
+        for features in (*seen.features.by_depth, *seen.features.final)
+    ]
+    outputs = Outputs(_standardised(seen.features.final[0]), np.empty((0, 0)), labels)
+    cells = [_standardised(features) for features in seen.features.in_place]
+    cells.append(np.concatenate(cells, axis=1))
+    fisher = task2vec.sensitivity(
+        seen.task,
+        backbone,
+        transform=transform,
+        classifier=classifier_names(backbone)[0],
+        compute=compute,
+        max_samples=MOST_MEASURED,
+    )
+    return BackboneFacts(
+        backbone=BackboneId.of_model(backbone),
+        num_images=len(seen.task),
+        num_classes=num_classes,
+        linear_probe=probes[-1],
+        by_depth=tuple(probes[:-1]),
+        in_place=tuple(leave_one_out_accuracy(features, labels[seen.in_place], num_classes) for features in cells),
+        logme=SCORES["logme"](outputs),
+        h_score=SCORES["h_score"](outputs),
+        fisher=fisher.mass,
+        image_size=seen.image_size,
+    )
+
+
+class _Features(NamedTuple, Generic[Values]):
+    """What images look like, each part a list of float `(N, d)`.
+
+    Attributes:
+        final: At the classifier, one alone.
+        by_depth: After each third of the blocks, averaged over positions.
+        in_place: The same averaged over each of `CELLS` x `CELLS` parts of the image, of some images only.
+    """
+
+    final: list[Values]
+    by_depth: list[Values]
+    in_place: list[Values]
+
+
+class _Seen(NamedTuple):
+    """A task through a backbone.
+
+    Attributes:
+        task: Its images that can be decoded.
+        in_place: bool `(N,)`, which of them were looked at in place.
+        features: Of all of them, and in place of these.
+        image_size: `(C, H, W)` as the backbone took them; None without images.
+    """
+
+    task: Task
+    in_place: npt.NDArray[np.bool_]
+    features: _Features[Array]
+    image_size: tuple[int, int, int] | None
+
+
+def _look(task: Task, backbone: nn.Module, transform: Transform, compute: Compute) -> _Seen:
+    """Read a task's images once through a backbone, which stays as it is and where it is."""
     chosen = np.zeros(len(task), bool)
     chosen[np.random.default_rng(0).permutation(len(task))[:MOST_IN_PLACE]] = True
-    compute, transform = compute or Compute(), transform or transform_of(backbone)
+    bad: dict[int, str] = {}
+    rows: list[_Features[Tensor]] = []
     image_size: tuple[int, int, int] | None = None
     parameter = next(backbone.parameters())
-    home = parameter.device
+    home, autocast = parameter.device, compute.autocast_dtype
     backbone.to(compute.device_for(home))
-    autocast = compute.autocast_dtype
     try:
         with torch.no_grad(), evaluating(backbone), _features(backbone) as read:
             for start, images, failures in task.batches(transform, BATCH_SIZE, workers=compute.workers):
@@ -83,50 +147,12 @@ def facts_of(
                         rows.append(read(images.to(parameter.device, parameter.dtype), torch.from_numpy(kept)))
     finally:
         backbone.to(home)
-    task = task.without(bad)
-    final, by_depth, in_place = (_joined([row[part] for row in rows]) for part in range(3))
-    probes = [cross_validated_accuracy(f, task.labels, task.num_classes, l2=PENALTY) for f in (*by_depth, *final)]
-    outputs = Outputs(_standardised(final[0]), np.empty((0, 0)), task.labels)
-    some = task.labels[np.delete(chosen, list(bad))]
-    cells = [_standardised(features) for features in in_place]
-    cells.append(np.concatenate(cells, axis=1))
-    return BackboneFacts(
-        backbone=BackboneId.of_model(backbone),
-        num_images=len(task),
-        num_classes=task.num_classes,
-        linear_probe=probes[-1],
-        by_depth=tuple(probes[:-1]),
-        in_place=tuple(leave_one_out_accuracy(features, some, task.num_classes) for features in cells),
-        logme=SCORES["logme"](outputs),
-        h_score=SCORES["h_score"](outputs),
-        fisher=task2vec.sensitivity(
-            task,
-            backbone,
-            transform=transform,
-            classifier=classifier_names(backbone)[0],
-            compute=compute,
-            max_samples=MOST_MEASURED,
-        ).mass,
-        image_size=image_size,
-    )
-
-
-class _Features(NamedTuple):
-    """What a batch's images look like, each part a list of float32 `(N, d)`.
-
-    Attributes:
-        final: At the classifier, one alone.
-        by_depth: After each third of the blocks, averaged over positions.
-        in_place: The same averaged over each of `CELLS` x `CELLS` parts of the image, of some images only.
-    """
-
-    final: list[Tensor]
-    by_depth: list[Tensor]
-    in_place: list[Tensor]
+    features = _Features(*(_joined([row[part] for row in rows]) for part in range(3)))
+    return _Seen(task.without(bad), np.delete(chosen, list(bad)), features, image_size)
 
 
 @contextmanager
-def _features(backbone: nn.Module) -> Iterator[Callable[[Tensor, Tensor], _Features]]:
+def _features(backbone: nn.Module) -> Iterator[Callable[[Tensor, Tensor], _Features[Tensor]]]:
     """Inside the context, a function from images `(N, C, H, W)` and which of them are looked at in place, bool `(N,)`,
     to features.
     """
@@ -140,7 +166,7 @@ def _features(backbone: nn.Module) -> Iterator[Callable[[Tensor, Tensor], _Featu
     head = backbone.get_submodule(classifier_names(backbone)[0])
     handles.append(head.register_forward_pre_hook(lambda _, args: taken.__setitem__("", args[0])))
 
-    def read(images: Tensor, in_place: Tensor) -> _Features:
+    def read(images: Tensor, in_place: Tensor) -> _Features[Tensor]:
         backbone(images)
         final = taken[""].float().cpu()
         if not sites:  # a network without blocks has its final features at every depth
