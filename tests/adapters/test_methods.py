@@ -480,7 +480,7 @@ def test_a_layer_that_is_named_twice_is_adapted_once():
 
 @pytest.mark.parametrize("method", ["houlsby", "pfeiffer", "adaptformer"])
 def test_a_target_without_layers_is_refused(method):
-    with pytest.raises(ConfigError, match="norm1 has no linear layer or convolution to adapt"):
+    with pytest.raises(ConfigError, match="norm1 has no plain linear layer or convolution to adapt"):
         attach(backbone("ViT"), AdapterConfig(method, targets=("norm1",)), 3)
 
 
