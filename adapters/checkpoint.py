@@ -182,5 +182,8 @@ def tuned_classes(model: nn.Module) -> int:
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Have `write` fill a temporary file, then put it in place: a kill leaves the old file or the new one."""
     temporary = path.with_name(path.name + ".partial")
-    write(temporary)
-    temporary.replace(path)
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

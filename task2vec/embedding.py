@@ -15,6 +15,7 @@ from safetensors.numpy import save as to_bytes
 
 from task2vec.classifier import Classifier
 from task2vec.errors import EmbeddingError
+from task2vec.files import write_whole
 from task2vec.fisher import ESTIMATORS, Convergence
 from task2vec.thumbnails import Thumbnail, check_thumbnails
 
@@ -121,15 +122,11 @@ class TaskEmbedding:
 
     def save(self, path: str | Path) -> None:
         """Write tensors and metadata to one safetensors file; a failed write leaves no half file."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         tensors, metadata = embedding_parts(self)
         pictures = {_picture(i): np.frombuffer(t.webp, np.uint8) for i, t in enumerate(self.thumbnails)}
         if pictures:
             metadata["thumbnails"] = [thumbnail.label for thumbnail in self.thumbnails]
-        temporary = path.with_name(path.name + ".partial")
-        temporary.write_bytes(to_bytes({**tensors, **pictures}, metadata={"task2vec": json.dumps(metadata)}))
-        temporary.replace(path)
+        write_whole(Path(path), to_bytes({**tensors, **pictures}, metadata={"task2vec": json.dumps(metadata)}))
 
     @classmethod
     def load(cls, path: str | Path) -> TaskEmbedding:

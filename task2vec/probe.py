@@ -135,6 +135,8 @@ class Probe:
         def features(inputs: Tensor) -> Tensor:
             taken.clear()
             self.module(inputs)
+            if taken and taken[-1].ndim == 4 and taken[-1].shape[2:] == (1, 1):  # before a convolution of 1 x 1
+                return taken[-1].flatten(1)
             if not taken or taken[-1].ndim != 2:
                 found = "nothing" if not taken else f"shape {tuple(taken[-1].shape)}"
                 raise ProbeError(f"the classifier {self.classifier!r} of {self.name} received {found}, not (N, d)")

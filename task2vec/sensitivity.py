@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from task2vec.embed import embed
 from task2vec.embedding import Layer
 from task2vec.errors import EmbeddingError, ProbeError
+from task2vec.files import write_whole
 from task2vec.plan import DEFAULT_METHOD
 from task2vec.probe import Probe
 
@@ -98,13 +99,9 @@ class Sensitivity:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file; a failed write leaves no half file."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "fisher"}
         facts["format_version"] = FORMAT_VERSION
-        temporary = path.with_name(path.name + ".partial")
-        temporary.write_bytes(to_bytes({"fisher": self.fisher}, metadata={"sensitivity": json.dumps(facts)}))
-        temporary.replace(path)
+        write_whole(Path(path), to_bytes({"fisher": self.fisher}, metadata={"sensitivity": json.dumps(facts)}))
 
     @classmethod
     def load(cls, path: str | Path) -> Sensitivity:

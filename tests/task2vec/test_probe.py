@@ -1,14 +1,16 @@
 import subprocess
 import sys
+from collections import OrderedDict
 
+import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from task2vec import DEFAULT_PROBE, Probe, ProbeError, load_probe
-from tests.conftest import plain_probe
+from task2vec import DEFAULT_PROBE, Probe, ProbeError, embed, load_probe
+from tests.conftest import plain_probe, random_task
 
 
 def test_the_bundled_probe_is_a_timm_model_with_packaged_weights():
@@ -78,3 +80,13 @@ def test_models_and_weights_that_cannot_be_had_are_named(tmp_path):
         load_probe("resnet9000")
     with pytest.raises(ProbeError, match=r"cannot load weights from .*nowhere"):
         load_probe("resnet10t", checkpoint=tmp_path / "nowhere.safetensors")
+
+
+def test_a_convolution_is_a_classifier_like_a_linear_layer():
+    torch.manual_seed(0)
+    linear = nn.Sequential(
+        OrderedDict(conv=nn.Conv2d(3, 8, 3), pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), head=nn.Linear(8, 3))
+    )
+    conv = nn.Sequential(OrderedDict(conv=linear.conv, pool=nn.AdaptiveAvgPool2d(1), head=nn.Conv2d(8, 3, 1)))
+    found, expected = (embed(random_task(8), plain_probe(net, "head"), "exact") for net in (conv, linear))
+    np.testing.assert_allclose(found.fisher, expected.fisher, rtol=1e-5)
