@@ -4,8 +4,11 @@ import pytest
 
 from adapters import METHODS, RULES
 from selection import RECOMMENDERS
+from selection.recommendation.transferability import SCORES
 from task2vec import DISTANCES, ESTIMATORS
 from task2vec_registry import Registry
+
+FAMILIES = (METHODS, RULES, DISTANCES, ESTIMATORS, RECOMMENDERS, SCORES)
 
 
 def test_a_register_is_a_mapping_in_the_order_of_entry():
@@ -18,7 +21,7 @@ def test_a_register_is_a_mapping_in_the_order_of_entry():
         register["three"]
 
 
-@pytest.mark.parametrize("register", [METHODS, RULES, DISTANCES, ESTIMATORS, RECOMMENDERS], ids=lambda r: r.kind)
+@pytest.mark.parametrize("register", FAMILIES, ids=lambda r: r.kind)
 def test_no_family_takes_a_name_twice(register):
     name, thing = next(iter(register.items()))
     with pytest.raises(ValueError, match=f"there is a {register.kind} '{name}' already; choose another name"):
@@ -27,5 +30,5 @@ def test_no_family_takes_a_name_twice(register):
 
 
 def test_every_family_has_a_group_of_entry_points_of_its_own():
-    groups = {register.group for register in (METHODS, RULES, DISTANCES, ESTIMATORS, RECOMMENDERS)}
-    assert groups == {f"task2vec.{kind}" for kind in ("methods", "rules", "distances", "estimators", "recommenders")}
+    kinds = ("methods", "rules", "distances", "estimators", "recommenders", "scores")
+    assert {register.group for register in FAMILIES} == {f"task2vec.{kind}" for kind in kinds}

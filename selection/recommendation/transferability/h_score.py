@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from sklearn.covariance import ledoit_wolf
 
-from selection.recommendation.transferability.registry import Outputs, register_score
+from selection.recommendation.transferability.registry import SCORES, Outputs
 
 
-@register_score("h_score")
+@SCORES.register("h_score")
 def h_score(outputs: Outputs) -> float:
     """tr(cov(f)^-1 cov(E[f | y])) (Bao et al. 2019, definition 2).
 

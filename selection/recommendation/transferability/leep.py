@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from selection.recommendation.transferability.registry import Outputs, register_score
+from selection.recommendation.transferability.registry import SCORES, Outputs
 
 
-@register_score("leep")
+@SCORES.register("leep")
 def leep(outputs: Outputs) -> float:
     """mean_i log sum_z p(y_i | z) p(z | x_i), p(y | z) counted over the images (Nguyen et al. 2020, equation 2)."""
     joint = outputs.probabilities.T @ outputs.one_hot / len(outputs.labels)  # (K, C)

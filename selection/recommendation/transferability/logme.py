@@ -8,13 +8,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from selection.recommendation.transferability.registry import Outputs, register_score
+from selection.recommendation.transferability.registry import SCORES, Outputs
 
 ITERATIONS = 50
 TOLERANCE = 1e-4  # of the ratio of precisions, relative
 
 
-@register_score("logme")
+@SCORES.register("logme")
 def logme(outputs: Outputs) -> float:
     """Mean over the classes of the largest log p(y | f, alpha, beta) / N (You et al. 2021, equations 2 to 4)."""
     left, singular, _ = np.linalg.svd(outputs.features, full_matrices=False)

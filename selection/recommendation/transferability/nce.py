@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import xlogy
 
-from selection.recommendation.transferability.registry import Outputs, register_score
+from selection.recommendation.transferability.registry import SCORES, Outputs
 
 
-@register_score("nce")
+@SCORES.register("nce")
 def nce(outputs: Outputs) -> float:
     """-H(Y | Z) with Z the source's most probable class (Tran et al. 2019, "Transferability and Hardness of ...",
     equation 6, with the source's predictions for its labels).

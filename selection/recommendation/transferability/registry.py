@@ -8,6 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from task2vec_registry import Registry
+
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
@@ -32,14 +34,4 @@ class Outputs:
 Score = Callable[[Outputs], float]
 """Larger is better."""
 
-SCORES: dict[str, Score] = {}
-
-
-def register_score(name: str) -> Callable[[Score], Score]:
-    """Enter a score under `name`."""
-
-    def enter(score: Score) -> Score:
-        SCORES[name] = score
-        return score
-
-    return enter
+SCORES: Registry[Score] = Registry("transferability score", "task2vec.scores")
