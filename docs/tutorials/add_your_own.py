@@ -256,7 +256,8 @@ recommendation = selection.recommend(own, library, recommender="thrifty")
 # ## As a package of your own
 #
 # Put the files into a package and name each thing as an entry point; the value is the module that enters it. There are the
-# groups `task2vec.methods`, `task2vec.rules`, `task2vec.distances`, `task2vec.estimators` and `task2vec.recommenders`.
+# groups `task2vec.methods`, `task2vec.rules`, `task2vec.distances`, `task2vec.estimators`, `task2vec.recommenders` and
+# `task2vec.scores`.
 #
 # ```toml
 # [project]
