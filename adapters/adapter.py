@@ -85,6 +85,7 @@ class Adapters(nn.Module):
         self.heads = nn.ModuleDict()  # the backbone's own classifier, while an adapter's is in its place
         self.active: str | None = None
         self.kept: list[_BatchNorm] = []  # batch norms of the backbone whose statistics are not tuned
+        self.frozen_norms: list[_BatchNorm] = []  # those in evaluation mode while the backbone was in training mode
 
     def __getitem__(self, name: str) -> Adapter:
         return self.named[name]  # type: ignore[return-value]
@@ -122,7 +123,7 @@ def switch(model: nn.Module, name: str | None) -> None:
         _exchange_heads(model, own=adapters.heads, new=leaving.heads)
         leaving.requires_grad_(False)
         for module in adapters.kept:
-            module.train(model.training)
+            module.training = model.training and all(module is not frozen for frozen in adapters.frozen_norms)
     adapters.active, adapters.kept = name, []
     if name is not None:
         entering = adapters[name]
@@ -131,6 +132,7 @@ def switch(model: nn.Module, name: str | None) -> None:
         for part in entering.parts:
             part.adapter.enable(part.module, part.output)
         adapters.kept = _batch_norms_kept(model, entering)
+        adapters.frozen_norms = [module for module in adapters.kept if model.training and not module.training]
         for module in adapters.kept:
             module.eval()
     forget_derived(model)

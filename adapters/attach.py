@@ -17,7 +17,7 @@ from adapters.errors import AdapterError, ConfigError, IncompatibleError
 from adapters.methods.registry import METHODS, Chosen, Scores
 from adapters.methods.site_adapter import SiteAdapter
 from adapters.methods.sparse_weights import SparseWeights
-from adapters.proof import evaluating, example_images, expect_proof, prove, remove_expectation
+from adapters.proof import example_images, expect_proof, prove, remove_expectation, takes
 from adapters.sites import Site, block_names, classifier_names, targeted, walk
 
 Backbone = TypeVar("Backbone", bound=nn.Module)
@@ -95,21 +95,11 @@ def attach_chosen(
     switch(backbone, name)
     images = example_images(backbone)
     with undone_if_failing(backbone, name, former):
-        if images is not None and _takes(backbone, images):
+        if images is not None and takes(backbone, images):
             prove(backbone, images)
         else:
             expect_proof(backbone)
     return backbone
-
-
-def _takes(backbone: nn.Module, images: Tensor) -> bool:
-    """Whether a backbone takes such images; it may name a size for which it was not made."""
-    try:
-        with plain(backbone), evaluating(backbone), torch.no_grad():
-            backbone(images)
-    except (RuntimeError, ValueError, AssertionError):
-        return False
-    return True
 
 
 @contextmanager

@@ -67,7 +67,8 @@ def why_unmergeable(model: Backbone) -> str:
     if method.cannot_merge:
         return f": {method.cannot_merge}"
     with plain(model):
-        uses = Counter(id(tensor) for _, tensor in model.named_parameters(remove_duplicate=False))
+        # A module that goes by two names is one.
+        uses = Counter(id(tensor) for module in model.modules() for tensor in module._parameters.values())
         shared = [part.site for part in adapter.parts if any(uses[id(t)] > 1 for t in part.module.parameters())]
     if shared:
         return f" into {shared[0]}: another layer has the same weight"

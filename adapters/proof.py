@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from adapters.adapter import Adapter, Part, active_name, adapter_of, adapters_of, forget_derived, switch
+from adapters.adapter import Adapter, Part, active_name, adapter_of, adapters_of, forget_derived, plain, switch
 from adapters.errors import IncompatibleError
 from adapters.methods.own_weights import OwnWeights
 from adapters.sites import image_size
@@ -47,6 +47,8 @@ def prove(model: nn.Module, images: Tensor) -> None:
     try:
         called, reached = _trace(model, adapter, images)
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        if not takes(model, images):
+            raise  # with or without the adapter
         reason = str(error).splitlines()[0]
         raise IncompatibleError(
             f"{adapter.config.method} cannot act in {type(model).__name__} ({reason}); choose others of its modules "
@@ -84,6 +86,16 @@ def act_through_weights(model: nn.Module, parts: Sequence[Part]) -> None:
     for part in parts:
         part.adapter.through_weights = True
     switch(model, name)
+
+
+def takes(model: nn.Module, images: Tensor) -> bool:
+    """Whether a model takes such images without an adapter; it may name a size for which it was not made."""
+    try:
+        with plain(model), evaluating(model), torch.no_grad():
+            model(images)
+    except (RuntimeError, ValueError, AssertionError, IndexError):
+        return False
+    return True
 
 
 def expect_proof(model: nn.Module) -> None:

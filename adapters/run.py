@@ -246,7 +246,8 @@ class Run:
             )
         load_tuned(self.model, state["tuned"], str(path))
         self.optimiser.load_state_dict(state["optimiser"])
-        self.processes.scaler.load_state_dict(state.get("scaler", {}))
+        if state.get("scaler"):
+            self.processes.scaler.load_state_dict(state["scaler"])
         self.history, self.best = state["history"], state["best"]
 
 

@@ -143,7 +143,7 @@ def walk(backbone: nn.Module) -> list[Site]:
         is_first_conv = isinstance(module, nn.Conv2d) and not any(site.kind == "conv" for site in sites)
         if is_first_conv:
             sites.append(Site(name, module, "input", block, image_size=image_size(backbone)))
-        kind = "block" if name in blocks else _kind(module)
+        kind = "block" if name in blocks else _kind(module, in_block=block is not None)
         if kind is not None:
             sites.append(Site(name, module, kind, block, tokens=tokens if kind == "block" else None))
     return sites
@@ -232,14 +232,16 @@ def classifier_names(backbone: nn.Module) -> tuple[str, ...]:
     return (linear[-1],)
 
 
-def _kind(module: nn.Module) -> str | None:
+def _kind(module: nn.Module, *, in_block: bool) -> str | None:
     if isinstance(module, nn.Linear):
         return "linear"
     if isinstance(module, nn.Conv2d):
         return "conv"
     if isinstance(module, NORMS):
         return "norm"
-    if isinstance(module, MLPS) or all(isinstance(getattr(module, name, None), nn.Linear) for name in ("fc1", "fc2")):
+    layers = [getattr(module, name, None) for name in ("fc1", "fc2")]
+    # Outside the blocks a classifier may look like an MLP.
+    if isinstance(module, MLPS) or (in_block and all(isinstance(layer, nn.Linear) for layer in layers)):
         return "mlp"
     if hasattr(module, "qkv") and hasattr(module, "proj"):
         return "attention"

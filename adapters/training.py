@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from adapters.adapter import adapter_of
+from adapters.adapter import adapter_of, tuned_parameters
 from adapters.augmentation import Augment, augmentation_of
 from adapters.checkpoint import start_from, tuned_classes
 from adapters.data import Batches, Reader, Workers, transform_of
@@ -139,6 +139,8 @@ def fit(
     augmenting: str = config.augment if augment is None else augment
     augmented = augmentation_of(model, augmenting)
     device = next(model.parameters()).device
+    if autocast is torch.float16 and any(p.dtype is torch.float16 for p in tuned_parameters(model).values()):
+        raise ConfigError("gradients of float16 are scaled, which takes weights of float32; tune model.float()")
     processes = processes_of(accelerator, device, autocast)
     if init_from is not None:
         start_from(model, init_from)

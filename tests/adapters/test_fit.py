@@ -520,3 +520,8 @@ def test_paths_of_numbered_blocks_are_dropped_whatever_the_number_begins_with_an
     model = adapters.attach(plain, AdapterConfig("linear"), 3)
     with pytest.raises(ConfigError, match=r"drop_path=0.5 finds no path to drop in Sequential"):
         adapters.fit(model, stripes(6), drop_path=0.5, progress=False)
+
+
+def test_weights_of_float16_are_not_tuned_with_scaled_gradients():
+    with pytest.raises(ConfigError, match=r"takes weights of float32; tune model.float"):
+        adapters.fit(model_for(CONFIG).half(), [(BLACK.half(), i % 3) for i in range(6)], autocast=torch.float16)

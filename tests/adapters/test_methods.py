@@ -504,6 +504,16 @@ def test_what_would_be_folded_twice_into_one_weight_is_not_merged(method):
         adapters.merge(model)
 
 
+def test_a_layer_that_goes_by_two_names_is_folded_once():
+    torch.manual_seed(0)
+    net = Tied()
+    net.two = net.one
+    model = disturb(attach(net, AdapterConfig("lora", rank=2, targets=("one",)), 3, seed=0))
+    inputs = torch.randn(4, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(adapters.merge(model)(inputs), model(inputs), atol=1e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize("norm", [GroupNorm1Act, LayerNormAct2d])
 def test_scales_of_a_norm_with_an_activation_come_before_the_activation(norm):
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import adapters
-from adapters import AdapterConfig, IncompatibleError
+from adapters import AdapterConfig, IncompatibleError, TrainingError
 from tests.adapters.families import NUM_CLASSES, attach, backbone, images
 from tests.adapters.test_methods import disturb
 
@@ -211,3 +211,22 @@ def test_batch_norms_keep_their_statistics_in_a_loop_of_ones_own(tmp_path):
     adapters.detach(model)
     torch.testing.assert_close(model(inputs), before, atol=0, rtol=0)
     assert all(module.training for module in model.train().modules())
+
+
+def test_batch_norms_that_were_frozen_before_are_so_afterwards():
+    model = backbone("ResNet, basic").train()
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms[0].eval()
+    adapters.attach(model, AdapterConfig("lora", rank=2), NUM_CLASSES)
+    adapters.attach(model, AdapterConfig("norm"), NUM_CLASSES, name="norm")
+    assert [norm.training for norm in norms] == [False, *[True] * (len(norms) - 1)]
+    adapters.switch(model, "default")
+    assert not any(norm.training for norm in norms)
+    adapters.detach(model)
+    assert [norm.training for norm in norms] == [False, *[True] * (len(norms) - 1)]
+
+
+def test_images_that_the_network_does_not_take_are_not_blamed_on_the_adapter():
+    model = adapters.attach(Reading().double(), AdapterConfig("lora", rank=2, targets=("read",)), 3)
+    with pytest.raises(TrainingError, match="the images are float32, and Reading is float64"):
+        adapters.fit(model, [(torch.randn(3, 8, 8), i % 3) for i in range(6)], progress=False)
