@@ -158,11 +158,12 @@ def load_tuned(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None
     """
     tuned = tuned_tensors(model)
     odd = sorted(set(tuned) ^ set(tensors))
-    odd += [name for name in tuned if name in tensors and tuned[name].shape != tensors[name].shape]
+    # One number a channel may be written with axes of length 1 after it.
+    odd += [name for name in tuned if name in tensors and tuned[name].squeeze().shape != tensors[name].squeeze().shape]
     if odd:
         raise CheckpointError(f"{where} does not fit the model at {odd[0]}; save the adapter again")
     for name, tensor in tuned.items():
-        tensor.copy_(tensors[name])
+        tensor.copy_(tensors[name].reshape(tensor.shape))
     forget_derived(model)
 
 

@@ -34,8 +34,8 @@ def dropping_paths(model: nn.Module, rate: float) -> Iterator[None]:
     replaced = [
         (block, place, getattr(block, place), own)
         for block, own in zip(blocks, rates, strict=True)
-        for place, _ in block.named_children()
-        if PLACE.fullmatch(place)
+        for place in {**vars(block), **block._modules}  # where nothing is dropped, the place may hold None
+        if PLACE.fullmatch(place) and isinstance(getattr(block, place), nn.Module | None)
     ]
     if not replaced:
         raise ConfigError(f"drop_path={rate} finds no path to drop in {type(model).__name__}; leave it at 0")

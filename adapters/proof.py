@@ -7,7 +7,7 @@ must reach every tensor of the adapter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -31,7 +31,7 @@ def example_images(backbone: nn.Module) -> Tensor | None:
     return noise.to(like.device, like.dtype)
 
 
-def prove(model: nn.Module, images: Tensor) -> None:
+def prove(model: nn.Module, images: Tensor, call: Callable[[Tensor], Tensor] | None = None) -> None:
     """Make sure that every part of the active adapter acts, through its site's weight where its hook does not fire.
 
     The backbone's own weights that a method trains in their place are exempt: a network need not use all of them.
@@ -39,15 +39,16 @@ def prove(model: nn.Module, images: Tensor) -> None:
     Args:
         model: With an active adapter; left as it is but for the way in which parts act.
         images: Any, `(B, C, H, W)`.
+        call: What to give them to, if not to the model.
 
     Raises:
         IncompatibleError: a part has no effect; names the sites. Or the model fails with the adapter.
     """
-    adapter = adapter_of(model)
+    adapter, call = adapter_of(model), call or model
     try:
-        called, reached = _trace(model, adapter, images)
+        called, reached = _trace(model, adapter, images, call)
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-        if not takes(model, images):
+        if not takes(model, images, call):
             raise  # with or without the adapter
         reason = str(error).splitlines()[0]
         raise IncompatibleError(
@@ -58,7 +59,7 @@ def prove(model: nn.Module, images: Tensor) -> None:
     foldable = [part for part in silent if part.adapter.can_fold]
     if foldable:
         act_through_weights(model, foldable)
-        called, reached = _trace(model, adapter, images)
+        called, reached = _trace(model, adapter, images, call)
     dead = [part.site for part in silent if part not in foldable]
     replacing = [part for part in adapter.parts if isinstance(part.adapter, OwnWeights)]
     own = {id(tensor) for part in replacing for tensor in part.adapter.tensors(part.module).values()}
@@ -88,11 +89,11 @@ def act_through_weights(model: nn.Module, parts: Sequence[Part]) -> None:
     switch(model, name)
 
 
-def takes(model: nn.Module, images: Tensor) -> bool:
+def takes(model: nn.Module, images: Tensor, call: Callable[[Tensor], Tensor] | None = None) -> bool:
     """Whether a model takes such images without an adapter; it may name a size for which it was not made."""
     try:
         with plain(model), evaluating(model), torch.no_grad():
-            model(images)
+            (call or model)(images)
     except (RuntimeError, ValueError, AssertionError, IndexError):
         return False
     return True
@@ -112,29 +113,40 @@ def remove_expectation(model: nn.Module) -> None:
 
 
 def _prove_at_first(model: nn.Module, args: tuple[object, ...]) -> None:
-    if active_name(model) is None or adapter_of(model).proven:
+    if active_name(model) is None or adapter_of(model).proven or not args or not isinstance(args[0], Tensor):
         return
-    if args and isinstance(args[0], Tensor) and not torch.is_inference_mode_enabled():
-        adapter_of(model).proven = True  # the proof calls the model
-        try:
-            prove(model, args[0].detach()[:1])
-        except IncompatibleError:
-            adapter_of(model).proven = False
-            raise
+    if torch.is_inference_mode_enabled() or _is_recorded(args[0]):
+        return  # the next images will do
+    # What stands before it, as another hook, has had its turn.
+    prove(model, args[0].detach()[:1], model.forward)
 
 
-def _trace(model: nn.Module, adapter: Adapter, images: Tensor) -> tuple[set[str], set[int]]:
+def _is_recorded(images: Tensor) -> bool:
+    """Whether a forward pass is not computed but written down, or vectorised."""
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    compiling = torch.compiler.is_compiling() or torch.compiler.is_exporting()
+    return tracing or compiling or type(images) is not Tensor or torch._C._functorch.is_functorch_wrapped_tensor(images)
+
+
+def _trace(
+    model: nn.Module, adapter: Adapter, images: Tensor, call: Callable[[Tensor], Tensor]
+) -> tuple[set[str], set[int]]:
     """The sites that are called, and the identities of the trainable tensors that a gradient reaches."""
     called: set[str] = set()
     handles = [part.output.register_forward_hook(lambda *_, part=part: called.add(part.site)) for part in adapter.parts]
     parameters = [tensor for tensor in adapter.tensors(model).values() if isinstance(tensor, nn.Parameter)]
+    asking = [parameter.requires_grad for parameter in parameters]  # some may be frozen by now
     try:
         with evaluating(model), torch.enable_grad():
-            total = model(images).float().sum()
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+            total = call(images).float().sum()
+        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
     finally:
         for handle in handles:
             handle.remove()
-    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+        for parameter, asked in zip(parameters, asking, strict=True):
+            parameter.requires_grad_(asked)
     reached = {id(p) for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
     return called, reached
 

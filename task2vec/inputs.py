@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from task2vec.errors import ProbeError, UnreadableImageError
-from task2vec.fisher.per_sample import ALIKE, is_plain
+from task2vec.fisher.per_sample import is_plain
 from task2vec.probe import MEASURED, Probe
 from task2vec.progress import Report
 from task2vec.tasks import Task
@@ -30,6 +30,7 @@ from task2vec.tasks.room import MEMORY_SHARE, room_for
 
 BATCH_BYTES = 2**30  # activations of one batch, when the batch size is chosen here
 MAX_BATCH = 64
+NOISE = 1e-3  # of the largest input: what the size of a batch may change by rounding
 COMPARED = 1000  # numbers of a layer's input by which images are told apart
 
 
@@ -174,7 +175,10 @@ class ProbeInputs:
             calls[name].append(_Call(inputs.numel(), some, plain))
 
         handles = [
-            layer.register_forward_hook(lambda _, args, output, n=name, m=layer: note(n, m, args[0], output))
+            # First, so that it sees the layer's own output and not what another hook makes of it.
+            layer.register_forward_hook(
+                lambda _, args, output, name=name, layer=layer: note(name, layer, args[0], output), prepend=True
+            )
             for name, layer in self.probe.layers.items()
         ]
         try:
@@ -219,7 +223,9 @@ def _mixed(one: _Call, two: _Call, both: _Call) -> bool:
     come before images.
     """
     expected = torch.cat([one.some, two.some])
-    return not bool((both.some - expected).abs().max() <= ALIKE * expected.abs().max())
+    apart = (one.some - two.some).abs().max()  # a part that is large in every image tells nothing
+    noise = max(NOISE, 10 * torch.finfo(expected.dtype).eps) * expected.abs().max()
+    return bool(apart > noise and (both.some - expected).abs().max() > apart / 10)
 
 
 class _Entry:

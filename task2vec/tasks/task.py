@@ -290,13 +290,12 @@ class Task:
             return np.flatnonzero(indices)
         if indices.ndim != 1 or (len(indices) and indices.dtype.kind not in "iu"):
             raise TaskError(
-                f"indices of {indices.dtype} and shape {indices.shape} name no images; give numbers of images, or a "
-                f"truth value for each of {len(self)}"
+                f"indices of {indices.dtype} and shape {indices.shape} name no images; give whole numbers, or a truth "
+                f"value for each of {len(self)}"
             )
-        if len(indices) and not (-len(self) <= indices.min() and indices.max() < len(self)):
-            raise TaskError(
-                f"{self.name!r} has {len(self)} images, numbered from 0, and none of number {indices.max()}"
-            )
+        odd = indices[(indices < -len(self)) | (indices >= len(self))]
+        if len(odd):
+            raise TaskError(f"{self.name!r} has {len(self)} images, numbered from 0, and none of number {odd[0]}")
         return indices.astype(np.int64) % max(1, len(self))
 
     def regrouped(self, groups: Mapping[str, Sequence[int]], *, name: str | None = None) -> Task:

@@ -1,3 +1,4 @@
+import copy
 import json
 
 import pytest
@@ -72,3 +73,16 @@ def test_ssf_on_vit_base_takes_at_most_a_megabyte_beside_the_classifier(tmp_path
     adapters.save(model, tmp_path)
     size = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert size - 4 * (768 * 100 + 100) <= 1_000_000
+
+
+def test_one_number_a_channel_is_read_whatever_axes_stand_after_it(tmp_path):
+    torch.manual_seed(0)
+    base = timm.create_model("resnet10t")
+    model = adapters.attach(copy.deepcopy(base), AdapterConfig("conv_adapter"), 3, seed=0)
+    adapters.save(model, tmp_path)
+    tensors = load_file(tmp_path / "adapter.safetensors")
+    older = {n: t.reshape(-1, 1, 1).clone() if n.endswith("/scale") else t for n, t in tensors.items()}
+    save_file(older, tmp_path / "adapter.safetensors")
+    inputs = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(adapters.load(base, tmp_path).eval()(inputs), model.eval()(inputs))

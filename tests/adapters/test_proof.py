@@ -230,3 +230,24 @@ def test_images_that_the_network_does_not_take_are_not_blamed_on_the_adapter():
     model = adapters.attach(Reading().double(), AdapterConfig("lora", rank=2, targets=("read",)), 3)
     with pytest.raises(TrainingError, match="the images are float32, and Reading is float64"):
         adapters.fit(model, [(torch.randn(3, 8, 8), i % 3) for i in range(6)], progress=False)
+
+
+def small():
+    """A network that does not say what size of image it takes."""
+    return nn.Sequential(nn.Conv2d(3, 8, 8), nn.Flatten(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def test_a_proof_waits_for_images_that_are_computed_and_asks_nothing_of_those_who_froze_the_adapter():
+    def model():
+        return adapters.attach(small(), AdapterConfig("lora", rank=2, targets=("2",)), 3).eval()
+
+    inputs = torch.randn(2, 3, 8, 8)
+    frozen = model().requires_grad_(False)
+    assert frozen(inputs).shape == (2, 3)
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    assert torch.jit.trace(model(), inputs)(inputs).shape == (2, 3)
+    assert torch.export.export(model(), (inputs,)).module()(inputs).shape == (2, 3)
+    grey = small()
+    grey.register_forward_pre_hook(lambda _, args: (args[0].repeat(1, 3, 1, 1),))
+    adapters.attach(grey, AdapterConfig("lora", rank=2, targets=("2",)), 3)
+    assert grey(inputs[:, :1]).shape == (2, 3)

@@ -345,7 +345,15 @@ class TwoViews(nn.Module):
         return self.head(sum(views.chunk(2)))
 
 
-@pytest.mark.parametrize("network", [TokensFirst, TwoViews])
+class TokensFirstWithALargeChannel(TokensFirst):
+    """One feature is large in every image, as in trained transformers."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch.bias.data[0] = 100.0
+
+
+@pytest.mark.parametrize("network", [TokensFirst, TokensFirstWithALargeChannel, TwoViews])
 def test_rows_of_several_images_that_lie_among_each_other_are_told_apart(network):
     torch.manual_seed(0)
     task, net = random_task(6), network().double()
