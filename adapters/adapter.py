@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from adapters.config import AdapterConfig
 from adapters.errors import ConfigError
 from adapters.methods.site_adapter import SiteAdapter
-from adapters.sites import Site, classifier_names
+from adapters.sites import Site, classifier_names, is_inside
 
 
 class Part(NamedTuple):
@@ -159,7 +159,7 @@ def _batch_norms_kept(model: nn.Module, adapter: Adapter) -> list[_BatchNorm]:
         for name, module in model.named_modules()
         if isinstance(module, _BatchNorm)
         and id(module) not in tuned
-        and not any(name == other or name.startswith(f"{other}.") for other in outside)
+        and not any(is_inside(name, other) for other in outside)
     ]
 
 

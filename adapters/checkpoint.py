@@ -78,7 +78,7 @@ def load(backbone: Backbone, directory: str | Path, *, name: str = DEFAULT_NAME)
         if not chooses:
             raise
         raise CheckpointError(f"{directory} does not fit the model ({error})") from error
-    through = set(metadata.get("through_weights", ()))
+    through = metadata.get("through_weights", ())
     act_through_weights(backbone, [part for part in adapter_of(backbone).parts if part.site in through])
     with undone_if_failing(backbone, name, former):
         load_tuned(backbone, tensors, str(directory))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from adapters.data import Batches
 from adapters.errors import TrainingError
-from adapters.proof import evaluating
+from adapters.proof import takes
 from adapters.sites import image_size
 
 Autocast = Callable[[], AbstractContextManager[object]]
@@ -76,24 +76,14 @@ def _mismatch(model: nn.Module, images: Tensor, autocast: torch.dtype | None) ->
         )
     if size is not None and images.ndim == 4 and images.shape[2:] != size[1:]:
         # Many networks take every size, so that the error may have another reason.
-        resized = torch.nn.functional.interpolate(images, size[1:])
-        if _takes(model, resized) and not _takes(model, images):
+        there = images.to(own.device)
+        if takes(model, torch.nn.functional.interpolate(there, size[1:])) and not takes(model, there):
             height, width = images.shape[2:]
             return (
                 f"the images have {height} x {width} pixels, and {name} takes {size[1]} x {size[2]}; resize them, or "
                 "make the backbone with img_size= or dynamic_img_size=True"
             )
     return ""
-
-
-def _takes(model: nn.Module, images: Tensor) -> bool:
-    device = next(model.parameters()).device
-    try:
-        with evaluating(model), torch.inference_mode():
-            model(images.to(device))
-    except (RuntimeError, AssertionError):
-        return False
-    return True
 
 
 def _short(dtype: torch.dtype) -> str:

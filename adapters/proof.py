@@ -82,6 +82,8 @@ def prove(model: nn.Module, images: Tensor, call: Callable[[Tensor], Tensor] | N
 
 def act_through_weights(model: nn.Module, parts: Sequence[Part]) -> None:
     """Let parts of the active adapter act through their sites' weights instead of hooks."""
+    if all(part.adapter.through_weights for part in parts):
+        return
     name = adapters_of(model).active
     switch(model, None)
     for part in parts:

@@ -137,9 +137,9 @@ def walk(backbone: nn.Module) -> list[Site]:
     tokens = token_sequence(backbone)
     sites: list[Site] = []
     for name, module in backbone.named_modules():
-        if any(_inside(name, other) for other in outside):
+        if any(is_inside(name, other) for other in outside):
             continue
-        block = next((i for i, b in enumerate(blocks) if _inside(name, b)), None)
+        block = next((i for i, b in enumerate(blocks) if is_inside(name, b)), None)
         is_first_conv = isinstance(module, nn.Conv2d) and not any(site.kind == "conv" for site in sites)
         if is_first_conv:
             sites.append(Site(name, module, "input", block, image_size=image_size(backbone)))
@@ -225,7 +225,7 @@ def classifier_names(backbone: nn.Module) -> tuple[str, ...]:
     linear = [
         name
         for name, module in backbone.named_modules()
-        if isinstance(module, nn.Linear) and not _inside(name, "adapters")
+        if isinstance(module, nn.Linear) and not is_inside(name, "adapters")
     ]
     if not linear:
         raise ConfigError(f"{type(backbone).__name__} has no linear layer for a classifier; add one at its end")
@@ -248,7 +248,8 @@ def _kind(module: nn.Module, *, in_block: bool) -> str | None:
     return "weights" if module._parameters else None
 
 
-def _inside(name: str, parent: str) -> bool:
+def is_inside(name: str, parent: str) -> bool:
+    """Whether a module of that name is the parent or a part of it."""
     return name == parent or name.startswith(f"{parent}.")
 
 
