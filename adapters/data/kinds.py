@@ -1,0 +1,88 @@
+"""Kinds of datasets: which can be read, what their items are, and what they tell without reading an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
+from torchvision.datasets import VisionDataset
+
+from adapters.data.labels import class_number, class_numbers
+from adapters.errors import TrainingError
+
+IMAGE_COLUMNS = ("image", "img", "pixel_values")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class")
+
+
+def map_style(dataset: Any) -> Any:
+    """The dataset.
+
+    Raises:
+        TrainingError: it is none of map style; says what to give instead.
+    """
+    if isinstance(dataset, DataLoader):
+        raise TrainingError(
+            "this is a DataLoader, whose order could not be resumed; give its dataset instead, as in "
+            f"loader.dataset with batch_size={dataset.batch_size} and workers={dataset.num_workers}"
+        )
+    if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise TrainingError(f"{type(dataset).__name__} has no length or no items by number; give a map-style dataset")
+    if isinstance(dataset, Mapping):
+        first = next(iter(dataset), "train")
+        raise TrainingError(f"this is a {type(dataset).__name__} of splits; give one, such as dataset[{first!r}]")
+    return dataset
+
+
+def selected(dataset: Any) -> Any:
+    """The part of a dataset that torch's `Subset` stands for, where the dataset can select by itself."""
+    if isinstance(dataset, Subset):
+        base = selected(dataset.dataset)
+        if hasattr(base, "decoded") and hasattr(base, "select"):
+            return base.select(list(dataset.indices))
+    return dataset
+
+
+def is_cacheable(dataset: Any) -> bool:
+    """Whether a dataset, or the one that it is torch's `Subset` of, gives the same image at every reading.
+
+    Other wrappers are not looked through: one that keeps its base in `dataset` may well augment what it reads there.
+    """
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return isinstance(dataset, (list, tuple, TensorDataset)) or bool(getattr(dataset, "cacheable", False))
+
+
+def image_and_label(item: Any) -> tuple[Any, Any]:
+    """Image and label of an item."""
+    if isinstance(item, Mapping):
+        image = next((key for key in IMAGE_COLUMNS if key in item), None)
+        label = next((key for key in LABEL_COLUMNS if key in item), None)
+        if image is None or label is None:
+            raise TrainingError(f"items have the columns {', '.join(map(str, item))}; name them 'image' and 'label'")
+        return item[image], item[label]
+    if isinstance(item, (tuple, list)) and len(item) >= 2:
+        return item[0], item[1]
+    raise TrainingError(f"items are {type(item).__name__}; give (image, label) pairs")
+
+
+def known_labels(dataset: Any) -> Tensor | None:
+    """All labels, from where a dataset is known to hold the ones that its items have."""
+    if isinstance(dataset, Subset):
+        known = known_labels(dataset.dataset)
+        return None if known is None else known[torch.as_tensor(dataset.indices)]
+    if hasattr(dataset, "stages"):
+        return class_numbers(torch.as_tensor(dataset.labels))
+    if isinstance(dataset, TensorDataset):
+        return class_numbers(dataset.tensors[1]) if len(dataset.tensors) == 2 else None
+    if isinstance(dataset, (list, tuple)):
+        labels = [class_number(image_and_label(item)[1], index) for index, item in enumerate(iter(dataset))]
+        return torch.stack(labels) if isinstance(labels[0], Tensor) else torch.tensor(labels)
+    if isinstance(dataset, VisionDataset) and dataset.target_transform is None and dataset.transforms is None:
+        if not type(dataset).__getitem__.__module__.startswith("torchvision."):  # it may give others than it holds
+            return None
+        targets = getattr(dataset, "targets", None)
+        return None if targets is None else class_numbers(torch.as_tensor(targets))
+    return None
