@@ -2,7 +2,8 @@
 
 from selection.store.archive import ImportReport, export_store, import_archive, merge_stores
 from selection.store.facts import BackboneFacts
-from selection.store.store import Neighbour, StoredTask, TaskFilter, TaskStore
+from selection.store.filter import TaskFilter
+from selection.store.store import Neighbour, StoredTask, TaskStore
 from selection.store.trial import Trial
 
 __all__ = [

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -26,6 +26,7 @@ from selection.errors import StoreError
 from selection.store.engine import ALONE, WRITES, connected, is_lost, lock_for_opening, open_engine
 from selection.store.facts import BackboneFacts
 from selection.store.files import AdapterFiles
+from selection.store.filter import ALL, TaskFilter
 from selection.store.migrations import upgrade
 from selection.store.rows import (
     REVISION,
@@ -46,7 +47,6 @@ from selection.store.schema import (
     SCHEMA_VERSION,
     Base,
     EmbeddingRow,
-    FactsRow,
     SchemaRow,
     TaskRow,
     ThumbnailRow,
@@ -56,6 +56,7 @@ from selection.store.schema import (
 )
 from selection.store.search import Search
 from selection.store.trial import Trial
+from selection.store.verify import problems
 from task2vec import TaskEmbedding, Thumbnail
 
 TRIES = 10  # of a transaction that collided with another one
@@ -88,64 +89,6 @@ class StoredTask:
     tags: tuple[str, ...] = ()
     source: str = ""
     facts: tuple[BackboneFacts, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskFilter:
-    """Which stored tasks count.
-
-    Attributes:
-        tags: They have all of these tags.
-        without_tags: They have none of these.
-        sources: They come from one of these sources; from any if empty.
-        names: They are among these; any if None.
-        exclude: They are not among these.
-        with_trials: They have trials.
-        trials_on: They have trials on this architecture.
-
-    Raises:
-        StoreError: one is a text instead of several.
-    """
-
-    tags: tuple[str, ...] = ()
-    without_tags: tuple[str, ...] = ()
-    sources: tuple[str, ...] = ()
-    names: Collection[str] | None = None
-    exclude: Collection[str] = ()
-    with_trials: bool = False
-    trials_on: str | None = None
-
-    def __post_init__(self) -> None:
-        for field in ("tags", "without_tags", "sources", "names", "exclude"):
-            if isinstance(getattr(self, field), str):
-                raise StoreError(f"{field}={getattr(self, field)!r} must be several texts; give a tuple of one")
-
-    def conditions(self) -> list[sql.ColumnElement[bool]]:
-        """What a task's row must meet."""
-        found: list[sql.ColumnElement[bool]] = [_has_tag(tag) for tag in self.tags]
-        found += [~_has_tag(tag) for tag in self.without_tags]
-        if self.sources:
-            found.append(TaskRow.source.in_(self.sources))
-        if self.names is not None:
-            found.append(TaskRow.name.in_(self.names))
-        if self.exclude:
-            found.append(TaskRow.name.not_in(self.exclude))
-        if self.with_trials:
-            found.append(TaskRow.trials.any())
-        if self.trials_on is not None:
-            # A backbone is stored as its architecture, with its tag after a dot if it is known.
-            tagged = TrialRow.backbone.startswith(f"{self.trials_on}.", autoescape=True)
-            found.append(TaskRow.trials.any(tagged | (TrialRow.backbone == self.trials_on)))
-        return found
-
-
-def _has_tag(tag: str) -> sql.ColumnElement[bool]:
-    """Tags are kept as a list in JSON, where each stands in quotes."""
-    # SQLite's LIKE takes small and capital letters for the same; what is replaced has to be the very same.
-    return sql.func.replace(TaskRow.tags, json.dumps(tag), "") != TaskRow.tags
-
-
-ALL = TaskFilter()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -445,45 +388,13 @@ class TaskStore:
 
     def verify(self) -> list[str]:
         """Everything that is wrong with what is stored, a sentence each; empty if nothing."""
-        problems: list[str] = []
+        found: list[str] = []
         try:
-            self._verify_into(problems)
+            with self._reading() as session:
+                found.extend(problems(session, self._files))
         except StoreError as error:  # so damaged that the database itself gave up
-            problems.append(str(error))
-        return problems
-
-    def _verify_into(self, problems: list[str]) -> None:
-        with self._reading() as session:
-            if session.get_bind().dialect.name == "sqlite":
-                found = session.execute(sql.text("PRAGMA integrity_check")).scalars().all()
-                problems += [f"the database file is damaged: {line}" for line in found if line != "ok"]
-            for row, name in session.execute(sql.select(EmbeddingRow, TaskRow.name).join(TaskRow)).yield_per(BULK):
-                try:
-                    to_embedding(row, name)
-                except StoreError as error:
-                    problems.append(str(error))
-            for trial, name in session.execute(sql.select(TrialRow, TaskRow.name).join(TaskRow)).yield_per(BULK):
-                try:
-                    to_trial(trial)
-                except ValueError as error:
-                    problems.append(f"trial {trial.id} of {name!r} is damaged ({error}); remove it and run it again")
-            for facts, name in session.execute(sql.select(FactsRow, TaskRow.name).join(TaskRow)).yield_per(BULK):
-                try:
-                    to_facts(facts)
-                except ValueError as error:
-                    problems.append(
-                        f"facts {facts.id} of {name!r} are damaged ({error}); remove the task and add it again"
-                    )
-            for task in session.scalars(sql.select(TaskRow).where(TaskRow.thumbnails.any())).yield_per(BULK):
-                try:
-                    to_thumbnails(task)
-                except StoreError as error:
-                    problems.append(str(error))
-            adapters = sql.select(TaskRow.name, TaskRow.adapter).where(TaskRow.adapter.is_not(None))
-            for name, digest in session.execute(adapters):
-                problem = "has no directory" if self._files is None else self._files.problem(str(digest))
-                if problem:
-                    problems.append(f"the adapter of {name!r} {problem}; add it again")
+            found.append(str(error))
+        return found
 
     def vacuum(self) -> int:
         """Give unused space back, and remove adapters that no task has; gives how many were removed.
