@@ -10,14 +10,16 @@ import typer
 from torch import nn
 
 import selection
+import task2vec
+from adapters.data import transform_of
 from selection.cli import options as o
-from selection.cli.output import print_json, print_recommendation
+from selection.cli.output import print_json, print_recommendation, print_unreadable
 from selection.errors import SelectionError
 from selection.pages.write import report as write_report
-from selection.recommendation.facts import facts_of
+from selection.recommendation.facts import MOST_SEEN, facts_of
 from selection.recommendation.pace import in_time
 from selection.results.folder import describe_recommendation
-from task2vec import Splits, Task
+from task2vec import Compute, Probe, Splits, Task, TaskEmbedding
 from task2vec.tasks.splits import read_task
 from task2vec.weights import is_known
 
@@ -68,12 +70,15 @@ def recommend(
     compute = o.compute_of(device, precision, workers)
     task = None if o.is_embedding(source) else read_task(source, split=split)
     name, model = _backbone(backbone, checkpoint, task)
-    embedding = o.embedding_of(source, probe, probe_weights, split, seed, compute)
-    facts = None
     if model is not None:
         model.to(compute.device_for(next(model.parameters()).device))  # where it is looked through, and timed
+    if task is None:
+        embedding = o.embedding_of(source, probe, probe_weights, split, seed, compute)
+    else:
+        task, embedding = _embedded(task, task2vec.load_probe(probe, checkpoint=probe_weights), model, compute, seed)
+    facts = None
     if model is not None and task is not None and not task.multi_label:
-        facts = facts_of(task, model, compute=compute)
+        facts = facts_of(task, model, compute=compute, progress=True)
     ask = partial(
         selection.recommend,
         embedding,
@@ -98,6 +103,17 @@ def recommend(
         print_json({"task": embedding.task} | describe_recommendation(found))
     else:
         print_recommendation(found)
+
+
+def _embedded(
+    task: Task, probe: Probe, model: nn.Module | None, compute: Compute, seed: int
+) -> tuple[Task, TaskEmbedding]:
+    """The task and its embedding. Where all its images will be looked at, they are decoded once for both networks."""
+    if model is not None and len(task) <= MOST_SEEN:
+        task = task.decoded(probe.transform, transform_of(model), workers=compute.workers, progress=True)
+    embedding = task2vec.embed(task, probe, compute=compute, seed=seed, progress=True)
+    print_unreadable(embedding)
+    return task, embedding
 
 
 def _backbone(named: str | None, checkpoint: Path | None, task: Task | None) -> tuple[str, nn.Module | None]:

@@ -31,6 +31,7 @@ from selection.recommendation.transferability import SCORES, Outputs
 from selection.store import BackboneFacts
 from task2vec import Compute, Task
 from task2vec.classifier import cross_validated_accuracy
+from task2vec.progress import reporting
 
 Array = npt.NDArray[np.float64]
 
@@ -38,6 +39,7 @@ Values = TypeVar("Values", Array, Tensor)
 
 DEPTHS = 3  # at which features are read: after each third of the blocks
 CELLS = 3  # parts that each side of the image is divided into
+MOST_SEEN = 10_000  # images that are looked at: more say hardly more of a linear probe
 MOST_IN_PLACE = 2000  # images that are looked at in place: the regression takes the cube of their number
 # Images that the Fisher is measured on, drawn evenly from the classes: as many as the library's tasks have.
 MOST_MEASURED = 500
@@ -46,15 +48,22 @@ BATCH_SIZE = 64
 
 
 def facts_of(
-    task: Task, backbone: nn.Module, *, transform: Transform | None = None, compute: Compute | None = None
+    task: Task,
+    backbone: nn.Module,
+    *,
+    transform: Transform | None = None,
+    compute: Compute | None = None,
+    progress: bool = False,
 ) -> BackboneFacts:
-    """Read a task's images once through a backbone, and up to `MOST_MEASURED` of them backwards as well.
+    """Read a task's images once through a backbone, `MOST_SEEN` of them at most, and up to `MOST_MEASURED` of them
+    backwards as well.
 
     Args:
         task: Labelled images, one label each; those that cannot be decoded are left out.
         backbone: As it will be tuned. It stays as it is, and where it is.
         transform: Image to tensor; the backbone's own preprocessing if not given.
         compute: Where and how to compute; on the accelerator in bfloat16, if there is one and nothing is given.
+        progress: Show progress bars on standard error.
 
     Raises:
         SelectionError: an image has several labels.
@@ -65,7 +74,7 @@ def facts_of(
         raise SelectionError(f"task {task.name!r} has several labels an image; a linear probe here takes one")
     task.learnable()
     compute, transform = compute or Compute(), transform or transform_of(backbone)
-    seen = _look(task, backbone, transform, compute)
+    seen = _look(_some_of(task), backbone, transform, compute, progress=progress)
     labels, num_classes = seen.task.labels, task.num_classes
     probes = [
         cross_validated_accuracy(features, labels, num_classes, l2=PENALTY)
@@ -81,6 +90,7 @@ def facts_of(
         classifier=classifier_names(backbone)[0],
         compute=compute,
         max_samples=MOST_MEASURED,
+        progress=progress,
     )
     return BackboneFacts(
         backbone=BackboneId.of_model(backbone),
@@ -126,7 +136,14 @@ class _Seen(NamedTuple):
     image_size: tuple[int, int, int] | None
 
 
-def _look(task: Task, backbone: nn.Module, transform: Transform, compute: Compute) -> _Seen:
+def _some_of(task: Task) -> Task:
+    """At most `MOST_SEEN` images, drawn from all alike, so that classes are as frequent among them as in the task."""
+    if len(task) <= MOST_SEEN:
+        return task
+    return task.select(np.sort(np.random.default_rng(0).permutation(len(task))[:MOST_SEEN]))
+
+
+def _look(task: Task, backbone: nn.Module, transform: Transform, compute: Compute, *, progress: bool) -> _Seen:
     """Read a task's images once through a backbone, which stays as it is and where it is."""
     chosen = np.zeros(len(task), bool)
     chosen[np.random.default_rng(0).permutation(len(task))[:MOST_IN_PLACE]] = True
@@ -137,7 +154,7 @@ def _look(task: Task, backbone: nn.Module, transform: Transform, compute: Comput
     home, autocast = parameter.device, compute.autocast_dtype
     backbone.to(compute.device_for(home))
     try:
-        with torch.no_grad(), evaluating(backbone), _features(backbone) as read:
+        with torch.no_grad(), evaluating(backbone), _features(backbone) as read, reporting(progress) as report:
             for start, images, failures in task.batches(transform, BATCH_SIZE, workers=compute.workers):
                 bad |= {start + offset: name for offset, name in failures.items()}
                 if len(images):
@@ -145,6 +162,7 @@ def _look(task: Task, backbone: nn.Module, transform: Transform, compute: Comput
                     kept = np.delete(chosen[start : start + len(images) + len(failures)], list(failures))
                     with torch.autocast(parameter.device.type, autocast, enabled=autocast is not None):
                         rows.append(read(images.to(parameter.device, parameter.dtype), torch.from_numpy(kept)))
+                report("Looking through the backbone", start + len(images) + len(failures), len(task))
     finally:
         backbone.to(home)
     features = _Features(*(_joined([row[part] for row in rows]) for part in range(3)))

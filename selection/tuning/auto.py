@@ -120,7 +120,9 @@ def auto_tune(
     with alone_in(out), running_on(cluster) as runner:
         splits = decoded(splits, probe.transform, transform_of(model), compute=compute, progress=progress)
         embedding = embed(splits.train, probe, compute=compute, seed=seed, progress=progress)
-        facts = None if splits.train.multi_label else facts_of(splits.train, model, compute=compute)
+        facts = None
+        if not splits.train.multi_label:
+            facts = facts_of(splits.train, model, compute=compute, progress=progress)
         ask = partial(
             recommend,
             embedding,

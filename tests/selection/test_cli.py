@@ -87,6 +87,13 @@ def test_thumbnails_are_kept_where_they_are_asked_for(folder, saved, tmp_path):
         assert as_json("store", "forget-thumbnails", db)["thumbnails removed"] == 16
 
 
+def test_recommend_reads_each_image_once_for_the_probe_and_the_backbone_and_shows_how_far_it_is(folder):
+    shown = run("recommend", folder).stderr
+    assert shown.count("Decoding images") == 1
+    assert shown.count("Measuring the Fisher") == 2
+    assert "Looking through the backbone" in shown
+
+
 def test_distance_prints_a_matrix_and_draws_it(saved, tmp_path):
     found = as_json("distance", saved, saved, "--distance", "cosine", "--plot", tmp_path / "d.png")
     np.testing.assert_allclose(found["matrix"], np.zeros((2, 2)), atol=1e-6)

@@ -16,6 +16,7 @@ import task2vec
 from adapters import BackboneId
 from adapters.data import transform_of
 from selection import SelectionError
+from selection.recommendation import facts
 from selection.recommendation.facts import PENALTY, BackboneFacts, facts_of
 from selection.recommendation.ridge import PENALTIES, leave_one_out_accuracy
 from task2vec import Task
@@ -69,6 +70,15 @@ def test_a_handful_of_images_has_facts_too(model, count, classes):
     found = facts_of(task, model)
     assert found.num_images == count
     assert np.isfinite([*found.numbers, found.logme, found.h_score]).all()
+
+
+def test_of_a_large_task_some_images_are_looked_at_in_the_shares_of_its_classes(model, monkeypatch):
+    monkeypatch.setattr(facts, "MOST_SEEN", 40)
+    task = coloured(200).select(np.flatnonzero(np.arange(200) % 3 + np.arange(200) // 100 < 3))  # unequal classes
+    looked_at = facts._some_of(task)
+    assert facts_of(task, model).num_images == len(looked_at) == 40
+    share, shown = (np.bincount(t.labels) / len(t) for t in (task, looked_at))
+    np.testing.assert_allclose(shown, share, atol=0.15)
 
 
 def test_the_fisher_is_that_of_the_backbone_on_the_images_as_it_takes_them(model):
