@@ -18,23 +18,25 @@ IMAGE_SIZE = 96
 AUTOCAST = torch.bfloat16
 
 
-def load_vit(weights: Path) -> nn.Module:
-    """The backbone with local weights; its position embeddings are resampled to the smaller images by timm."""
+def load_vit(weights: Path, image_size: int = IMAGE_SIZE) -> nn.Module:
+    """The backbone with local weights; its position embeddings are resampled to smaller images by timm."""
     model: nn.Module = timm.create_model(
-        NAME, pretrained=True, pretrained_cfg_overlay={"file": str(weights)}, img_size=IMAGE_SIZE
+        NAME, pretrained=True, pretrained_cfg_overlay={"file": str(weights)}, img_size=image_size
     )
     return model
 
 
-def transform() -> Transform:
+def transform(image_size: int = IMAGE_SIZE) -> Transform:
     """Whole images, nothing cropped, since the tasks' images are small."""
     made: Transform = create_transform(
-        (3, IMAGE_SIZE, IMAGE_SIZE), crop_pct=1.0, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3
+        (3, image_size, image_size), crop_pct=1.0, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3
     )
     return made
 
 
-def batches_of(task: GroundTask, images: int, seed: int) -> tuple[Batches, Batches, Batches]:
+def batches_of(
+    task: GroundTask, images: int, seed: int, image_size: int = IMAGE_SIZE
+) -> tuple[Batches, Batches, Batches]:
     """Training, validation and test images of a draw, decoded."""
-    train, validation, test = (Batches(part, transform()) for part in task.draw(images, seed))
+    train, validation, test = (Batches(part, transform(image_size)) for part in task.draw(images, seed))
     return train, validation, test
