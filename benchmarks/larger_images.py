@@ -88,7 +88,7 @@ def outcomes(store: TaskStore, results: Path = RESULTS) -> list[Outcome]:
             stored_embedding(task, IMAGES),
             store,
             NAME,
-            facts=BackboneFacts.from_dict(row),
+            facts=BackboneFacts.from_dict(row["facts"]),
             exclude=[name for name, other in sources.items() if other == source],
         )
         expected = {candidate.config: candidate for candidate in recommendation.ranking}
@@ -139,7 +139,7 @@ def _look(datasets: Path, weights: Path, out: Path, compute: Compute, name: str)
     task = next(t for t in ground(datasets) if t.name == name)
     model = load_vit(weights, IMAGE_SIZE)
     found = facts_of(task.labelled(IMAGES, seed=0), model, transform=transform(IMAGE_SIZE), compute=compute)
-    json_lines.append(out / FACTS, {"task": name, "group": task.group, "source": task.source} | found.to_dict())
+    json_lines.append(out / FACTS, {"task": name, "group": task.group, "source": task.source, "facts": found.to_dict()})
     print(f"{name}: linear probe {found.linear_probe:.3f}", flush=True)
 
 
