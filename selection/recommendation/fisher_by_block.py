@@ -47,7 +47,7 @@ class FisherByBlock:
 
     @property
     def most(self) -> tuple[str, ...]:
-        """The fewest blocks that hold half of the Fisher, from input to output."""
+        """The fewest blocks that hold at least half of the Fisher, from input to output."""
         order = np.argsort(self.shares)[::-1]
         enough = int(np.searchsorted(np.cumsum(np.array(self.shares)[order]), HALF)) + 1
         return tuple(self.blocks[b] for b in sorted(order[:enough]))
@@ -63,7 +63,9 @@ class FisherByBlock:
 
     def explain(self) -> str:
         """The same in words."""
-        said = f"Your labels pull most at {_listed(self.most)}, where half of the backbone's Fisher lies"
+        most = self.most
+        held = sum(share for block, share in zip(self.blocks, self.shares, strict=True) if block in most)
+        said = f"Your labels pull most at {_listed(most)}, where {held:.0%} of the backbone's Fisher lies"
         if self.usual is None:
             return f"{said}."
         more, less = ([b for b, factor in self.unusual.items() if (factor > 1) is wanted] for wanted in (True, False))

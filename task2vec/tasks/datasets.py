@@ -67,11 +67,24 @@ def read_dataset(dataset: Any) -> LabelledImages:
         found = names = None  # its items have labels of their own, which the names do not belong to
     values = [_plain(dataset[i][label_key]) for i in range(len(dataset))] if found is None else found
     if hasattr(_feature(dataset, label_key), "feature") or _is_ragged(values):  # each image has a list of classes
-        labels, names = several_labels([[names[v] if names is not None else str(v) for v in row] for row in values])
+        labels, names = several_labels([[_named(v, names, i) for v in row] for i, row in enumerate(values)])
     else:
         labels, names = label_space(np.asarray(values), names)
     source = type(dataset).__name__
     return LabelledImages(DatasetImages(dataset, image_key), labels, names, source=source, name=source.lower())
+
+
+def _named(label: Any, names: Sequence[str] | None, index: int) -> str:
+    """The name of one of an image's classes.
+
+    Raises:
+        TaskError: its number has none.
+    """
+    if names is None:
+        return str(label)
+    if not 0 <= label < len(names):
+        raise TaskError(f"image {index} has label {label}, but classes are numbered from 0 to {len(names) - 1}")
+    return names[label]
 
 
 def _keys(first: Any) -> tuple[Any, Any]:

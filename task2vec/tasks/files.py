@@ -6,7 +6,7 @@ import dataclasses
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -15,6 +15,7 @@ from PIL import Image
 from task2vec.errors import TaskError
 from task2vec.images import PLUGINS, image_extensions, open_image
 from task2vec.tasks.sources import ImageSource, OpenedPerProcess
+from task2vec.tasks.split_names import split_of
 
 LEFT_BEHIND = frozenset({"thumbs.db", "desktop.ini"})  # by file browsers; as hidden files, they are not even counted
 
@@ -29,9 +30,9 @@ class Files:
         """The bytes of a file."""
         return (self.path / name).read_bytes()
 
-    def names(self) -> list[str]:
-        """The names of all files, sorted."""
-        return sorted(_walk(self.path))
+    def names(self) -> tuple[list[str], list[str]]:
+        """The names of all files, and of links that are passed over as what they lead to is among the files; sorted."""
+        return _walk(self.path)
 
 
 class ZipFiles(Files):
@@ -45,10 +46,10 @@ class ZipFiles(Files):
         """The bytes of a member."""
         return self._archive.get().read(name)
 
-    def names(self) -> list[str]:
-        """The names of all members, sorted."""
+    def names(self) -> tuple[list[str], list[str]]:
+        """The names of all members, sorted; no links."""
         members = self._archive.get().infolist()
-        return sorted({member.filename for member in members if not member.is_dir()})  # the last of a name counts
+        return sorted({member.filename for member in members if not member.is_dir()}), []  # the last of a name counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Listing:
     Attributes:
         files: How to read it.
         images: Names of the image files, sorted.
-        skipped: Names of the other files, hidden ones left out.
+        skipped: Names of the other files, and of links to what is read anyway; hidden ones left out.
     """
 
     files: Files
@@ -83,21 +84,23 @@ def list_images(path: Path) -> Listing:
     """The image files below a folder or in a zip, by their endings.
 
     Raises:
-        TaskError: nothing is there, or no image; says what is there instead.
+        TaskError: nothing is there, or no image; says what is there instead. Or a split holds links to what is read
+            anyway.
     """
     if not path.exists():
         raise TaskError(f"there is no folder or zip at {path}; check the path")
     try:
         files = Files(path) if path.is_dir() else ZipFiles(path)
-        names = [name for name in files.names() if not _is_hidden(name)]
+        names, links = ([name for name in some if not _is_hidden(name)] for some in files.names())
     except (zipfile.BadZipFile, OSError) as error:
         raise TaskError(f"{path} is neither a folder nor a zip of one ({error})") from error
+    _refuse_links_in_splits(links, path)
     known = image_extensions()
     images = tuple(name for name in names if _ending(name) in known)
     skipped = tuple(name for name in names if _ending(name) not in known)
     if not images:
         raise TaskError(f"no images under {path}; {_remedy(skipped)}")
-    return Listing(files, images, skipped)
+    return Listing(files, images, tuple(sorted((*skipped, *links))))
 
 
 def _remedy(skipped: Sequence[str]) -> str:
@@ -120,12 +123,28 @@ def _is_hidden(name: str) -> bool:
     return path.name.lower() in LEFT_BEHIND or any(part.startswith((".", "__MACOSX")) for part in path.parts)
 
 
-def _walk(root: Path) -> Iterator[str]:
-    """The names of all files below a folder.
+def _refuse_links_in_splits(links: Sequence[str], path: Path) -> None:
+    """Refuse links that would be left out of a split: its images would be learned from, or measured on, elsewhere.
+
+    Raises:
+        TaskError: there are some.
+    """
+    lost = [name for name in links if any(map(split_of, PurePosixPath(name).parts))]
+    if lost:
+        raise TaskError(
+            f"{lost[0]} in {path} is one of {len(lost)} links in splits to what is read from that folder anyway, so "
+            "that images would count twice; keep what such links lead to outside of it, or remove them"
+        )
+
+
+def _walk(root: Path) -> tuple[list[str], list[str]]:
+    """The names of all files below a folder, and of the links that are passed over.
 
     Links are followed once: not into a folder that is read anyway, nor in a circle, nor to a file that is below the
     folder itself.
     """
+    names: list[str] = []
+    again: list[Path] = []
     visited: set[tuple[int, int]] = set()
     pending: list[Path] = [root]
     linked: list[Path] = []  # folders
@@ -135,6 +154,8 @@ def _walk(root: Path) -> Iterator[str]:
         folder = pending.pop() if pending else linked.pop(0)  # links wait until all folders of their own are read
         status = folder.stat()
         if (status.st_dev, status.st_ino) in visited:
+            if folder.resolve() not in folder.parent.resolve().parents and not folder.samefile(folder.parent):
+                again.append(folder)  # and no circle
             continue
         visited.add((status.st_dev, status.st_ino))
         with os.scandir(folder) as entries:
@@ -149,8 +170,11 @@ def _walk(root: Path) -> Iterator[str]:
                 else:
                     status = entry.stat()
                     real.add((status.st_dev, status.st_ino))
-                    yield path.relative_to(root).as_posix()
+                    names.append(path.relative_to(root).as_posix())
     for path in links:
         status = path.stat()
-        if (status.st_dev, status.st_ino) not in real:
-            yield path.relative_to(root).as_posix()
+        if (status.st_dev, status.st_ino) in real:
+            again.append(path)
+        else:
+            names.append(path.relative_to(root).as_posix())
+    return sorted(names), sorted(path.relative_to(root).as_posix() for path in again)

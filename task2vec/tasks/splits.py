@@ -22,11 +22,22 @@ class Splits:
         train: Images to learn from.
         validation: Images that choose, such as the epoch to keep; None if there are none.
         test: Images that give the score; None if there are none.
+
+    Raises:
+        TaskError: images to choose by or to score on are of a class that those to learn from lack, or have several
+            labels where those have one.
     """
 
     train: Task
     validation: Task | None = None
     test: Task | None = None
+
+    def __post_init__(self) -> None:
+        """Give all parts the class numbers of the training images, by the classes' names."""
+        for part in ("validation", "test"):
+            task: Task | None = getattr(self, part)
+            if task is not None:
+                object.__setattr__(self, part, task.in_classes_of(self.train))
 
     def __str__(self) -> str:
         """What was read, as in `train: 120 images in 4 classes; val: 20 images in 4 classes`."""

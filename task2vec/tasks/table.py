@@ -6,6 +6,7 @@ The rows under the header `file,label,split` are such as `001.jpg,oak,train` and
 from __future__ import annotations
 
 import csv
+import os
 import posixpath
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -63,7 +64,11 @@ def read_table_splits(
             different labels or in two splits, or none of its files exists.
     """
     header, rows, nested = _cells(path)
-    names = {name.strip().lower(): number for number, name in enumerate(header)}
+    spelled = [name.strip().lower() for name in header]
+    twice = next((name for name in spelled if name and spelled.count(name) > 1), None)
+    if twice is not None:
+        raise TaskError(f"two columns of {path} are called {twice!r}; rename or remove one")
+    names = {name: number for number, name in enumerate(spelled)}
     at_file = _column(file, FILE_COLUMNS, names, "the files", "file", path)
     at_label = _column(label, LABEL_COLUMNS, names, "the labels", "label", path)
     odd = next((header[at] for at in (at_file, at_label) if header[at] in nested), None)
@@ -76,7 +81,7 @@ def read_table_splits(
     files = [_one_spelling(row[at_file].strip()) for row in rows]
     labels = [row[at_label].strip() for row in rows]
     splits = [None if at_split is None else _role(row[at_split], number, path) for number, row in enumerate(rows)]
-    _check_rows(files, labels, splits, separator, path)
+    _check_rows(files, labels, splits, separator, root or path.parent, path)
     reader = _reader(files, root or path.parent, path)
     if separator:
         split_up = [[part.strip() for part in text.split(separator) if part.strip()] for text in labels]
@@ -110,7 +115,8 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]], set[str]]:
         raise TaskError(f"{path} is no table; give one that ends in {', '.join(ENDINGS)}")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file, delimiter="\t" if ending == ".tsv" else ",") if any(row)]
+            delimiter = "\t" if ending == ".tsv" else ","
+            rows = [row for row in csv.reader(file, delimiter=delimiter, strict=True) if any(row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TaskError(f"cannot read the table {path} ({error})") from error
     if not rows:
@@ -118,9 +124,15 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]], set[str]]:
     header, rest = rows[0], rows[1:]
     if any(PurePosixPath(cell.strip()).suffix.lower() in image_extensions() for cell in header):
         header, rest = ["file", "label", "split"][: len(header)], rows  # it begins with the first image
-    short = next((number for number, row in enumerate(rest) if len(row) < len(header)), None)
-    if short is not None:
-        raise TaskError(f"row {short} of {path} has {len(rest[short])} cells, but there are {len(header)} columns")
+    odd = next((number for number, row in enumerate(rest) if len(row) < len(header) or any(row[len(header) :])), None)
+    if odd is not None:
+        raise TaskError(
+            f"row {odd} of {path} has {len(rest[odd])} cells, but there are {len(header)} columns; put texts that hold "
+            "a separator of cells in quotes"
+        )
+    odd = next((number for number, row in enumerate(rest) if any("\n" in cell or "\r" in cell for cell in row)), None)
+    if odd is not None:
+        raise TaskError(f"row {odd} of {path} has a line break in a cell; close the quotes that begin there")
     if not rest:
         raise TaskError(f"the table {path} has no rows; give one for each image")
     return header, rest, set()
@@ -163,9 +175,15 @@ def _role(text: str, row: int, path: Path) -> str:
 
 
 def _check_rows(
-    files: Sequence[str], labels: Sequence[str], splits: Sequence[str | None], separator: str | None, path: Path
+    files: Sequence[str],
+    labels: Sequence[str],
+    splits: Sequence[str | None],
+    separator: str | None,
+    root: Path,
+    path: Path,
 ) -> None:
     seen: dict[str, int] = {}
+    root = root.resolve() if root.is_dir() else Path()
     for number, (file, label) in enumerate(zip(files, labels, strict=True)):
         if not file:
             raise TaskError(f"row {number} of {path} names no file")
@@ -185,7 +203,8 @@ def _check_rows(
                 f"label {label!r} in row {number} of {path} looks like several; give separator={mark!r}, or "
                 "separator='' if it is one"
             )
-        first = seen.setdefault(file, number)
+        place = os.path.normpath(root / file)  # whether it is written as relative to the root or not
+        first = seen.setdefault(place, number)
         if first != number:
             differ = "splits" if splits[first] != splits[number] else "rows"
             raise TaskError(f"{file} stands in two {differ} of {path}, {first} and {number}; keep one of them")
@@ -199,7 +218,7 @@ def _one_spelling(file: str) -> str:
 def _reader(files: Sequence[str], root: Path, path: Path) -> Files:
     if root.is_file():
         reader: Files = ZipFiles(root)
-        known = set(reader.names())
+        known = set(reader.names()[0])
         exists = any(file in known for file in files)
     else:
         reader, exists = Files(root), any((root / file).is_file() for file in files)

@@ -60,9 +60,12 @@ class Task:
     skipped: tuple[str, ...] = dataclasses.field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse tasks without images."""
+        """Refuse tasks without images, and classes that cannot be told apart by their names."""
         if not len(self.labels):
             raise TaskError(f"task {self.name!r} holds no images; put them in one folder per class")
+        if len(set(self.class_names)) < len(self.class_names):
+            twice = next(name for name in self.class_names if self.class_names.count(name) > 1)
+            raise TaskError(f"two classes of task {self.name!r} are called {twice!r}; give each a name of its own")
 
     def __repr__(self) -> str:
         return f"Task({self.name!r}, {self.summary()}, from {self.source or 'elsewhere'})"

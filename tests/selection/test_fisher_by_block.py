@@ -64,7 +64,7 @@ def test_blocks_are_those_that_adapters_know(architecture):
             (1, 4, 3, 2),
             ("blocks.0", "blocks.1"),
             (),
-            "most at blocks.0 to 1, where half of the backbone's Fisher lies, and nowhere much more",
+            "most at blocks.0 to 1, where 70% of the backbone's Fisher lies, and nowhere much more",
         ),
         (
             (1, 4, 3, 16),
@@ -93,7 +93,7 @@ def test_without_other_tasks_that_compare_nothing_is_called_usual(known):
     found = fisher_by_block(facts(1, 4, 3, 2), known)
     assert found.usual is None
     assert found.unusual == {}
-    assert found.explain() == "Your labels pull most at blocks.0 to 1, where half of the backbone's Fisher lies."
+    assert found.explain() == "Your labels pull most at blocks.0 to 1, where 70% of the backbone's Fisher lies."
 
 
 def test_what_was_not_measured_is_not_told():

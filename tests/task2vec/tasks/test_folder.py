@@ -129,6 +129,32 @@ def test_links_are_followed_once_and_give_way_to_what_they_lead_to(tmp_path):
     task = Task.from_folder(folder)
     assert task.class_names == ("cat", "dog")
     assert task.labels.tolist() == [0] * 3 + [1] * 4
+    assert task.skipped == ("aaa", "cat/again.png")
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_splits_that_are_links_to_what_is_read_anyway_are_refused(tmp_path, whole):
+    folder = make_folder(tmp_path / "pets" / "all")
+    for split in ("train", "test"):
+        if whole:
+            (tmp_path / "pets" / split).symlink_to(folder)
+            continue
+        for image in folder.rglob("*.png"):
+            link = tmp_path / "pets" / split / image.relative_to(folder)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(image)
+    with pytest.raises(TaskError, match=r"in .*pets is one of \d+ links in splits to what is read from that folder"):
+        read_splits(tmp_path / "pets")
+
+
+def test_splits_of_links_to_images_elsewhere_are_read(tmp_path):
+    folder = make_folder(tmp_path / "all")
+    for number, image in enumerate(sorted(folder.rglob("*.png"))):
+        link = tmp_path / "pets" / ("train" if number % 3 else "test") / image.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(image)
+    splits = read_splits(tmp_path / "pets")
+    assert (len(splits.train), len(splits.test)) == (4, 2)
 
 
 def test_a_class_without_a_readable_image_is_an_error_that_names_it(tmp_path):

@@ -63,12 +63,17 @@ def test_several_labels_are_separated_by_what_is_said(folder):
         ("one,two\na,oak\n", {}, "has the columns one, two; name the one of the files with file="),
         ("file,label\na.png,oak\nb.png,ash\n", {"label": "kind"}, "has no column 'kind'; it has file, label"),
         ("file,label\na.png,oak\nb.png\n", {}, "row 1 of .* has 1 cells, but there are 2 columns"),
+        ("file,label\na.png,oak\nb.png,elm, tall\n", {}, "row 1 of .* has 3 cells, but there are 2 columns"),
+        ('file,label\na.png,"oak\nb.png,elm\n', {}, "cannot read the table"),
+        ('file,label\na.png,"oak\nb.png,elm"\nc.png,elm\n', {}, "row 0 of .* has a line break in a cell"),
+        ("file,label,Label\na.png,oak,elm\n", {}, "two columns of .* are called 'label'"),
+        ("file,label,split\na.png,oak,train\nFOLDER/a.png,oak,test\n", {}, "stands in two splits of .*, 0 and 1"),
         ("", {}, "is empty"),
         ("file,label\na.png,oak\nb.png,ash\n", {"split": "test"}, "has no split 'test', nor a column 'split'"),
     ],
 )
 def test_tables_that_cannot_be_meant_are_refused_with_the_row(folder, text, settings, message):
-    (folder / "t.csv").write_text(text)
+    (folder / "t.csv").write_text(text.replace("FOLDER", str(folder)))
     with pytest.raises(TaskError, match=message):
         Task.from_table(folder / "t.csv", **settings)
 
