@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters.data import Batches, Reader, Workers, transform_of
+from adapters.data.labels import check_range
 from adapters.metrics import Metrics, metrics_of
 from adapters.precision import Autocast, computing_in, explaining
 from adapters.processes import OneProcess
@@ -35,7 +36,7 @@ def evaluate(
         workers: Processes that read images; 0 to do it between the batches.
 
     Raises:
-        TrainingError: the model takes no such images, or one cannot be read.
+        TrainingError: the model takes no such images, one cannot be read, or its label is none of the model's.
     """
     batches = dataset if isinstance(dataset, Batches) else Batches(dataset, transform_of(model), workers=workers)
     model.eval()
@@ -64,6 +65,7 @@ def measure(reader: Reader, forward: Forward, autocast: Autocast, processes: One
     for share, (images, theirs) in zip(shares, reader.read(mine), strict=True):
         with autocast():
             logits = forward(images.to(reader.device, non_blocking=True))
+        check_range(theirs, logits.shape[1], "an image's")
         outputs.append(decided(logits, theirs)[: len(share)])
         labels.append(theirs[: len(share)])
     return metrics_of(*gathered(processes, len(reader), shares, outputs, labels))

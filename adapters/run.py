@@ -17,6 +17,7 @@ from adapters.adapter import adapter_of, tuned_parameters, tuned_tensors
 from adapters.augmentation import mixing_of
 from adapters.checkpoint import load_tuned, tuned_classes, write_atomically
 from adapters.data import Batches, Reader
+from adapters.data.labels import check_range
 from adapters.errors import CheckpointError, TrainingError
 from adapters.evaluation import Forward, decided, gathered, measure
 from adapters.fingerprint import backbone_fingerprint
@@ -249,21 +250,3 @@ class Run:
         if state.get("scaler"):
             self.processes.scaler.load_state_dict(state["scaler"])
         self.history, self.best = state["history"], state["best"]
-
-
-def check_range(labels: Tensor, num_classes: int, name: str) -> None:
-    """Make sure that labels, on the CPU, fit a classifier.
-
-    Raises:
-        TrainingError: one does not; says which.
-    """
-    if labels.ndim == 2:
-        if labels.shape[1] != num_classes:
-            raise TrainingError(
-                f"{name} labels are rows of {labels.shape[1]} classes, but the classifier has {num_classes}; attach "
-                f"with num_classes={labels.shape[1]}"
-            )
-        return
-    largest = int(labels.max())
-    if largest >= num_classes:
-        raise TrainingError(f"{name} label {largest} exceeds the classifier's {num_classes} classes")

@@ -24,6 +24,7 @@ from adapters.adapter import adapter_of, tuned_parameters
 from adapters.augmentation import Augment, augmentation_of
 from adapters.checkpoint import start_from, tuned_classes
 from adapters.data import Batches, Reader, Workers, transform_of
+from adapters.data.labels import check_range
 from adapters.drop_path import dropping_paths
 from adapters.errors import ConfigError, StopTraining, TrainingError
 from adapters.evaluation import Forward
@@ -33,7 +34,7 @@ from adapters.metrics import Metrics
 from adapters.precision import computing_in, explaining
 from adapters.processes import processes_of
 from adapters.proof import prove
-from adapters.run import Run, Settings, check_range
+from adapters.run import Run, Settings
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,8 +59,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         values = np.asarray(image, dtype=np.uint16)
-        if 0 < values.max() <= 255:
-            raise ValueError("its 16-bit pixels are at most 255 of 65535, which is black; save it with 8 bits")
+        _refuse_black(int(values.max()))
         image = Image.fromarray((values >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
         image = Image.fromarray(_stretch(np.asarray(image, dtype=np.float64)))
@@ -72,14 +71,23 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _stretch(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """32-bit pixels have no agreed range: 0 to 1 with fractions, 0 to 255 and 0 to 65535 are kept as such, anything
-    else is an error.
-    """
+    """32-bit pixels have no agreed range: 0 to 1, 0 to 255 and 0 to 65535 are kept as such, others are an error."""
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65535:
         raise ValueError("pixel values lie outside 0 to 65535")
-    if values.max() <= 1 and (values != np.floor(values)).any():
+    if values.max() <= 1:
         return np.rint(255 * values).astype(np.uint8)
-    return (values if values.max() <= 255 else values / 257).astype(np.uint8)
+    if values.max() <= 255:
+        return values.astype(np.uint8)
+    _refuse_black(int(values.max()))
+    return (values / 257).astype(np.uint8)
+
+
+def _refuse_black(brightest: int) -> None:
+    """Refuse pixels of 8, 10 or 12 bits in 16: nothing would be seen of them."""
+    if 0 < brightest < 4096:
+        raise ValueError(
+            f"its 16-bit pixels are at most {brightest} of 65535, which is black; save it with 8 bits, or stretched"
+        )
 
 
 def arrays_to_uint8(images: np.ndarray[Any, Any] | torch.Tensor) -> np.ndarray[Any, Any]:

@@ -79,6 +79,8 @@ class Plan:
             raise Task2VecError(f"there is no estimator {method!r}; choose from {', '.join(sorted(ESTIMATORS))}")
         if draws < 1 or l2 <= 0 or (batch_size != "auto" and batch_size < 1):
             raise Task2VecError(f"draws={draws}, batch_size={batch_size} and l2={l2} must all be above 0")
+        if seed < 0:
+            raise Task2VecError(f"seed={seed} must be a whole number from 0 on")
         if not isinstance(task, Task):
             task = Task.from_folder(task)
         return cls(

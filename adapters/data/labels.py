@@ -41,3 +41,21 @@ def class_number(label: Any, index: int) -> Any:
     if number < 0 or number != label:
         raise TrainingError(f"label {label} of image {index} is not a class number; number classes from 0")
     return number
+
+
+def check_range(labels: Tensor, num_classes: int, name: str) -> None:
+    """Make sure that labels, on the CPU, fit a classifier.
+
+    Raises:
+        TrainingError: one does not; says which.
+    """
+    if labels.ndim == 2:
+        if labels.shape[1] != num_classes:
+            raise TrainingError(
+                f"{name} labels are rows of {labels.shape[1]} classes, but the classifier has {num_classes}; attach "
+                f"with num_classes={labels.shape[1]}"
+            )
+        return
+    largest = int(labels.max())
+    if largest >= num_classes:
+        raise TrainingError(f"{name} label {largest} exceeds the classifier's {num_classes} classes")

@@ -18,7 +18,9 @@ from selection.cli import options as o
 from selection.cli.output import print_json, print_recommendation, print_table
 from selection.evidence.backbone import load_backbone
 from selection.evidence.library import SIZE_TAGS
+from selection.results.description import FILE as RESULT
 from selection.results.folder import describe_recommendation
+from selection.results.lock import TRAINING
 from selection.results.result import MERGED
 from selection.store import TaskFilter
 from task2vec import Task
@@ -95,7 +97,8 @@ def demo(
 
 
 def _tune_afresh(task: Task, config: AdapterConfig, out: Path, seed: int) -> selection.Tuned:
-    (out / "training.pt").unlink(missing_ok=True)  # an earlier demo's run is not to be resumed
+    for earlier in (TRAINING, RESULT):  # an earlier demo's run is not to be resumed
+        (out / earlier).unlink(missing_ok=True)
     return selection.tune(task, load_backbone(o.BACKBONE), config, out=out, seed=seed)
 
 

@@ -34,6 +34,7 @@ def embed(
     ] = False,
     name: Annotated[str | None, typer.Option(help="What to call the task; the folder's name if not given.")] = None,
     split: o.Split = None,
+    separator: o.Separator = None,
     probe: o.ProbeName = o.PROBE,
     probe_weights: o.ProbeWeights = None,
     method: Annotated[str, typer.Option(help=f"One of {', '.join(sorted(task2vec.ESTIMATORS))}.")] = DEFAULT_METHOD,
@@ -58,6 +59,8 @@ def embed(
 
     On Ray, many data sets are embedded at once, and a large one in shards. All machines then read the same folders.
     """
+    if not each and out is not None and out.is_dir():
+        raise SelectionError(f"{out} is a folder; give the file to save to with --out")
     network = task2vec.load_probe(probe, checkpoint=probe_weights)
     settings: dict[str, Any] = {
         "draws": draws, "from_layer": from_layer, "max_samples": max_samples, "seed": seed,
@@ -69,9 +72,11 @@ def embed(
         if name is not None:
             raise SelectionError(f"--name {name} names one task; leave it out with --each")
         on_cluster = {"cluster": cluster, "logs": logs, "split_name": split}
+        if separator is not None:
+            raise SelectionError("--separator is of one table; leave it out with --each")
         _embed_each(images, out or Path("embeddings"), network, method, as_json, **settings, **on_cluster)
         return
-    task = read_task(images if cluster is None else images.absolute(), split=split, name=name)
+    task = read_task(images if cluster is None else images.absolute(), split=split, name=name, separator=separator)
     if cluster is None:
         embedding = task2vec.embed(task, network, method, **settings, progress=True)
     else:

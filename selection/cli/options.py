@@ -43,6 +43,9 @@ ChosenBackbone = Annotated[
 ]
 Checkpoint = Annotated[Path | None, typer.Option("--checkpoint", help="Local weights of the backbone.")]
 Split = Annotated[str | None, typer.Option(help="Which split of the folder to take, if it has several.")]
+Separator = Annotated[
+    str | None, typer.Option(help="What stands between several labels of an image in a table, as in oak|ash.")
+]
 DistanceName = Annotated[str, typer.Option("--distance", help=f"One of {', '.join(sorted(task2vec.DISTANCES))}.")]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps.")]
 Precision = Annotated[str, typer.Option(help="auto, none, bfloat16 or float16; auto is bfloat16 on an accelerator.")]
@@ -61,7 +64,7 @@ Thumbnails = Annotated[
         "store or an atlas of it sees them.",
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Fixes everything that is drawn at random.")]
+Seed = Annotated[int, typer.Option(min=0, help="Fixes everything that is drawn at random.")]
 
 
 def _check_picture(path: Path | None) -> Path | None:

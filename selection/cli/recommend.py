@@ -51,6 +51,7 @@ def recommend(
     within: Within = None,
     cost: Cost = "seconds",
     split: o.Split = None,
+    separator: o.Separator = None,
     probe: o.ProbeName = o.PROBE,
     probe_weights: o.ProbeWeights = None,
     device: o.Device = "auto",
@@ -68,7 +69,7 @@ def recommend(
     """
     opened = o.open_store(store)
     compute = o.compute_of(device, precision, workers)
-    task = None if o.is_embedding(source) else read_task(source, split=split)
+    task = None if o.is_embedding(source) else read_task(source, split=split, separator=separator)
     name, model = _backbone(backbone, checkpoint, task)
     if model is not None:
         model.to(compute.device_for(next(model.parameters()).device))  # where it is looked through, and timed

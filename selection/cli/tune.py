@@ -64,6 +64,7 @@ def tune(
     mergeable_only: MergeableOnly = False,
     within: Within = None,
     split: o.Split = None,
+    separator: o.Separator = None,
     device: o.Device = "auto",
     precision: o.Precision = "auto",
     workers: o.Workers = "auto",
@@ -95,7 +96,10 @@ def tune(
     config = _config(method, texts, [name for name, value in limits.items() if value is not None])
     compute = o.compute_of(device, precision, workers)
     cluster = o.cluster_of(ray, ray_address, cpus, gpus, memory)
-    splits = read_splits(images) if split is None else Splits(read_task(images, split=split))
+    if split is None:
+        splits = read_splits(images, **({} if separator is None else {"separator": separator}))
+    else:
+        splits = Splits(read_task(images, split=split, separator=separator))
     if not as_json:
         typer.echo(f"Read {splits}")
     name, model = o.load_chosen(backbone, checkpoint, splits.train)

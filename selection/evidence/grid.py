@@ -83,7 +83,9 @@ class Grid:
     sources: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        """Fill in the search space where no configuration is given."""
+        """Fill in the search space where no configuration is given; refuse seeds that are none."""
+        if not isinstance(self.seeds, tuple) or any(not isinstance(seed, int) or seed < 0 for seed in self.seeds):
+            raise SelectionError(f"seeds={self.seeds} must be a list of whole numbers from 0 on, such as [0, 1]")
         if not self.configs:
             object.__setattr__(self, "configs", search_space(self.backbone))
 

@@ -132,6 +132,9 @@ print(result.predict(["image.jpg"]).classes)
 
 def _why(own: Description) -> str:
     ranking = own.recommendation.get("ranking", ())[:SHOWN]
-    lines = [f"| {row['label']} | {row['predicted']:.1%} | {row['parameters']:,} |" for row in ranking]
+    expected = ["-" if row["predicted"] is None else f"{row['predicted']:.1%}" for row in ranking]
+    lines = [
+        f"| {row['label']} | {text} | {row['parameters']:,} |" for row, text in zip(ranking, expected, strict=True)
+    ]
     head = ["| configuration | expected accuracy | parameters |", "| --- | ---: | ---: |"]
     return f"## Why this configuration\n\n{own.recommendation['explanation']}\n\n" + "\n".join([*head, *lines])

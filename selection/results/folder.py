@@ -92,7 +92,7 @@ def describe_recommendation(recommendation: Recommendation) -> dict[str, Any]:
     calibrated = recommendation.is_calibrated
     return {
         "config": recommendation.config.to_dict(),
-        "predicted": recommendation.predicted,
+        "predicted": recommendation.predicted if calibrated else None,
         "std": _number(recommendation.std),
         "interval": list(recommendation.candidate.interval) if calibrated else None,
         "level": recommendation.level,
@@ -104,7 +104,12 @@ def describe_recommendation(recommendation: Recommendation) -> dict[str, Any]:
         "warm_start": None if recommendation.warm_start is None else str(recommendation.warm_start),
         "ranking": [
             vars(c)
-            | {"predicted": c.accuracy, "config": c.config.to_dict(), "label": c.config.label, "std": _number(c.std)}
+            | {
+                "predicted": c.accuracy if calibrated else None,
+                "config": c.config.to_dict(),
+                "label": c.config.label,
+                "std": _number(c.std),
+            }
             for c in recommendation.ranking
         ],
         "evidence": [vars(e) | {"best": e.best.to_dict()} for e in recommendation.evidence],

@@ -13,8 +13,8 @@ from PIL import Image
 
 from selection.errors import SelectionError
 from task2vec import Task
-from task2vec.images import image_extensions, open_image, to_rgb
-from task2vec.tasks.arrays import read_arrays
+from task2vec.images import arrays_to_uint8, image_extensions, open_image, to_rgb
+from task2vec.tasks.arrays import ArrayImages
 from task2vec.tasks.files import Files, list_images
 from task2vec.tasks.sources import ImageSource
 
@@ -60,19 +60,20 @@ def unlabelled(images: Any) -> tuple[Task, tuple[str, ...]]:
     """
     if isinstance(images, Task):
         return images, tuple(f"image {i}" for i in range(len(images)))
-    if isinstance(images, np.ndarray | torch.Tensor):
+    if isinstance(images, torch.Tensor) or (isinstance(images, np.ndarray) and images.dtype.kind not in "OU"):
         if images.ndim == 3 and (images.shape[0] == 3 or images.shape[2] in (3, 4)):
             raise SelectionError(
                 f"an array {tuple(images.shape)} may be one image or several grey ones; give images[None] or "
                 "images[..., None]"
             )
-        found = read_arrays(images, np.arange(len(images)), None).images
-        return _task(found, len(images)), tuple(f"image {i}" for i in range(len(images)))
-    several = list(images) if isinstance(images, Sequence) and not isinstance(images, str) else [images]
+        return _task(ArrayImages(arrays_to_uint8(images)), len(images)), tuple(f"image {i}" for i in range(len(images)))
+    several = list(images) if isinstance(images, Sequence | np.ndarray) and not isinstance(images, str) else [images]
     if several and all(isinstance(image, Image.Image) for image in several):
         names = tuple(f"image {i}" for i in range(len(several)))
         return _task(Pictures(tuple(several)), len(several)), names
     if several and all(isinstance(path, str | Path) for path in several):
+        if "" in several:
+            raise SelectionError("an empty path names no image; give '.' for the folder here")
         places = [place for path in several for place in _places(Path(path))]
         names = tuple(str(files.path / name) for files, name in places)
         return _task(ManyFiles(tuple(places)), len(places)), names

@@ -1,4 +1,4 @@
-"""One training a folder: the second one that is started says so."""
+"""One training a folder: the second one that is started says so, be it at the same time or afterwards."""
 
 from __future__ import annotations
 
@@ -10,8 +10,29 @@ from typing import Any
 from filelock import SoftFileLock, Timeout
 
 from selection.errors import SelectionError
+from selection.results.description import FILE
 
 NAME = "in-use.lock"
+TRAINING = "training.pt"  # what `adapters.fit` goes on from
+
+
+def keep_other_results(folder: str | Path | None, *, several: bool) -> None:
+    """Make sure that a result in a folder is one that the run would go on with, or make again.
+
+    Args:
+        folder: Where the run will write; None for nowhere.
+        several: Whether it makes tries, each in a folder of its own inside.
+
+    Raises:
+        SelectionError: the result there is of another run, which would be lost.
+    """
+    if folder is None or not (Path(folder) / FILE).exists():
+        return
+    own = any(Path(folder).glob("try-*")) if several else (Path(folder) / TRAINING).exists()
+    if not own:
+        raise SelectionError(
+            f"{folder} holds an earlier result, which would be lost; give another folder, or remove it"
+        )
 
 
 def alone_in(folder: str | Path | None) -> Any:

@@ -95,7 +95,9 @@ class Result:
         task = (images.test or images.validation or images.train) if isinstance(images, Splits) else images
         if self.description.multi_label or task.multi_label:
             raise SelectionError("validation counts one label an image; use adapters.evaluate for several")
-        named = dataclasses.replace(task, class_names=self.description.class_names)
+        named = dataclasses.replace(
+            task, class_names=self.description.class_names, source=f"the model in {self.folder}"
+        )
         task = task.in_classes_of(named)
         probabilities, unreadable = self._probabilities(task, batch_size)
         if len(unreadable) == len(task):
@@ -132,7 +134,13 @@ def probabilities_of(
     compute: Compute,
     batch_size: int = BATCH_SIZE,
 ) -> tuple[npt.NDArray[np.float32], dict[int, str]]:
-    """Probabilities `(N, C)` of the readable images, and what is wrong with the others, by their numbers."""
+    """Probabilities `(N, C)` of the readable images, and what is wrong with the others, by their numbers.
+
+    Raises:
+        SelectionError: a batch holds no image.
+    """
+    if batch_size < 1:
+        raise SelectionError(f"batch_size={batch_size} reads no image; give at least 1")
     device = next(model.parameters()).device
     rows: list[torch.Tensor] = []
     unreadable: dict[int, str] = {}

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sql
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
@@ -125,6 +125,7 @@ class TaskStore:
         called: str | None = None,
     ) -> None:
         self.location = called or ("memory" if location is None else str(location))
+        self._given = (location, files, index, exact_up_to, called)
         if location is not None and "://" not in str(location):
             files = f"{location}.adapters" if files is None else files
             index = f"{location}.index" if index is None else index
@@ -138,6 +139,21 @@ class TaskStore:
             raise StoreError(
                 f"{self.location} cannot be opened as a task store ({_cause(error)}); give a new file or a store"
             ) from error
+
+    def __deepcopy__(self, _: object) -> TaskStore:
+        """The very store: copies of who holds one, such as scikit-learn's clones, share it."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process, which opens the same place.
+
+        Raises:
+            StoreError: it lies in this one's memory.
+        """
+        location, files, index, exact_up_to, called = self._given
+        if location is None:
+            raise StoreError(f"{self.location} lies in the memory of this process alone; give others one in a file")
+        return partial(TaskStore, files=files, index=index, exact_up_to=exact_up_to, called=called), (location,)
 
     def __repr__(self) -> str:
         return f"TaskStore({self.location!r}, {len(self)} tasks)"

@@ -88,8 +88,12 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             ValueError: there are no two classes, or the images, the labels or a setting are wrong.
         """
+        if self.random_state is not None and not isinstance(self.random_state, int | np.integer):
+            raise ValueError(f"random_state={self.random_state!r} must be a whole number")
         if self.method is None and self.settings:
             raise ValueError(f"settings={dict(self.settings)} belong to a method; give method= too")
+        if "method" in (self.settings or {}):
+            raise ValueError("settings name a method; give it as method=")
         if y is None:
             raise ValueError("this classifier requires y to be passed, but the target y is None")
         if _are_arrays(X):
@@ -181,5 +185,5 @@ def _are_arrays(images: Any) -> bool:
     """Whether these are numbers, and not paths or PIL images."""
     if isinstance(images, str | Path | Image.Image):
         return False
-    first = images[0] if isinstance(images, Sequence) and len(images) else None
+    first = images[0] if isinstance(images, Sequence | np.ndarray) and len(images) else None
     return not isinstance(first, str | Path | Image.Image)

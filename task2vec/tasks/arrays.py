@@ -34,6 +34,8 @@ def read_arrays(
 ) -> LabelledImages:
     """Images of any layout that `arrays_to_uint8` knows, and their labels."""
     pixels = arrays_to_uint8(images if isinstance(images, torch.Tensor) else np.asarray(images))
+    if len(pixels) and pixels.max() == 1:
+        raise TaskError("no pixel of all images exceeds 1 of 255, which is black; give 0 and 1 as booleans or floats")
     values: npt.NDArray[Any] = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
     if values.ndim not in (1, 2) or len(values) != len(pixels):
         raise TaskError(f"{len(pixels)} images need {len(pixels)} labels in one row, not shape {values.shape}")

@@ -67,14 +67,19 @@ def read_splits(path: str | Path, *, name: str | None = None, **columns: Any) ->
     return Splits(train, others.get(VALIDATION), others.get(TEST))
 
 
-def read_task(path: str | Path, *, split: str | None = None, name: str | None = None) -> Task:
+def read_task(
+    path: str | Path, *, split: str | None = None, name: str | None = None, separator: str | None = None
+) -> Task:
     """A folder, a zip or a table as a task, or one of its splits: the training split if none is named.
 
     Raises:
-        TaskError: as `Task.from_folder` and `Task.from_table`.
+        TaskError: as `Task.from_folder` and `Task.from_table`; or a separator is given for what is no table.
     """
-    read = Task.from_table if _is_table(Path(path)) else Task.from_folder
-    return read(path, split=split, name=name)
+    if _is_table(Path(path)):
+        return Task.from_table(path, split=split, name=name, separator=separator)
+    if separator is not None:
+        raise TaskError(f"separator={separator!r} is of a table, but {path} is none")
+    return Task.from_folder(path, split=split, name=name)
 
 
 def read_to_measure(path: str | Path) -> Task:

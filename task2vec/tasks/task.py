@@ -325,8 +325,11 @@ class Task:
         """Two tasks, the second with about `share` of every class; a class with one image stays in the first.
 
         Raises:
-            TaskError: no class has two images, so that nothing can be set aside.
+            TaskError: the share is none, the seed is below 0, or no class has two images, so that nothing can be set
+                aside.
         """
+        if not 0 < share < 1 or seed < 0:
+            raise TaskError(f"share={share} must lie between 0 and 1, and seed={seed} must be a whole number from 0 on")
         held = splitting.held_out(splitting.strata(self.labels, self.num_classes), share, seed)
         if len(np.unique(self.labels[held], axis=0)) < 2:
             raise TaskError(f"task {self.name!r} has too few images to set {share:.0%} aside; add images")

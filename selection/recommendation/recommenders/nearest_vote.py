@@ -7,7 +7,7 @@ is its score over the linear probe's, so that easy tasks do not make their confi
 
     predicted_c = probe of the target + sum_t w_t gain_tc
 
-The sum runs over the neighbours on which c was tried, with their weights scaled up to sum to 1.
+The sum runs over the nearest tasks on which c was tried, with weights that sum to 1.
 """
 
 from __future__ import annotations
@@ -28,20 +28,18 @@ NEIGHBOURS = 5
 
 @register_recommender("nearest_vote")
 def nearest_vote(table: TrialTable, target: TaskFacts, candidates: Sequence[AdapterConfig]) -> Prediction:
-    """The prediction of the formula above, from the five nearest tasks."""
+    """The prediction of the formula above, from the five nearest of the tasks on which a configuration was tried."""
     distances = distances_to(table, target)
-    nearest = np.argsort(distances, kind="stable")[:NEIGHBOURS]
-    weights = shepard_weights(distances[nearest])
-    gains = table.gains()[nearest]
+    order = np.argsort(distances, kind="stable")
+    gains = table.gains()[order]
     mean = np.full(len(candidates), -np.inf)
     for i, config in enumerate(candidates):
         if config not in table.configs:
             continue
         column = gains[:, table.configs.index(config)]
-        tried = np.isfinite(column)
-        if tried.any():
-            share = weights[tried] / weights[tried].sum()
-            mean[i] = target.level + share @ column[tried]
+        nearest = np.flatnonzero(np.isfinite(column))[:NEIGHBOURS]
+        if len(nearest):
+            mean[i] = target.level + shepard_weights(distances[order][nearest]) @ column[nearest]
     return Prediction(mean)
 
 

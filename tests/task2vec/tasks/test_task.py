@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from task2vec import Task, TaskError, UnreadableImageError, embed, load_probe
+from task2vec import Splits, Task, TaskError, UnreadableImageError, embed, load_probe
 from task2vec.images import open_image
 from tests.conftest import random_task
 from tests.task2vec.tasks.folders import damage, make_folder, write_image, zip_of
@@ -159,6 +159,7 @@ LAYOUTS = {
         (np.arange(0, 256, 16, dtype=np.float32).reshape(4, 4), "tiff", np.arange(0, 256, 16)),
         (np.arange(0, 65536, 4096, dtype=np.uint16).reshape(4, 4), "png", np.arange(0, 256, 16)),
         (np.zeros((4, 4), np.uint16), "png", np.zeros(16)),
+        (np.eye(4, dtype=np.float32), "tiff", 255 * np.eye(4).ravel()),
     ],
 )
 def test_pixels_of_more_than_8_bits_keep_their_brightness(pixels, ending, seen, tmp_path):
@@ -167,10 +168,14 @@ def test_pixels_of_more_than_8_bits_keep_their_brightness(pixels, ending, seen, 
     np.testing.assert_array_equal(np.asarray(found)[..., 0].ravel(), seen)
 
 
-def test_8_bits_saved_as_16_are_no_image_since_they_would_be_black(tmp_path):
-    Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16)).save(tmp_path / "x.png")
-    with pytest.raises(UnreadableImageError, match="its 16-bit pixels are at most 255 of 65535, which is black"):
-        open_image((tmp_path / "x.png").read_bytes, "x.png")
+@pytest.mark.parametrize(
+    ("brightest", "dtype", "ending"),
+    [(255, np.uint16, "png"), (1023, np.uint16, "png"), (4095, np.int32, "tiff"), (300, np.float32, "tiff")],
+)
+def test_8_to_12_bits_saved_as_more_are_no_image_since_they_would_be_black(brightest, dtype, ending, tmp_path):
+    Image.fromarray(np.linspace(0, brightest, 256).astype(dtype).reshape(16, 16)).save(tmp_path / f"x.{ending}")
+    with pytest.raises(UnreadableImageError, match=f"are at most {brightest} of 65535, which is black"):
+        open_image((tmp_path / f"x.{ending}").read_bytes, "x")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -428,3 +433,32 @@ def test_images_are_selected_by_number_or_by_a_truth_value_for_each_and_by_nothi
             task.select(wrong)
     with pytest.raises(TaskError, match="none of number 6"):
         task.select([0, 6])
+
+
+def test_arrays_of_0_and_1_are_refused_where_they_would_be_black():
+    pixels = np.random.default_rng(0).integers(0, 2, (4, 5, 6))
+    with pytest.raises(TaskError, match="no pixel of all images exceeds 1 of 255"):
+        Task.from_arrays(pixels, [0, 1, 0, 1])
+    assert Task.from_arrays(pixels.astype(bool), [0, 1, 0, 1]).images(0).getextrema() == ((0, 255),) * 3
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_splits_are_of_the_training_images_classes_by_their_names(several):
+    pixels = np.zeros((4, 5, 6), np.uint8)
+    rows = np.eye(3, dtype=int)[[0, 1, 2, 0]]
+    train = Task.from_arrays(pixels, rows if several else [0, 1, 2, 0], class_names=["a", "b", "c"])
+    reversed_ = Task.from_arrays(pixels, rows[:, ::-1] if several else [2, 1, 0, 2], class_names=["c", "b", "a"])
+    few = Task.from_arrays(pixels, rows[:, 1:] if several else [0, 1, 1, 0], class_names=["b", "c"])
+    splits = Splits(train, validation=few, test=reversed_)
+    np.testing.assert_array_equal(splits.test.labels, train.labels)
+    assert splits.validation.class_names == splits.test.class_names == train.class_names
+    with pytest.raises(TaskError, match="'a' of arrays is not among the 2 classes"):
+        Splits(few, test=train.select([0, 1]))
+    other = Task.from_arrays(pixels, [0, 1, 2, 0] if several else rows, class_names=["a", "b", "c"])
+    with pytest.raises(TaskError, match="must both have one label an image, or both several"):
+        Splits(train, test=other)
+
+
+def test_two_classes_of_one_name_are_refused():
+    with pytest.raises(TaskError, match="two classes of task 'arrays' are called 'crane'"):
+        Task.from_arrays(np.zeros((4, 5, 6), np.uint8), [0, 1, 0, 1], class_names=["crane", "crane"])
