@@ -107,9 +107,20 @@ def _instead(found: Recommendation) -> list[str]:
 def _evidence(found: Recommendation) -> str:
     text = f"This rests on the trials of {found.num_tasks} stored tasks"
     near = [_named(evidence) for evidence in found.evidence[:NAMED]]
-    if not near:
-        return text + "; on none of the nearest did it gain as much or as little."
-    return text + f"; the nearest of those that agree are {'; '.join(near)}."
+    if near:
+        text += f"; the nearest of those that agree are {'; '.join(near)}."
+    else:
+        text += "; on none of the nearest did it gain as much or as little."
+    return text + _other_size(found)
+
+
+def _other_size(found: Recommendation) -> str:
+    """That the stored trials are of images of another size, if they are."""
+    here = None if found.facts is None else found.facts.image_size
+    if here is None or found.image_size is None or here == found.image_size:
+        return ""
+    there, own = (f"{size[1]} x {size[2]} pixels" for size in (found.image_size, here))
+    return f" Their images were read at {there}, yours are at {own}."
 
 
 def _named(evidence: Evidence) -> str:

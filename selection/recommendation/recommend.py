@@ -144,6 +144,7 @@ def recommend(
         within=within,
         facts=target.backbone,
         fisher=None if facts is None else _by_block(facts, found.table),
+        image_size=_image_size(found.table),
     )
 
 
@@ -245,6 +246,12 @@ def _ranking(
 
 def _by_block(facts: BackboneFacts, table: TrialTable) -> FisherByBlock | None:
     return fisher_by_block(facts, [task.backbone for task in table.tasks if task.backbone is not None])
+
+
+def _image_size(table: TrialTable) -> tuple[int, int, int] | None:
+    """As the backbone took the images of all tasks, if that is one size and known."""
+    sizes = {None if task.backbone is None else task.backbone.image_size for task in table.tasks}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def _agrees(evidence: Evidence, gain: float, std: float) -> bool:

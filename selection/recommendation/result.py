@@ -85,6 +85,8 @@ class Recommendation:
         facts: What the target looks like to the backbone; None if nobody looked.
         fisher: Where the backbone's Fisher on the target lies, beside that on the stored tasks; None if it was not
             measured.
+        image_size: `(channels, height, width)` as the backbone took the stored tasks' images; None where that is not
+            known, or not one for all of them.
     """
 
     config: AdapterConfig
@@ -99,6 +101,7 @@ class Recommendation:
     timed_here: bool = False
     facts: BackboneFacts | None = None
     fisher: FisherByBlock | None = None
+    image_size: tuple[int, int, int] | None = None
 
     @property
     def candidate(self) -> Candidate:

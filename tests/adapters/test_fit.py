@@ -416,6 +416,12 @@ def test_evaluation_in_bfloat16_is_that_in_float32_but_for_close_calls():
     assert rounded.accuracy == pytest.approx(exact.accuracy, abs=0.05)
 
 
+@pytest.mark.parametrize("labels", [[3, 0], [[0, 1, 0, 1], [1, 0, 0, 0]]])
+def test_evaluation_refuses_labels_that_the_model_does_not_know(labels):
+    with pytest.raises(TrainingError, match="an image's label"):
+        adapters.evaluate(model_for(CONFIG), [(BLACK, label) for label in labels])
+
+
 def _tensors(model):
     return {name: tensor.detach().clone() for name, tensor in tuned_tensors(model).items()}
 

@@ -10,7 +10,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score
 from sklearn.utils.estimator_checks import check_estimator
 
-from selection import AdapterClassifier
+from selection import AdapterClassifier, StoreError, TaskStore
 from tests.conftest import random_task
 
 EXCEPTIONS: dict[str, str] = {}
@@ -83,6 +83,15 @@ def test_it_can_be_cloned_pickled_and_cross_validated(fitted, images):
     assert len(cross_val_score(classifier(settings={"epochs": 1}), *images, cv=2)) == 2
 
 
+def test_clones_share_a_store_and_one_in_a_file_goes_to_other_processes(tmp_path):
+    store = TaskStore(tmp_path / "tasks.db", files=tmp_path / "own")
+    assert clone(classifier(store=store)).store is store
+    again = pickle.loads(pickle.dumps(classifier(store=store))).store
+    assert (again.location, again._files.root) == (store.location, tmp_path / "own")
+    with pytest.raises(StoreError, match="lies in the memory of this process alone"):
+        pickle.dumps(classifier(store=TaskStore()))
+
+
 @pytest.mark.parametrize(
     ("changes", "images", "labels", "words"),
     [
@@ -94,6 +103,9 @@ def test_it_can_be_cloned_pickled_and_cross_validated(fitted, images):
             [0, 1, 0, 1],
             "belong to a method; give method=",
         ),
+        ({"settings": {"method": "lora"}}, np.zeros((4, 8, 8)), [0, 1, 0, 1], "settings name a method"),
+        ({"random_state": "first"}, np.zeros((4, 8, 8)), [0, 1, 0, 1], "must be a whole number"),
+        ({}, np.array(["nowhere.png"] * 4), [0, 1, 0, 1], "nowhere.png"),
         ({"backbone": "nonsense"}, np.zeros((4, 8, 8)), [0, 1, 0, 1], "no model 'nonsense'"),
         ({}, ["nowhere.png"] * 4, [0, 1, 0, 1], "nowhere.png"),
         ({}, np.zeros((4, 8, 8)), [0, 1], "inconsistent"),

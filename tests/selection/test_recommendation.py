@@ -331,3 +331,23 @@ def test_a_recommendation_takes_a_handful_of_statements_however_large_the_store_
     sqlalchemy.event.listen(store._engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
     assert recommend(embedding("new", seed=50), store, "vit").evidence
     assert len(statements) <= 16
+
+
+@pytest.mark.parametrize(
+    ("there", "told"),
+    [
+        ([(3, 96, 96)] * 3, " Their images were read at 96 x 96 pixels, yours are at 224 x 224 pixels."),
+        ([(3, 224, 224)] * 3, ""),
+        ([(3, 96, 96), (3, 96, 96), None], ""),
+    ],
+)
+def test_evidence_from_images_of_another_size_is_told(there, told):
+    own = BackboneFacts(BackboneId("vit"), 100, 5, 0.5, (0.5,), (0.5,), 0.5, 2.0, image_size=(3, 224, 224))
+    store = TaskStore()
+    for i, size in enumerate(there):
+        trials = [dataclasses.replace(trial(0.6 + 0.1 * n), config=config) for n, config in enumerate((SSF, LORA))]
+        facts = [dataclasses.replace(own, image_size=size)]
+        store.add(embedding(f"task {i}", seed=i), trials=trials, facts=facts)
+    found = recommend(embedding("new", seed=9), store, "vit", facts=own)
+    assert found.explain().endswith(told)
+    assert ("pixels" in found.explain()) == bool(told)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 import adapters
 from adapters import AdapterConfig
 from adapters.data import transform_of
-from selection import SelectionError, load_backbone, load_result, tune
+from selection import SelectionError, auto_tune, load_backbone, load_result, tune
 from selection.results.description import Description, Measured
 from selection.results.result import probabilities_of
 from selection.results.validation import Validation, calibration_error
@@ -75,6 +75,20 @@ def test_a_result_in_the_place_of_another_leaves_nothing_of_it_that_would_be_use
         probabilities, _ = probabilities_of(own.model, transform_of(own.model), images, num_classes=2, compute=COMPUTE)
         found = load_result(tmp_path, compute=COMPUTE).predict(images)
         np.testing.assert_allclose(found.probabilities, probabilities, atol=1e-5)
+
+
+def test_a_run_of_another_kind_does_not_overwrite_a_result(folder, tmp_path):
+    config = AdapterConfig("linear", epochs=1)
+    settings = {"compute": COMPUTE, "out": tmp_path, "progress": False}
+    tune(folder, NAME, config, **settings)
+    before = (tmp_path / "result.json").read_bytes()
+    with pytest.raises(SelectionError, match="holds an earlier result, which would be lost"):
+        auto_tune(folder, NAME, tries=2, **settings)
+    assert (tmp_path / "result.json").read_bytes() == before
+    tune(folder, NAME, config, **settings)  # the same training is gone on with
+    (tmp_path / "training.pt").unlink()
+    with pytest.raises(SelectionError, match="holds an earlier result, which would be lost"):
+        tune(folder, NAME, config, **settings)
 
 
 def test_a_result_says_what_it_is(tuned, folder):
