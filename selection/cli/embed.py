@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -143,8 +144,8 @@ def _same_settings(out: Path, settings: dict[str, Any]) -> None:
 
 
 def _is_saved(place: Path, images: Path, probe: Probe, method: str, split: str | None) -> bool:
-    """Whether an embedding of this data set, by this probe and method, lies there, whole."""
-    if not place.exists():
+    """Whether an embedding of this data set as it is now, by this probe and method, lies there, whole."""
+    if not place.exists() or _changed_since(place.stat().st_mtime, images):
         return False
     try:
         embedding = TaskEmbedding.load(place)
@@ -153,3 +154,9 @@ def _is_saved(place: Path, images: Path, probe: Probe, method: str, split: str |
         return False
     same = (embedding.probe, embedding.method) == (probe.fingerprint, method)
     return same and (embedding.num_images, embedding.classes) == (len(task), task.class_names)
+
+
+def _changed_since(when: float, images: Path) -> bool:
+    """Whether a file of a data set, or what a folder of it holds, was changed after a time in seconds."""
+    inside = [images] if images.is_file() else chain([images], images.rglob("*"))
+    return any(path.stat().st_mtime > when for path in inside if path.exists())

@@ -248,13 +248,17 @@ def test_embeddings_of_which_nobody_knows_how_they_were_made_are_not_mixed_with_
     assert "holds files that --each did not make" in refused.stderr
 
 
-def test_a_data_set_that_has_grown_is_embedded_again(tmp_path):
+def test_a_data_set_that_has_grown_or_changed_is_embedded_again(tmp_path):
     paint(tmp_path / "sets" / "colours", "train", COLOURS, 4)
     arguments = ("embed", tmp_path / "sets", "--each", "--out", tmp_path / "saved")
     assert "12 images" in run(*arguments, cwd=tmp_path).stdout
     assert run(*arguments, cwd=tmp_path).stdout == ""
     shutil.rmtree(tmp_path / "sets")
     paint(tmp_path / "sets" / "colours", "train", COLOURS, 5)
+    assert "15 images" in run(*arguments, cwd=tmp_path).stdout
+    assert run(*arguments, cwd=tmp_path).stdout == ""
+    first, last = (sorted((tmp_path / "sets").rglob("*.png"))[at] for at in (0, -1))
+    shutil.copyfile(first, last)  # as many images in as many classes, but others
     assert "15 images" in run(*arguments, cwd=tmp_path).stdout
 
 
