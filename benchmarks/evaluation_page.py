@@ -83,7 +83,7 @@ sources and from facts of the target at 224, and what was reached:
 
 {table(["task", "linear probe, cross-validated", *(config.label for config in configs)], rows)}
 
-80% intervals hold {inside.text(100, 0)}% of these, and {error.text(100, 1)} points more are reached than expected.
+80% intervals hold {inside.text(100, 0)}% of these; what is reached less what is expected is {error.text(100, 1)}.
 The configuration of the highest expectation loses {100 * float(np.mean(lost)):.1f} points to the best of its row."""
 
 
