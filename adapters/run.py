@@ -28,6 +28,7 @@ from adapters.processes import OneProcess
 
 WARMUP_SHARE = 0.1  # of all steps
 GRADIENT_CLIP = 1.0  # largest norm of a step's gradient
+TRAINING = "training.pt"  # in the folder of a run: what it goes on from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Run:
             identity |= {"images": training.fingerprint(), "backbone": backbone_fingerprint(model)}
             identity |= {"validation": None if validation is None else validation.fingerprint()}
             self.identity = json.dumps(identity, sort_keys=True)
-            self._resume(self.out / "training.pt")
+            self._resume(self.out / TRAINING)
 
     def prepare(self, steps_per_epoch: int) -> None:
         """Lay out the learning rate over all steps."""
@@ -228,7 +229,7 @@ class Run:
             "scaler": self.processes.scaler.state_dict(),
             "history": self.history,
         }
-        write_atomically(self.out / "training.pt", lambda path: torch.save(state, path))
+        write_atomically(self.out / TRAINING, lambda path: torch.save(state, path))
         lines = "".join(json.dumps(record) + "\n" for record in self.history)
         write_atomically(self.out / "metrics.jsonl", lambda path: path.write_text(lines))
 

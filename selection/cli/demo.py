@@ -14,13 +14,13 @@ import selection
 import task2vec
 from adapters import AdapterConfig
 from adapters.data import Batches, transform_of
+from adapters.run import TRAINING
 from selection.cli import options as o
 from selection.cli.output import print_json, print_recommendation, print_table
 from selection.evidence.backbone import load_backbone
 from selection.evidence.library import SIZE_TAGS
 from selection.results.description import FILE as RESULT
 from selection.results.folder import describe_recommendation
-from selection.results.lock import TRAINING
 from selection.results.result import MERGED
 from selection.store import TaskFilter
 from task2vec import Task

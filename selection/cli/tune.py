@@ -97,7 +97,7 @@ def tune(
     compute = o.compute_of(device, precision, workers)
     cluster = o.cluster_of(ray, ray_address, cpus, gpus, memory)
     if split is None:
-        splits = read_splits(images, **({} if separator is None else {"separator": separator}))
+        splits = read_splits(images, separator=separator)
     else:
         splits = Splits(read_task(images, split=split, separator=separator))
     if not as_json:

@@ -9,11 +9,11 @@ from typing import Any
 
 from filelock import SoftFileLock, Timeout
 
+from adapters.run import TRAINING
 from selection.errors import SelectionError
 from selection.results.description import FILE
 
 NAME = "in-use.lock"
-TRAINING = "training.pt"  # what `adapters.fit` goes on from
 
 
 def keep_other_results(folder: str | Path | None, *, several: bool) -> None:

@@ -15,7 +15,6 @@ from PIL import Image
 from task2vec.errors import TaskError
 from task2vec.images import PLUGINS, image_extensions, open_image
 from task2vec.tasks.sources import ImageSource, OpenedPerProcess
-from task2vec.tasks.split_names import split_of
 
 LEFT_BEHIND = frozenset({"thumbs.db", "desktop.ini"})  # by file browsers; as hidden files, they are not even counted
 
@@ -72,20 +71,21 @@ class Listing:
     Attributes:
         files: How to read it.
         images: Names of the image files, sorted.
-        skipped: Names of the other files, and of links to what is read anyway; hidden ones left out.
+        skipped: Names of the other files, and of `links`; hidden ones left out.
+        links: Names of links to what is read anyway.
     """
 
     files: Files
     images: tuple[str, ...]
     skipped: tuple[str, ...]
+    links: tuple[str, ...] = ()
 
 
 def list_images(path: Path) -> Listing:
     """The image files below a folder or in a zip, by their endings.
 
     Raises:
-        TaskError: nothing is there, or no image; says what is there instead. Or a split holds links to what is read
-            anyway.
+        TaskError: nothing is there, or no image; says what is there instead.
     """
     if not path.exists():
         raise TaskError(f"there is no folder or zip at {path}; check the path")
@@ -94,13 +94,12 @@ def list_images(path: Path) -> Listing:
         names, links = ([name for name in some if not _is_hidden(name)] for some in files.names())
     except (zipfile.BadZipFile, OSError) as error:
         raise TaskError(f"{path} is neither a folder nor a zip of one ({error})") from error
-    _refuse_links_in_splits(links, path)
     known = image_extensions()
     images = tuple(name for name in names if _ending(name) in known)
     skipped = tuple(name for name in names if _ending(name) not in known)
     if not images:
         raise TaskError(f"no images under {path}; {_remedy(skipped)}")
-    return Listing(files, images, tuple(sorted((*skipped, *links))))
+    return Listing(files, images, tuple(sorted((*skipped, *links))), tuple(links))
 
 
 def _remedy(skipped: Sequence[str]) -> str:
@@ -121,20 +120,6 @@ def _is_hidden(name: str) -> bool:
     """Whether it is a file, or in a folder, that editors, file browsers and archivers leave behind."""
     path = PurePosixPath(name)
     return path.name.lower() in LEFT_BEHIND or any(part.startswith((".", "__MACOSX")) for part in path.parts)
-
-
-def _refuse_links_in_splits(links: Sequence[str], path: Path) -> None:
-    """Refuse links that would be left out of a split: its images would be learned from, or measured on, elsewhere.
-
-    Raises:
-        TaskError: there are some.
-    """
-    lost = [name for name in links if any(map(split_of, PurePosixPath(name).parts))]
-    if lost:
-        raise TaskError(
-            f"{lost[0]} in {path} is one of {len(lost)} links in splits to what is read from that folder anyway, so "
-            "that images would count twice; keep what such links lead to outside of it, or remove them"
-        )
 
 
 def _walk(root: Path) -> tuple[list[str], list[str]]:

@@ -8,8 +8,8 @@ with any number of folders around it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -63,8 +63,10 @@ def layout_of(listing: Listing) -> Layout:
     """Find the splits, or the class folders, below any number of folders that hold nothing else.
 
     Raises:
-        TaskError: a folder beside a split is none, or two folders are the same split.
+        TaskError: a folder beside a split is none, two folders are the same split, or a split holds links to what is
+            read anyway.
     """
+    _refuse_links_in_splits(listing.links, listing.files.path)
     prefix = ""
     while True:
         inside = [name.removeprefix(prefix) for name in listing.images]
@@ -76,6 +78,20 @@ def layout_of(listing: Listing) -> Layout:
         if len(tops) != 1 or tops[0] not in have_classes or len(inside) > sum("/" in name for name in inside):
             return Layout({}, prefix)
         prefix += f"{tops[0]}/"
+
+
+def _refuse_links_in_splits(links: Sequence[str], path: Path) -> None:
+    """Refuse links that would be left out of a split: its images would be learned from, or measured on, elsewhere.
+
+    Raises:
+        TaskError: there are some.
+    """
+    lost = [name for name in links if any(map(split_of, PurePosixPath(name).parts))]
+    if lost:
+        raise TaskError(
+            f"{lost[0]} in {path} is one of {len(lost)} links in splits to what is read from that folder anyway, so "
+            "that images would count twice; keep what such links lead to outside of it, or remove them"
+        )
 
 
 def _unique_splits(splits: list[str], tops: list[str], prefix: str, listing: Listing) -> dict[str, str]:

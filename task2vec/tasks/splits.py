@@ -99,6 +99,7 @@ def _is_table(path: Path) -> bool:
 
 def _read(path: Path, **columns: Any) -> dict[str, LabelledImages]:
     """The images of every split; all of them as the training split where there are no splits."""
+    columns = {name: value for name, value in columns.items() if value is not None}
     if _is_table(path):
         root = columns.pop("root", None)
         table = read_table_splits(path, root=None if root is None else Path(root), **columns)
