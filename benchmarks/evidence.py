@@ -102,11 +102,18 @@ def run(
     processes: Annotated[int, typer.Option(help="processes of one thread each")] = 2,
     seed: Annotated[int, typer.Option(help="of the draw of the images and of the training")] = 0,
     images: Annotated[int | None, typer.Option(help="only tasks with so many training images")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="only these tasks of the ground")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="only configurations of these methods")] = None,
     precision: Precision = "bfloat16",
 ) -> None:
     """Run the trials that `out` lacks."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    jobs = [job for job in missing(datasets, seed, out) if images in (None, job.images)]
+    asked = (
+        job._replace(configs=tuple(c for c in job.configs if method is None or c.method in method))
+        for job in missing(datasets, seed, out)
+        if images in (None, job.images) and (task is None or job.task in task)
+    )
+    jobs = [job for job in asked if job.configs]
     print(f"{sum(len(job.configs) for job in jobs)} trials to run", flush=True)
     with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=8) as pool:
         for _ in pool.imap_unordered(partial(work, datasets, weights, out, one_core(precision)), jobs):

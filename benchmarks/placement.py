@@ -7,7 +7,7 @@ python benchmarks/placement.py contribute benchmarks/results/placement/ trials.j
 python benchmarks/placement_page.py benchmarks/results/placement/                                     docs/placement.md
 
 `adopt` takes over the grid's trials of LoRA everywhere, early and late, which are the same trainings, and `contribute`
-gives the grid those of LoRA placed by the Fisher's mass. `run` measures every task's sensitivity (a safetensors file
+gives the grid those of LoRA everywhere with other seeds, and placed by the Fisher's mass. `run` measures every task's sensitivity (a safetensors file
 each), then trains what is missing, and appends one JSON line a training to `trainings.jsonl`. The jobs come in an order
 in which every beginning is useful: one seed at the parameters of LoRA of rank 8, then the other numbers of parameters,
 then the other seeds.
@@ -161,29 +161,34 @@ def contribute(
     trials: Annotated[Path, typer.Argument(help="what `evidence.py run` wrote, appended to")],
     paces: Annotated[Path, typer.Argument(help="what `evidence.py pace` wrote, appended to")],
 ) -> None:
-    """Give the grid the trainings of LoRA at rank 8, placed by the Fisher's mass, as trials of its own.
+    """Give the grid the trainings of LoRA at rank 8, everywhere and placed by the Fisher's mass, as trials of its own.
 
-    What is known of a trial beside its outcome is that of LoRA everywhere, on the same images. Its seconds are those,
-    and the sensitivity's, which were measured beside one another.
+    What is known of a trial beside its outcome is that of the first seed's of LoRA everywhere, which draws as many
+    images. The seconds of one that is placed are those of its training and of the sensitivity, which were measured
+    beside one another.
     """
-    everywhere, rule = AdapterConfig(**LORA), PLACEMENTS["mass"].rule
+    everywhere = AdapterConfig(**LORA)
+    placed = everywhere.replace(placement=PLACEMENTS["mass"].rule)
+    configs = {"uniform": everywhere, "mass": placed}
     lines = [Trial.from_line(line) for line in trials.read_text().splitlines()]
     known = {(name, trial.seed, trial.config): trial for name, trial in lines}
-    placed = everywhere.replace(placement=rule)
     taken = {(m["task"], m["seed"]): m["seconds"] for m in json_lines.so_far(out / MEASURED) if m["measure"] == "start"}
     for row in json_lines.so_far(out / TRAININGS):
-        name, key = f"{row['task']}@{IMAGES}", (row["task"], row["seed"])
-        like = known.get((name, row["seed"], everywhere))
-        if (row["way"], row["multiple"]) != ("mass", 1.0) or like is None or (name, row["seed"], placed) in known:
+        name, config = f"{row['task']}@{IMAGES}", configs.get(row["way"])
+        like = known.get((name, SEEDS[0], everywhere))
+        if config is None or row["multiple"] != 1 or like is None or (name, row["seed"], config) in known:
             continue
-        seconds = row["seconds"] + taken[key]
+        measuring = taken[row["task"], row["seed"]] if config == placed else 0
+        versions, _, precision = like.environment.rpartition(", ")
         trial = dataclasses.replace(
             like,
-            config=placed,
+            config=config,
+            environment=f"{versions}, {row.get('precision', precision)}",
             score=row["score"],
             validation=row["curve"][-1],
             parameters=row["parameters"],
-            seconds=seconds,
+            seconds=row["seconds"] + measuring,
+            seed=row["seed"],
             curve=tuple((accuracy, row["seconds"] / len(row["curve"])) for accuracy in row["curve"]),
         )
         with trials.open("a") as file:
