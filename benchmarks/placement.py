@@ -7,10 +7,10 @@ python benchmarks/placement.py contribute benchmarks/results/placement/ trials.j
 python benchmarks/placement_page.py benchmarks/results/placement/                                     docs/placement.md
 
 `adopt` takes over the grid's trials of LoRA everywhere, early and late, which are the same trainings, and `contribute`
-gives the grid those of LoRA everywhere with other seeds, and placed by the Fisher's mass. `run` measures every task's sensitivity (a safetensors file
-each), then trains what is missing, and appends one JSON line a training to `trainings.jsonl`. The jobs come in an order
-in which every beginning is useful: one seed at the parameters of LoRA of rank 8, then the other numbers of parameters,
-then the other seeds.
+gives the grid those of LoRA everywhere with other seeds, and placed by the Fisher's mass. `run` measures every task's
+sensitivity (a safetensors file each), then trains what is missing, and appends one JSON line a training to
+`trainings.jsonl`. The jobs come in an order in which every beginning is useful: one seed at the parameters of LoRA of
+rank 8, then the other numbers of parameters, then the other seeds.
 """
 
 from __future__ import annotations
