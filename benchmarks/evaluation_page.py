@@ -15,6 +15,7 @@ from experts import EXPERT_IMAGES, EXPERTS, FAMILIES, TARGET_IMAGES, WARM_STARTS
 from larger_images import IMAGES as LARGER_IMAGES
 from larger_images import Outcome, outcomes
 from page import DOCS, table
+from remedies import remedies_section
 from warm_starts import WarmStarts, warm_starts_by_rate
 
 import selection
@@ -45,6 +46,7 @@ def main() -> None:
         _experts_section(experts),
         _warm_section(warm),
         _goals_section(found, experts),
+        remedies_section(found),
     ]
     write_page(found, DOCS, *more)
 

@@ -113,17 +113,3 @@ def _spread(targets: Sequence[Target]) -> tuple[list[str], Array]:
     average = np.mean(np.concatenate(true))
     spread = np.array([np.square(own - average).sum() for own in true])
     return [target.facts.source for target in targets], spread
-
-
-def lost_by_another_seed(target: Target) -> float:
-    """The normalised regret of the configuration that is best by one seed, judged by another, both ways: what repeating
-    a trial leaves of a choice. NaN if fewer than two configurations were tuned with two seeds.
-    """
-    first, second = target.repeated
-    if len(first) < 2:
-        return float("nan")
-    regrets = [
-        (judged.max() - judged[int(np.argmax(chosen))]) / max(judged.max() - judged.mean(), 1e-9)
-        for chosen, judged in ((first, second), (second, first))
-    ]
-    return float(np.mean(regrets))

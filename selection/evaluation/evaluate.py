@@ -20,7 +20,8 @@ from selection.evaluation.budget import Replay, Search, at_random, by_model, in_
 from selection.evaluation.cheapest import CheapChoice, cheapest_in_truth, choose_cheapest
 from selection.evaluation.optuna_search import is_installed, tpe_with_hyperband
 from selection.evaluation.protocol import Target, in_processes, leave_one_source_out, targets_of
-from selection.evaluation.rows import BASELINE, CHOSEN, LEARNED, MODELS, rows_of
+from selection.evaluation.repeats import Judged, judged_by_both, judged_by_the_other
+from selection.evaluation.rows import BASELINE, CHOSEN, LEARNED, MODELS, NOISE, rows_of
 from selection.evaluation.summary import Mean, mean_over_sources
 from selection.evidence.table import TrialTable
 from selection.recommendation.learning_curves import LearningCurves
@@ -60,6 +61,10 @@ class Evaluation:
     def sources(self) -> list[str]:
         """Where each target comes from."""
         return [target.facts.source for target in self.targets]
+
+    def with_row(self, name: str, predictions: list[Prediction]) -> Evaluation:
+        """The same with another row."""
+        return dataclasses.replace(self, predictions=self.predictions | {name: predictions})
 
     def choices(self, row: str, tries: int = 0) -> list[Choice]:
         """What a row chooses for each target."""
@@ -110,6 +115,15 @@ class Evaluation:
         """What somebody who knew the scores would take."""
         fixed = [prediction.choice() for prediction in self.predictions[BASELINE]]
         return [cheapest_in_truth(target, number) for target, number in zip(self.targets, fixed, strict=True)]
+
+    def judged_by_seeds(self) -> dict[str, list[Judged]]:
+        """What choices are worth by each of two seeds, beside that of somebody who knew the other seed's scores."""
+        rows = [row for row in (BASELINE, LEARNED, NOISE) if row in self.predictions]
+        found = {
+            row: [judged_by_both(t, p.mean) for t, p in zip(self.targets, self.predictions[row], strict=True)]
+            for row in rows
+        }
+        return found | {"whoever knew the other seed's scores": [judged_by_the_other(t) for t in self.targets]}
 
     @cached_property
     def budgets(self) -> dict[str, list[float]]:

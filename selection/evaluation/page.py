@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from selection.evaluation.best import TRIES, lost_by_another_seed
+from selection.evaluation.best import TRIES
 from selection.evaluation.cheapest import CheapChoice
 from selection.evaluation.evaluate import BUDGET, Evaluation
 from selection.evaluation.figures import plot_calibration, plot_gains, plot_regret
+from selection.evaluation.repeats import FEWEST, noise_and_spread
 from selection.evaluation.rows import BASELINE, LEARNED, NOISE
-from selection.evidence.table import Array
 
 DRAWN = ("random", BASELINE, "nearest_vote", LEARNED, NOISE)  # rows of the figure
 
@@ -152,43 +152,41 @@ def _budget_table(found: Evaluation) -> str:
 
 
 def _noise_section(found: Evaluation) -> str:
-    """What repeating the trials says of the scores."""
-    twice = _tuned_twice(found)
+    """What repeating the trials says of the scores, and of what could be known at all."""
+    twice = [target for target in found.targets if len(target.twice) >= FEWEST]
     if not twice:
-        return "## Noise\n\nNothing was tuned with two seeds, so nothing is known here of the noise of the scores."
-    noise, spread = noise_and_spread(twice)
-    again = found.mean([lost_by_another_seed(target) for target in found.targets])
+        return "## Noise\n\nToo little was tuned with two seeds to know anything of the noise of the scores."
+    sizes = sorted({_rounded(target.num_images) for target in twice})
+    of_size = {f"{size:,} images": [t for t in twice if _rounded(t.num_images) == size] for size in sizes}
+    repeats = []
+    for name, targets in (of_size | {"all": twice}).items():
+        noise, spread = noise_and_spread(targets)
+        numbers = [f"{100 * noise:.1f}", f"{100 * spread:.1f}", f"{noise / max(spread, 1e-9):.2f}"]
+        repeats.append([name, str(len(targets)), *numbers])
+    rows = []
+    for name, judged in found.judged_by_seeds().items():
+        regret, lost, within = map(found.mean, map(list, zip(*judged, strict=True)))
+        rows.append([name, regret.text(), lost.text(100, 1), within.text()])
     return f"""## Noise
 
-On {len(twice)} targets configurations were tuned with two seeds. Repeating a trial moves its accuracy by
-{100 * noise:.1f} points (standard deviation, what moves all configurations alike left out), where configurations differ
-by {100 * spread:.1f} points. Somebody who knew all accuracies of one seed and is judged by the other's would have a
-regret of {again.text()}."""
+On {len(twice)} targets several configurations were tuned with two seeds. By how much repeating a trial moves its
+accuracy (what moves all configurations alike left out), and by how much configurations differ, in points (standard
+deviations):
+
+{markdown(["targets", "number", "repeats", "configurations", "ratio"], repeats)}
+
+Nobody can know how the next repeat will turn out. So choices among these configurations are judged by each seed's
+scores in turn, beside that of somebody who knew all scores of the other seed:
+
+{markdown(["chosen by", "regret", "accuracy lost, points", "is within one point"], rows)}"""
+
+
+def _rounded(images: int) -> int:
+    """Draws of 100 images may have 98 or 101, for the classes' sake."""
+    return round(images, 1 - len(str(images)))
 
 
 def repeats_against_differences(found: Evaluation) -> float:
     """By how much repeating a trial moves its accuracy, over by how much configurations differ; NaN without repeats."""
-    twice = _tuned_twice(found)
-    noise, spread = noise_and_spread(twice) if twice else (float("nan"), 1.0)
+    noise, spread = noise_and_spread(found.targets)
     return noise / max(spread, 1e-9)
-
-
-def noise_and_spread(twice: Sequence[Array]) -> tuple[float, float]:
-    """Standard deviations of repeats and of configurations, over targets that were tuned with two seeds `(2, R)`."""
-    noise = float(np.mean([within_runs(repeated) for repeated in twice])) ** 0.5
-    return noise, max(0.0, float(np.mean([between_configurations(repeated) for repeated in twice]))) ** 0.5
-
-
-def _tuned_twice(found: Evaluation) -> list[Array]:
-    return [target.repeated for target in found.targets if target.repeated.shape[1] > 1]
-
-
-def within_runs(repeated: Array) -> float:
-    """Variance of a score around its configuration's mean, from two seeds `(2, R)`, their common difference removed."""
-    difference = repeated[0] - repeated[1]
-    return float(np.var(difference, ddof=1) / 2)
-
-
-def between_configurations(repeated: Array) -> float:
-    """Variance of the configurations' true scores: the covariance of two runs, whose noise is independent."""
-    return float(np.cov(*repeated)[0, 1])

@@ -41,7 +41,8 @@ class Target:
         columns: The configurations that were tried on it, by their columns in the table.
         scores: float64 `(C,)`, their test accuracies, means over the seeds.
         trials: The first seed's trial of each: validation accuracy, seconds, learning curve.
-        repeated: float64 `(2, R)`, test accuracies by two seeds of the R configurations that were tuned with both.
+        twice: int64 `(R,)`, the numbers of those that were tuned with the two seeds that most were tuned with.
+        repeated: float64 `(2, R)`, their test accuracies by each of these seeds.
         costs: float64 `(C,)`, usual seconds of training on so many images, by the trials on other sources.
     """
 
@@ -49,6 +50,7 @@ class Target:
     columns: npt.NDArray[np.int64]
     scores: Array
     trials: tuple[Trial, ...]
+    twice: npt.NDArray[np.int64]
     repeated: Array
     costs: Array
 
@@ -68,9 +70,14 @@ class Target:
         return np.array([trial.validation for trial in self.trials])
 
     @property
+    def num_images(self) -> int:
+        """Training images."""
+        return self.trials[0].num_images
+
+    @property
     def num_validation(self) -> float:
         """On how many images these were measured."""
-        return max(1.0, VALIDATION_OF_TRAINING * self.trials[0].num_images)
+        return max(1.0, VALIDATION_OF_TRAINING * self.num_images)
 
 
 def targets_of(tasks: Sequence[tuple[StoredTask, TaskEmbedding]], backbone: str) -> tuple[TrialTable, list[Target]]:
@@ -122,12 +129,15 @@ def _target(
     by_config = {config: {trial.seed: trial for trial in trials if trial.config == config} for config in configs}
     first = tuple(own[min(own)] for own in by_config.values())
     pairs = Counter(pair for own in by_config.values() for pair in combinations(sorted(own), 2))
+    twice: list[int] = []
     repeated = np.zeros((2, 0))
     if pairs:
         pair = pairs.most_common(1)[0][0]
-        both = [own for own in by_config.values() if set(pair) <= set(own)]
-        repeated = np.array([[own[seed].score for own in both] for seed in pair], np.float64)
-    return Target(facts, columns, scores, first, repeated, seconds @ np.array([1.0, first[0].num_images]))
+        each = list(by_config.values())
+        twice = [number for number, own in enumerate(each) if set(pair) <= set(own)]
+        repeated = np.array([[each[number][seed].score for number in twice] for seed in pair], np.float64)
+    usual = seconds @ np.array([1.0, first[0].num_images])
+    return Target(facts, columns, scores, first, np.array(twice, np.int64), repeated, usual)
 
 
 def leave_one_source_out(

@@ -9,13 +9,14 @@ import pytest
 from adapters import AdapterConfig
 from selection import SelectionError, TaskStore
 from selection.evaluation import evaluate_store
-from selection.evaluation.best import choose, gain_explained, gains, lost_by_another_seed
+from selection.evaluation.best import choose, gain_explained, gains
 from selection.evaluation.budget import Replay, at_random, by_model, in_order, successive_halving
 from selection.evaluation.cheapest import WITHIN, CheapChoice, cheapest_in_truth, choose_cheapest
 from selection.evaluation.evaluate import chosen_by_other_sources
 from selection.evaluation.optuna_search import tpe_with_hyperband
-from selection.evaluation.page import _budget_table, between_configurations, within_runs, write_page
+from selection.evaluation.page import _budget_table, write_page
 from selection.evaluation.protocol import leave_one_source_out, targets_of
+from selection.evaluation.repeats import between_configurations, judged_by_both, judged_by_the_other, within_runs
 from selection.evaluation.rows import noise, shuffled
 from selection.evaluation.summary import mean_over_sources
 from selection.evidence.table import TaskFacts
@@ -75,7 +76,7 @@ def test_tasks_with_too_few_trials_are_evidence_but_no_targets():
     assert "small" not in [target.facts.name for target in targets]
 
 
-def target_of(scores, validation=None, repeated=(), seconds=None):
+def target_of(scores, validation=None, twice=(), repeated=(), seconds=None):
     """A target whose trials took nine epochs and climbed in a straight line to their validation accuracy."""
     _, targets = targets_of(pairs(filled(2)), "vit")
     validation = scores if validation is None else validation
@@ -95,6 +96,7 @@ def target_of(scores, validation=None, repeated=(), seconds=None):
         columns=np.arange(len(scores)),
         scores=np.array(scores),
         trials=trials,
+        twice=np.array(twice, np.int64),
         repeated=np.array(repeated).reshape(2, -1),
         costs=np.array(seconds, np.float64) / 100,
     )
@@ -246,10 +248,18 @@ def test_lines_through_stored_curves_tell_where_a_training_ends():
     assert LearningCurves.fit([[0.1, 0.2]] * 3) is None
 
 
-def test_another_seed_shows_what_repeating_leaves_of_a_choice():
-    found = lost_by_another_seed(target_of([0.8, 0.7], repeated=[[0.9, 0.6], [0.7, 0.8]]))
-    assert found == pytest.approx((0.1 / 0.05 + 0.3 / 0.15) / 2)
-    assert np.isnan(lost_by_another_seed(target_of([0.8, 0.7], repeated=[[0.9], [0.7]])))
+def test_choices_among_what_was_repeated_are_judged_by_each_seed():
+    repeated = [[0.9, 0.6, 0.6], [0.7, 0.8, 0.705]]
+    target = target_of([0.8, 0.7, 0.6, 0.5], twice=[0, 1, 3], repeated=repeated)
+    third = judged_by_both(target, np.array([0.1, 0.2, 0.9, 0.3]))  # what was not repeated is no choice
+    assert third == pytest.approx(((0.3 / 0.2 + 0.095 / 0.065) / 2, 0.1975, 0), abs=1e-9)
+    first = judged_by_both(target, np.array([0.9, 0.2, 0.1, 0.3]))
+    assert first == pytest.approx((0.1 / 0.065 / 2, 0.05, 0.5))
+    other = judged_by_the_other(target)
+    assert other.lost == pytest.approx((0.3 + 0.1) / 2)
+    assert other.regret == pytest.approx((0.3 / 0.2 + 0.1 / 0.065) / 2)
+    assert other.within == 0
+    assert np.isnan(judged_by_both(target_of([0.8, 0.7], twice=[0, 1], repeated=[[0.9, 0.6]] * 2), np.ones(2))).all()
 
 
 def test_what_was_tuned_with_one_seed_only_is_no_repetition():
@@ -257,6 +267,7 @@ def test_what_was_tuned_with_one_seed_only_is_no_repetition():
     again = [dataclasses.replace(trial(0.1 * i), config=CONFIGS[i], seed=7, validation=0.5) for i in range(1, 4)]
     store.add_trials("task 0", again)
     _, targets = targets_of(pairs(store), "vit")
+    assert [targets[0].trials[number].config for number in targets[0].twice] == CONFIGS[1:4]
     assert targets[0].repeated.shape == (2, 3)
     assert sorted(targets[0].repeated[1]) == pytest.approx([0.1, 0.2, 0.3])
     assert all(target.repeated.shape == (2, 0) for target in targets[1:])

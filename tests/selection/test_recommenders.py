@@ -64,9 +64,21 @@ def table():
     return table_of(scores, np.where(np.isnan(scores), 0, generator.integers(1, 4, scores.shape)))
 
 
-def noise_of(table, variance):
+def scale_of(task, power=START["power of what is left"]):
+    """By how much what is gained on a task shrinks."""
+    return min(1.0, 2 * (1 - task.level)) ** power
+
+
+def noise_of(table, variance, power=START["power of what is left"]):
     """`(N, N)`, of the scores in a table, where that of a single trial has a variance."""
-    return np.diag(variance / table.repeats[np.isfinite(table.scores)])
+    scales = np.array([[scale_of(task, power)] for task in table.tasks])
+    return np.diag((variance * scales**2 / np.maximum(table.repeats, 1))[np.isfinite(table.scores)])
+
+
+def with_level(task, level):
+    """A task on which a linear probe reaches this."""
+    classifier = dataclasses.replace(task.embedding.classifier, accuracy=level, cross_validated=None)
+    return dataclasses.replace(task, embedding=dataclasses.replace(task.embedding, classifier=classifier))
 
 
 TARGET = TaskFacts("new", embedding("new", seed=99))
@@ -119,7 +131,8 @@ def test_the_likelihood_and_its_gradient_are_those_of_a_joint_gaussian(table):
     own, expected = settings(), settings()
     found = _negative_log_likelihood(likeness, seen, dict(zip(names, own, strict=True)))
     s = dict(zip(names, expected, strict=True))
-    noisy = likeness.kernel(seen.pairs, seen.pairs, s) + s["noise"] * torch.from_numpy(noise_of(table, 1.0))
+    noise = s["noise"] * torch.from_numpy(noise_of(table, 1.0, 0)) * likeness.scale(s)[seen.pairs[:, 0]].square()
+    noisy = likeness.kernel(seen.pairs, seen.pairs, s) + noise
     joint = -torch.distributions.MultivariateNormal(torch.zeros_like(y), noisy).log_prob(y)
     assert found.item() == pytest.approx(joint.item() - len(y) * np.log(2 * np.pi) / 2)
     (gradient,), (reference,) = torch.autograd.grad(found, own), torch.autograd.grad(joint, expected)
@@ -235,16 +248,19 @@ def process():
 
 def test_the_process_predicts_as_a_joint_gaussian_does(table, process):
     """The kernel is written out entry by entry, and the Gaussian conditioned by inverting its covariance."""
-    found = process(table, TARGET, table.configs)
-    tasks = [*table.tasks, TARGET]
+    levels = np.linspace(0.2, 0.95, len(table.tasks))
+    table = dataclasses.replace(table, tasks=tuple(map(with_level, table.tasks, levels)))
+    target = with_level(TARGET, 0.8)
+    found = process(table, target, table.configs)
+    tasks = [*table.tasks, target]
     pairs = np.argwhere(np.isfinite(table.scores))
     everything = np.array([[written_out(a, b, tasks, table.configs) for b in rows(pairs)] for a in rows(pairs)])
-    gains = table.scores[tuple(pairs.T)] - 0.9
+    gains = table.gains()[tuple(pairs.T)]
     known, new = slice(0, len(pairs)), slice(len(pairs), None)
     weights = everything[new, known] @ np.linalg.inv(everything[known, known] + noise_of(table, START["noise"]))
-    np.testing.assert_allclose(found.mean, TARGET.level + weights @ gains, atol=1e-8)
+    np.testing.assert_allclose(found.mean, 0.8 + weights @ gains, atol=1e-8)
     np.testing.assert_allclose(found.covariance, everything[new, new] - weights @ everything[known, new], atol=1e-8)
-    assert found.noise == START["noise"]
+    assert found.noise == pytest.approx(START["noise"] * scale_of(target) ** 2)
 
 
 def test_parts_of_the_embedding_have_a_length_each_and_their_kernels_are_multiplied(table):
@@ -282,7 +298,7 @@ def written_out(a, b, tasks, configs):
     choice = s["average"] + s["choice by facts"] * by_facts + s["choice by embedding"] * by_embedding
     if t == u:
         level, choice = level + s["level of each task"], choice + s["choice of each task"]
-    return level + choice * config
+    return scale_of(tasks[t]) * scale_of(tasks[u]) * (level + choice * config)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +327,7 @@ def test_learning_makes_the_trials_likelier(table, process):
         names = {name: torch.tensor(value, dtype=torch.float64) for name, value in settings.items()}
         likeness = _Likeness.of(table.tasks, table.configs, task_directions, task_numbers)
         kernel = likeness.kernel(torch.from_numpy(pairs), torch.from_numpy(pairs), names).numpy()
-        covariance = kernel + noise_of(table, settings["noise"])
+        covariance = kernel + noise_of(table, settings["noise"], settings["power of what is left"])
         return multivariate_normal(np.zeros(len(pairs)), covariance).logpdf(table.gains()[tuple(pairs.T)])
 
     assert log_likelihood(learned.settings) > log_likelihood(starting_settings(3, np.nanmean(table.gains() ** 2)))

@@ -2,7 +2,8 @@
 
 Indices: t task, c configuration, n observation.
 
-    score_tc = probe_t + gain_tc + noise_tc,   gain ~ GP(0, k),   noise_tc ~ N(0, s / repeats_tc)
+    score_tc = probe_t + r_t (g_tc + noise_tc),   g ~ GP(0, k),   noise_tc ~ N(0, s / repeats_tc)
+    r_t = min(1, 2 (1 - probe_t))^h
 
     k((t, c), (t', c')) =   a_0 K_cc'                      what a configuration gains on average
                           + a_1 F_tt' + a_2 E_tt' + a_3 d_tt'    how much there is to gain on a task
@@ -14,9 +15,10 @@ of parts of the embeddings, with a length each); d is 1 for a task with itself; 
 configurations, in part shared by all of one method. The products say that what worked on a task is expected to work on
 tasks like it, for the same configuration and for similar ones.
 
-A score that is the mean of several repeats says more than that of a single trial, whose noise has variance s.
-Amounts a, lengths and s maximise the marginal likelihood (Rasmussen and Williams 2006, section 5.4.1), with a
-weak prior that keeps them near ordinary sizes where the trials say little.
+Where the linear probe leaves little wrong, there is little to gain, and trials repeat better: r makes both smaller
+where it leaves less than half. A score that is the mean of several repeats says more than that of a single trial, whose
+noise has variance s. Amounts a, lengths, h and s maximise the marginal likelihood (Rasmussen and Williams 2006, section
+5.4.1), with a weak prior that keeps them near ordinary sizes where the trials say little.
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ PRIOR_SPREAD = 1.0  # of the logarithm of a setting around where learning starts
 FARTHEST = 5.0  # that a logarithm may go from there
 NOISE = 7e-4  # where learning starts: about the squared difference of repeats (docs/pilot.md)
 SMALLEST = 1e-4  # squared gain, where nothing gains anything
+LEAST_LEFT = 0.01  # that a linear probe leaves wrong: one that is always right on some images is not on all
 
 AMOUNTS = {
     "average": 0.3,
@@ -66,8 +69,8 @@ AMOUNTS = {
 """Where learning starts, as shares of the mean squared gain."""
 
 LENGTHS = {"length of settings": 1.5, "share of method": 0.5}
-LENGTH_OF_EMBEDDING, LENGTH_OF_FACT = 0.8, 2.0
-"""The same for lengths; every part of the embedding and every fact has its own."""
+LENGTH_OF_EMBEDDING, LENGTH_OF_FACT, POWER = 0.8, 2.0, 0.5
+"""The same for lengths, of which every part of the embedding and every fact has its own, and for h."""
 
 
 def starting_settings(num_facts: int, squared_gain: float, num_parts: int = 1) -> dict[str, float]:
@@ -82,7 +85,7 @@ def starting_settings(num_facts: int, squared_gain: float, num_parts: int = 1) -
     return (
         amounts
         | LENGTHS
-        | {"noise": NOISE}
+        | {"noise": NOISE, "power of what is left": POWER}
         | {f"length of embedding {number}": LENGTH_OF_EMBEDDING for number in range(num_parts)}
         | {f"length of fact {number}": LENGTH_OF_FACT for number in range(num_facts)}
     )
@@ -160,7 +163,8 @@ class GaussianProcess:
             solved = torch.linalg.solve_triangular(factor, across.T, upper=False)
             covariance = likeness.kernel(asked, asked, settings) - solved.T @ solved
             wider = self.widening**2
-            found.append(Prediction(mean.numpy(), wider * covariance.numpy(), wider * self.settings["noise"]))
+            noise = float(wider * likeness.scale(settings)[t] ** 2 * settings["noise"])
+            found.append(Prediction(mean.numpy(), wider * covariance.numpy(), noise))
         return found
 
     def calibrated(self, table: TrialTable) -> GaussianProcess:
@@ -221,12 +225,14 @@ class _Likeness:
     """What the kernel is made of: facts, and squared distances between tasks and between configurations.
 
     Attributes:
+        left: float64 `(T,)`, min(1, 2 (1 - probe)): 1 where a linear probe is wrong at half of the images or more.
         facts: float64 `(T, F)`, the facts themselves.
         embedding: float64 `(P, T, T)`, of each part.
         method: float64 `(C, C)`, 1 for two configurations of one method and otherwise 0.
         settings: float64 `(C, C)`.
     """
 
+    left: Tensor
     facts: Tensor
     embedding: Tensor
     method: Tensor
@@ -239,10 +245,19 @@ class _Likeness:
         methods, settings = (torch.from_numpy(values) for values in config_numbers(configs))
         parts = torch.from_numpy(directions(tasks))
         embedding = _squared_distances(parts if parts.ndim == 3 else parts[None])
-        return cls(torch.from_numpy(numbers(tasks)), embedding, methods @ methods.T, _squared_distances(settings))
+        wrong = torch.tensor([1 - task.level for task in tasks], dtype=torch.float64)
+        left = (2 * wrong.clamp(min=LEAST_LEFT)).clamp(max=1)
+        facts = torch.from_numpy(numbers(tasks))
+        return cls(left, facts, embedding, methods @ methods.T, _squared_distances(settings))
+
+    def scale(self, s: dict[str, Tensor]) -> Tensor:
+        """r of the module's text, `(T,)`."""
+        return self.left ** s["power of what is left"]
 
     def kernel(self, rows: Tensor, columns: Tensor, s: dict[str, Tensor]) -> Tensor:
-        """k of the module's text between pairs `(N, 2)` and `(M, 2)` of task and configuration, `(N, M)`."""
+        """r_t k((t, c), (t', c')) r_t' of the module's text between pairs `(N, 2)` and `(M, 2)` of task and
+        configuration, `(N, M)`.
+        """
         lengths = torch.stack([s[f"length of fact {number}"] for number in range(self.facts.shape[1])])
         apart = (self.facts[:, None] - self.facts) / lengths
         by_facts = _of_pairs(torch.exp(-apart.square().sum(dim=2) / 2), rows[:, 0], columns[:, 0])
@@ -257,7 +272,9 @@ class _Likeness:
         choice = (
             s["choice by facts"] * by_facts + s["choice by embedding"] * by_embedding + s["choice of each task"] * same
         )
-        return level + (s["average"] + choice) * config
+        scale = self.scale(s)
+        both = torch.outer(scale.index_select(0, rows[:, 0]), scale.index_select(0, columns[:, 0]))
+        return both * (level + (s["average"] + choice) * config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,7 +303,9 @@ class _Observations:
 
     def covariance(self, likeness: _Likeness, settings: dict[str, Tensor]) -> Tensor:
         """`(N, N)`, noise included."""
-        return likeness.kernel(self.pairs, self.pairs, settings) + torch.diag(settings["noise"] / self.repeats)
+        scale = likeness.scale(settings).index_select(0, self.pairs[:, 0])
+        noise = scale.square() * settings["noise"] / self.repeats
+        return likeness.kernel(self.pairs, self.pairs, settings) + torch.diag(noise)
 
 
 def _of_pairs(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
