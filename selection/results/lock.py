@@ -16,39 +16,24 @@ from selection.results.description import FILE
 NAME = "in-use.lock"
 
 
-def keep_other_results(folder: str | Path | None, *, several: bool) -> None:
-    """Make sure that a result in a folder is one that the run would go on with, or make again.
-
-    Args:
-        folder: Where the run will write; None for nowhere.
-        several: Whether it makes tries, each in a folder of its own inside.
-
-    Raises:
-        SelectionError: the result there is of another run, which would be lost.
-    """
-    if folder is None or not (Path(folder) / FILE).exists():
-        return
-    own = any(Path(folder).glob("try-*")) if several else (Path(folder) / TRAINING).exists()
-    if not own:
-        raise SelectionError(
-            f"{folder} holds an earlier result, which would be lost; give another folder, or remove it"
-        )
-
-
-def alone_in(folder: str | Path | None) -> Any:
+def alone_in(folder: str | Path | None, *, several: bool = False) -> Any:
     """Inside the context, no other process writes a result to the folder; without a folder nothing is done.
 
     A file in the folder names the process and its machine. One that a killed process left behind is taken over on the
     same machine.
 
+    Args:
+        folder: Where a run will write.
+        several: Whether it makes tries, each in a folder of its own inside.
+
     Raises:
-        SelectionError: another process is at work there.
+        SelectionError: another process is at work there, or another run's result is there, which would be lost.
     """
-    return nullcontext() if folder is None else _locked(Path(folder))
+    return nullcontext() if folder is None else _locked(Path(folder), several)
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path, several: bool) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
     lock = SoftFileLock(path, timeout=0)
@@ -60,9 +45,19 @@ def _locked(folder: Path) -> Iterator[None]:
             "process is gone"
         ) from error
     try:
+        _check_no_other_result(folder, several)
         yield
     finally:
         lock.release()
+
+
+def _check_no_other_result(folder: Path, several: bool) -> None:
+    """Make sure that a result in the folder is one that the run would go on with, or make again."""
+    own = any(folder.glob("try-*")) if several else (folder / TRAINING).exists()
+    if (folder / FILE).exists() and not own:
+        raise SelectionError(
+            f"{folder} holds an earlier result, which would be lost; give another folder, or remove it"
+        )
 
 
 def _owner(path: Path) -> str:

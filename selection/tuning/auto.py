@@ -22,7 +22,7 @@ from selection.recommendation.facts import facts_of
 from selection.recommendation.learning_curves import curves_of
 from selection.recommendation.recommend import recommend
 from selection.recommendation.result import Recommendation
-from selection.results.lock import alone_in, keep_other_results
+from selection.results.lock import alone_in
 from selection.store import TaskStore, Trial
 from selection.tuning.budget import Clock
 from selection.tuning.one import Tuned, decoded, splits_of, tune_alone, write
@@ -117,8 +117,7 @@ def auto_tune(
     folder = None if out is None else Path(out)
     if cluster is not None and folder is not None:
         check_no_tries(folder)
-    with alone_in(out), running_on(cluster) as runner:
-        keep_other_results(out, several=most > 1)
+    with alone_in(out, several=most > 1), running_on(cluster) as runner:
         splits = decoded(splits, probe.transform, transform_of(model), compute=compute, progress=progress)
         embedding = embed(splits.train, probe, compute=compute, seed=seed, progress=progress)
         facts = None

@@ -23,7 +23,7 @@ from selection.evidence.runner import VALIDATION_SHARE
 from selection.recommendation.result import Recommendation
 from selection.results.description import Description, Measured
 from selection.results.folder import describe_recommendation, preprocessing_of, versions, write_result
-from selection.results.lock import alone_in, keep_other_results
+from selection.results.lock import alone_in
 from selection.results.proof import outputs_of
 from selection.results.result import probabilities_of
 from selection.results.validation import Validation
@@ -76,7 +76,6 @@ def tune(
     """
     splits, model = splits_of(task), load_backbone(backbone)
     with alone_in(out):
-        keep_other_results(out, several=False)
         return tune_alone(
             splits,
             model,
