@@ -19,7 +19,7 @@ except (RuntimeError, OSError) as _error:
 from adapters.adapter import adapter_of, num_adapter_parameters, switch, tuned_parameters, tuned_tensors
 from adapters.attach import attach, detach
 from adapters.backbones import DEFAULT_BACKBONE
-from adapters.checkpoint import load, read_metadata, save, write_atomically
+from adapters.checkpoint import load, read_metadata, save
 from adapters.config import AdapterConfig, all_settings
 from adapters.errors import (
     AdapterError,
@@ -77,5 +77,4 @@ __all__ = [
     "training_log",
     "tuned_parameters",
     "tuned_tensors",
-    "write_atomically",
 ]

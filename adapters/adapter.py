@@ -48,6 +48,7 @@ class Adapter(nn.Module):
         super().__init__()
         self.config = config
         self.proven = False  # `adapters.proof` has seen it act
+        self.learning: list[bool] | None = None  # which parameters learn, kept while another one acts; None for all
         self.sites = nn.ModuleDict({_key(site.name): part for site, part in parts})
         self.heads = nn.ModuleDict({_key(name): head for name, head in heads.items()})  # while it does not act
         # In a list, the backbone's modules do not become the adapter's.
@@ -121,13 +122,16 @@ def switch(model: nn.Module, name: str | None) -> None:
         for part in leaving.parts:
             part.adapter.disable(part.module, part.output)
         _exchange_heads(model, own=adapters.heads, new=leaving.heads)
+        leaving.learning = [parameter.requires_grad for parameter in leaving.parameters()]
         leaving.requires_grad_(False)
         for module in adapters.kept:
             module.training = model.training and all(module is not frozen for frozen in adapters.frozen_norms)
     adapters.active, adapters.kept = name, []
     if name is not None:
         entering = adapters[name]
-        entering.requires_grad_(True)
+        parameters = list(entering.parameters())
+        for parameter, learns in zip(parameters, entering.learning or [True] * len(parameters), strict=True):
+            parameter.requires_grad_(learns)
         _exchange_heads(model, own=entering.heads, new=adapters.heads)
         for part in entering.parts:
             part.adapter.enable(part.module, part.output)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from adapters.adapter import Adapter, Adapters, adapters_of, plain, switch
 from adapters.config import AdapterConfig
-from adapters.errors import AdapterError, ConfigError, IncompatibleError
+from adapters.errors import ConfigError, IncompatibleError
 from adapters.methods.registry import METHODS, Chosen, Scores
 from adapters.methods.site_adapter import SiteAdapter
 from adapters.methods.sparse_weights import SparseWeights
@@ -107,7 +107,7 @@ def undone_if_failing(backbone: nn.Module, name: str, former: str | None) -> Ite
     """Within it, an error takes the adapter of that name off again and lets the former one act."""
     try:
         yield
-    except AdapterError:
+    except BaseException:
         detach(backbone, name)
         if former is not None:
             switch(backbone, former)

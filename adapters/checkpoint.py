@@ -6,7 +6,6 @@ A checkpoint is a directory with `adapter.safetensors` (tensors) and `adapter.js
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from adapters.fingerprint import BackboneId
 from adapters.methods.registry import METHODS
 from adapters.proof import act_through_weights
 from adapters.sites import classifier_names
+from task2vec_base import write_atomically
 
 FORMAT_VERSION = 2
 TENSORS, METADATA = "adapter.safetensors", "adapter.json"
@@ -178,13 +178,3 @@ def tuned_classes(model: nn.Module) -> int:
     if not layers:
         raise ConfigError(f"the classifier of {type(model).__name__}, {type(head).__name__}, has no linear layer")
     return len(layers[-1].weight)
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` fill a temporary file, then put it in place: a kill leaves the old file or the new one."""
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -32,17 +32,18 @@ def dropping_paths(model: nn.Module, rate: float) -> Iterator[None]:
     blocks = [model.get_submodule(name) for name in block_names(model)]
     rates = torch.linspace(0, rate, len(blocks)).tolist()
     replaced = [
-        (block, place, getattr(block, place), own)
+        (part, place, getattr(part, place), own)
         for block, own in zip(blocks, rates, strict=True)
-        for place in {**vars(block), **block._modules}  # where nothing is dropped, the place may hold None
-        if PLACE.fullmatch(place) and isinstance(getattr(block, place), nn.Module | None)
+        for part in block.modules()  # a block may be made of blocks
+        for place in {**vars(part), **part._modules}  # where nothing is dropped, the place may hold None
+        if PLACE.fullmatch(place) and isinstance(getattr(part, place), nn.Module | None)
     ]
     if not replaced:
         raise ConfigError(f"drop_path={rate} finds no path to drop in {type(model).__name__}; leave it at 0")
-    for block, place, _, own in replaced:
-        setattr(block, place, DropPath(own))
+    for part, place, _, own in replaced:
+        setattr(part, place, DropPath(own))
     try:
         yield
     finally:
-        for block, place, former, _ in replaced:
-            setattr(block, place, former)
+        for part, place, former, _ in replaced:
+            setattr(part, place, former)

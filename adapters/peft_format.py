@@ -23,12 +23,13 @@ from torch import Tensor, nn
 
 from adapters.adapter import active_name, adapter_of, tuned_tensors
 from adapters.attach import DEFAULT_NAME, Backbone, attach, undone_if_failing
-from adapters.checkpoint import load_tuned, write_atomically
+from adapters.checkpoint import load_tuned
 from adapters.config import AdapterConfig
 from adapters.errors import CheckpointError
 from adapters.fingerprint import BackboneId
 from adapters.methods.lora import LoraSettings, LowRank, LowRankConv
 from adapters.sites import classifier_names
+from task2vec_base import write_atomically
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 # PEFT's ways to begin that leave the backbone's weights alone.

@@ -47,6 +47,8 @@ def prove(model: nn.Module, images: Tensor, call: Callable[[Tensor], Tensor] | N
     adapter, call = adapter_of(model), call or model
     try:
         called, reached = _trace(model, adapter, images, call)
+    except torch.OutOfMemoryError:  # says nothing of the method
+        raise
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
         if not takes(model, images, call):
             raise  # with or without the adapter

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from adapters.adapter import adapter_of, tuned_parameters, tuned_tensors
 from adapters.augmentation import mixing_of
-from adapters.checkpoint import load_tuned, tuned_classes, write_atomically
+from adapters.checkpoint import load_tuned, tuned_classes
 from adapters.data import Batches, Reader
 from adapters.data.labels import check_range
 from adapters.errors import CheckpointError, TrainingError
@@ -25,6 +25,7 @@ from adapters.losses import Loss, balancing_weights, drawn_order
 from adapters.metrics import Metrics, metrics_of
 from adapters.precision import Autocast
 from adapters.processes import OneProcess
+from task2vec_base import write_atomically
 
 WARMUP_SHARE = 0.1  # of all steps
 GRADIENT_CLIP = 1.0  # largest norm of a step's gradient

@@ -174,12 +174,16 @@ def targeted(sites: list[Site], backbone: nn.Module, targets: Iterable[str]) -> 
 
 
 def block_names(backbone: nn.Module) -> list[str]:
-    """Names of the residual blocks, from input to output: numbered modules of a class that timm calls a block."""
-    return [
-        name
-        for name, module in backbone.named_modules()
-        if NUMBERED.fullmatch(name.rsplit(".", 1)[-1]) and any(part in type(module).__name__ for part in BLOCKS)
-    ]
+    """Names of the residual blocks, from input to output: numbered modules of a class that timm calls a block.
+
+    A block within a block, as MobileViT's transformers are, is a part of that one and none of its own.
+    """
+    found: list[str] = []
+    for name, module in backbone.named_modules():
+        is_block = NUMBERED.fullmatch(name.rsplit(".", 1)[-1]) and any(b in type(module).__name__ for b in BLOCKS)
+        if is_block and not (found and is_inside(name, found[-1])):
+            found.append(name)
+    return found
 
 
 def token_sequence(backbone: nn.Module) -> TokenSequence | None:

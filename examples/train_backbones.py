@@ -33,6 +33,7 @@ from torch.nn import functional as F
 
 import adapters
 import task2vec
+from task2vec_base import write_atomically
 
 IMAGE_SIZE = 32
 HELD_OUT_PER_CLASS = 10  # of the training images, to watch progress without the test split
@@ -111,7 +112,7 @@ def read_split(archive: Path, split: str, cache: Path) -> Images:
         labels = torch.from_numpy(task.labels)
         tensors = {"pixels": torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), "labels": labels}
         cache.mkdir(parents=True, exist_ok=True)
-        adapters.write_atomically(cached, partial(save_file, tensors))
+        write_atomically(cached, partial(save_file, tensors))
     tensors = load_file(cached)
     return Images(tensors["pixels"], tensors["labels"])
 
@@ -256,7 +257,7 @@ def train(recipe: Recipe, images: Images, held_out: Images, out: Path, device: t
                 total_loss += loss.item()
                 progress.advance(bar)
             state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "epoch": epoch + 1}
-            adapters.write_atomically(checkpoint, partial(torch.save, state))
+            write_atomically(checkpoint, partial(torch.save, state))
             record = {
                 "epoch": epoch + 1,
                 "loss": total_loss / steps_per_epoch,
@@ -284,7 +285,7 @@ def main(
     half = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in half.items()})
     weights = {k: v.contiguous() for k, v in half.items()}
-    adapters.write_atomically(out / f"{recipe.model}.safetensors", partial(save_file, weights))
+    write_atomically(out / f"{recipe.model}.safetensors", partial(save_file, weights))
     history = [json.loads(line) for line in (out / f"{recipe.model}.metrics.jsonl").read_text().splitlines()]
     card = {
         "model": recipe.model,

@@ -15,9 +15,9 @@ from safetensors.numpy import save as to_bytes
 
 from task2vec.classifier import Classifier
 from task2vec.errors import EmbeddingError
-from task2vec.files import write_whole
 from task2vec.fisher import ESTIMATORS, Convergence
 from task2vec.thumbnails import Thumbnail, check_thumbnails
+from task2vec_base import write_atomically
 
 FORMAT_VERSION = 1
 FINGERPRINT = re.compile(r"[0-9a-f]{32}")
@@ -126,7 +126,8 @@ class TaskEmbedding:
         pictures = {_picture(i): np.frombuffer(t.webp, np.uint8) for i, t in enumerate(self.thumbnails)}
         if pictures:
             metadata["thumbnails"] = [thumbnail.label for thumbnail in self.thumbnails]
-        write_whole(Path(path), to_bytes({**tensors, **pictures}, metadata={"task2vec": json.dumps(metadata)}))
+        content = to_bytes({**tensors, **pictures}, metadata={"task2vec": json.dumps(metadata)})
+        write_atomically(Path(path), lambda whole: whole.write_bytes(content))
 
     @classmethod
     def load(cls, path: str | Path) -> TaskEmbedding:

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from task2vec.embed import embed
 from task2vec.embedding import Layer
 from task2vec.errors import EmbeddingError, ProbeError
-from task2vec.files import write_whole
 from task2vec.plan import DEFAULT_METHOD
 from task2vec.probe import Probe
+from task2vec_base import write_atomically
 
 if TYPE_CHECKING:
     from task2vec import Task
@@ -101,7 +101,8 @@ class Sensitivity:
         """Write one safetensors file; a failed write leaves no half file."""
         facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "fisher"}
         facts["format_version"] = FORMAT_VERSION
-        write_whole(Path(path), to_bytes({"fisher": self.fisher}, metadata={"sensitivity": json.dumps(facts)}))
+        content = to_bytes({"fisher": self.fisher}, metadata={"sensitivity": json.dumps(facts)})
+        write_atomically(Path(path), lambda whole: whole.write_bytes(content))
 
     @classmethod
     def load(cls, path: str | Path) -> Sensitivity:

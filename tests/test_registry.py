@@ -6,7 +6,7 @@ from adapters import METHODS, RULES
 from selection import RECOMMENDERS
 from selection.recommendation.transferability import SCORES
 from task2vec import DISTANCES, ESTIMATORS
-from task2vec_registry import Registry
+from task2vec_base import Registry
 
 FAMILIES = (METHODS, RULES, DISTANCES, ESTIMATORS, RECOMMENDERS, SCORES)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,13 +11,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from adapters.data.examples import Batch, Transform, checked, collate
 from adapters.errors import TrainingError
+from task2vec_base import usual_workers
 
 if TYPE_CHECKING:
     from adapters.data.batches import Batches
 
 Workers = int | Literal["auto"]
-
-MOST_WORKERS = 8  # when their number is chosen here
 
 
 class Reader:
@@ -27,7 +24,7 @@ class Reader:
 
     Args:
         batches: The dataset.
-        workers: Processes that read ahead; `"auto"` for one a core, `MOST_WORKERS` at most, and none where they would
+        workers: Processes that read ahead; `"auto"` for one a core, eight at most, and none where they would
             not pay: for images in memory on a CPU, for a single batch, and where a process cannot be forked, so that
             each worker would load torch anew and the caller's script would have to guard its main part.
         device: Where the batches will be needed; for an accelerator they are pinned.
@@ -86,10 +83,8 @@ def num_workers(workers: Workers, num_batches: int, *, cheap: bool) -> int:
     Raises:
         TrainingError: neither `"auto"` nor a whole number from 0.
     """
-    if workers != "auto":
-        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
-            raise TrainingError(f"workers={workers!r} cannot read images; give 'auto', 0, or a number of processes")
-        return workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    forks = multiprocessing.get_start_method() == "fork"
-    return 0 if cheap or num_batches < 2 or not forks else min(MOST_WORKERS, cores)
+    if workers == "auto":
+        return usual_workers(num_batches, cheap=cheap)
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
+        raise TrainingError(f"workers={workers!r} cannot read images; give 'auto', 0, or a number of processes")
+    return workers

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from adapters.methods.site_adapter import SiteAdapter
 from adapters.settings import Settings
 from adapters.sites import Site
-from task2vec_registry import Registry
+from task2vec_base import Registry
 
 Own = TypeVar("Own", bound=Settings)
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters.errors import ConfigError
-from task2vec_registry import Registry
+from task2vec_base import Registry
 
 Array = npt.NDArray[np.float64]
 

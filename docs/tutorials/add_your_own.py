@@ -274,5 +274,5 @@ recommendation = selection.recommend(own, library, recommender="thrifty")
 #
 # Whoever has it installed has the method, without importing anything. The modules are imported when a name is looked up
 # that is not known yet, or when all are listed. A name that is taken, or a module that fails, costs only itself: a warning
-# names it, and everything else works. The register itself is `task2vec_registry.Registry`; it lies below `task2vec` and
+# names it, and everything else works. The register itself is `task2vec_base.Registry`; it lies below `task2vec` and
 # `adapters`, which import neither the other.

@@ -11,7 +11,6 @@ import typer
 
 import selection
 import task2vec
-from adapters import write_atomically
 from selection.cli import options as o
 from selection.cli.output import describe_embedding, print_facts, print_json, print_unreadable, short
 from selection.errors import SelectionError
@@ -19,6 +18,7 @@ from selection.evidence.embedding import name_of
 from selection.jobs.failures import LOGS
 from task2vec import DEFAULT_METHOD, Probe, Task2VecError, TaskEmbedding
 from task2vec.tasks.splits import read_task
+from task2vec_base import write_atomically
 
 SETTINGS = "settings.json"  # how all embeddings in a folder are made
 MATTER = ("split_name", "draws", "from_layer", "max_samples", "seed", "thumbnails")  # settings that change an embedding

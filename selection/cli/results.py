@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from adapters import write_atomically
 from selection.cli import options as o
 from selection.cli.output import print_json, print_table
 from selection.errors import SelectionError
 from selection.results.predictions import Predictions
 from selection.results.result import load_result
+from task2vec_base import write_atomically
 
 ResultFolder = Annotated[Path, typer.Argument(help="Folder that `task2vec tune` wrote.")]
 SHOWN = 50  # rows of a table on the terminal

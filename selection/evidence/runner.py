@@ -21,9 +21,9 @@ from torch import nn
 import adapters
 from adapters import AdapterConfig, BackboneId
 from adapters.data import Batches, transform_of
+from selection.evidence.attached import attach_for
 from selection.evidence.backbone import load_backbone
 from selection.evidence.grid import Grid, GridTask
-from selection.evidence.placed import placed
 from selection.jobs import Cluster, Failures, Job, Runner, itself, running_on
 from selection.jobs.failures import LOGS
 from selection.store import TaskStore, Trial
@@ -110,11 +110,9 @@ def run_trial(
     """
     backbone, compute = BackboneId.of_model(model), compute or Compute()
     model.to(compute.device_for(next(model.parameters()).device))
+    num_classes = max(train.num_classes, validation.num_classes)
     start = time.perf_counter()
-    own = placed(config, train.dataset, model, transform=train.transform, compute=compute, seed=seed)
-    placing = time.perf_counter() - start
-    adapters.attach(model, own, max(train.num_classes, validation.num_classes), seed=seed)
-    start = time.perf_counter()
+    attach_for(train.dataset, model, config, num_classes, transform=train.transform, compute=compute, seed=seed)
     result = adapters.fit(
         model,
         train,
@@ -126,7 +124,7 @@ def run_trial(
         compile=compute.compile,
         progress=False,
     )
-    seconds = placing + time.perf_counter() - start
+    seconds = time.perf_counter() - start
     return Trial(
         config=config,
         backbone=backbone,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adapters import DEFAULT_BACKBONE, write_atomically
+from adapters import DEFAULT_BACKBONE
 from selection.pages.data import gather, told_of
 from selection.pages.page import page
 from selection.recommendation.result import Recommendation
 from selection.store import TaskStore
 from task2vec import TaskEmbedding
+from task2vec_base import write_atomically
 
 IN_REPORT = 30  # stored tasks that a report knows
 

@@ -20,13 +20,15 @@ import torch
 from torch import nn
 
 import adapters
-from adapters import METHODS, AdapterConfig, BackboneId, write_atomically
+from adapters import METHODS, AdapterConfig, BackboneId
 from adapters.data import transform_of
 from adapters.sites import image_size
 from selection.errors import SelectionError
+from selection.evidence.attached import attach_for
 from selection.evidence.runner import VALIDATION_SHARE
 from selection.recommendation.result import Recommendation
 from task2vec import Compute, Splits, Task
+from task2vec_base import write_atomically
 
 FEW = 8  # images of a step that shows whether steps are slow enough to be measured so
 SLOW = 0.3  # seconds of such a step from which on time goes by images, not by steps
@@ -142,7 +144,6 @@ def remembered(key: str, measure: Callable[[], Pace], folder: Path | None = None
     pace = measure()
     known[key] = dataclasses.asdict(pace) | {"when": time.time(), "load": load}
     with suppress(OSError):  # a cache that cannot be written costs the time of measuring again
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda temporary: temporary.write_text(json.dumps(known, indent=1)))
     return pace
 
@@ -155,7 +156,7 @@ def _paced_by(batch_size: int, model: nn.Module, config: AdapterConfig, task: Ta
         raise SelectionError(f"none of {len(some)} images of task {task.name!r} can be read, such as {bad[0]}")
     some = some.select([number for number in range(len(some)) if number not in bad])
     short = config.replace(epochs=2, batch_size=batch_size, placement=None)  # as long wherever the parameters are
-    adapters.attach(tuned, short, task.num_classes)
+    attach_for(some, tuned, short, task.num_classes, compute=compute, seed=0)
     fitted = adapters.fit(
         tuned,
         some,

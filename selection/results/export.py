@@ -13,10 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from adapters import write_atomically
 from selection.errors import SelectionError
 from selection.results.folder import save_merged
 from selection.results.result import MERGED, Result, plain_model
+from task2vec_base import write_atomically
 
 Format = Literal["safetensors", "onnx", "torch"]
 

@@ -15,7 +15,6 @@ from timm.data import resolve_data_config
 from torch import nn
 
 import adapters
-from adapters import write_atomically
 from adapters.sites import image_size
 from selection.errors import SelectionError
 from selection.recommendation.result import Recommendation
@@ -24,6 +23,7 @@ from selection.results.description import FILE, Description
 from selection.results.proof import is_known
 from selection.results.result import MERGED, plain_model
 from task2vec.style import in_style
+from task2vec_base import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

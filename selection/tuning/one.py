@@ -17,8 +17,8 @@ from adapters.losses import LossName, Sampling
 from adapters.merge import why_unmergeable
 from adapters.metrics import metrics_of
 from selection.errors import SelectionError
+from selection.evidence.attached import attach_for
 from selection.evidence.backbone import load_backbone, source_of
-from selection.evidence.placed import placed
 from selection.evidence.runner import VALIDATION_SHARE
 from selection.recommendation.result import Recommendation
 from selection.results.description import Description, Measured
@@ -27,7 +27,6 @@ from selection.results.lock import alone_in
 from selection.results.proof import outputs_of
 from selection.results.result import probabilities_of
 from selection.results.validation import Validation
-from selection.tuning.scores import scores_of
 from task2vec import Compute, Splits, Task, read_splits
 
 
@@ -107,7 +106,7 @@ def tune_alone(
     on_epoch: Callable[[nn.Module, dict[str, float]], object] | None,
     progress: bool,
 ) -> Tuned:
-    """`tune` for who has the folder to himself already."""
+    """`tune` for callers that hold the lock on `out` already."""
     splits.train.learnable()
     logged = _log_to(log, out)
     model.to(compute.device_for(next(model.parameters()).device))
@@ -115,9 +114,7 @@ def tune_alone(
     train, validation = splits.train, splits.validation
     if validation is None:
         train, validation = train.split(VALIDATION_SHARE, seed=seed)
-    config = placed(config, train, model, compute=compute, seed=seed, progress=progress)
-    scores = scores_of(train, model, config, compute=compute, seed=seed)
-    adapters.attach(model, config, train.num_classes, seed=seed, scores=scores)
+    attach_for(train, model, config, train.num_classes, compute=compute, seed=seed, progress=progress)
     result = adapters.fit(
         model,
         train,

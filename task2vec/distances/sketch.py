@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from task2vec.distances.logarithms import logs
 from task2vec.distances.relative import distance_to_trivial
-from task2vec_registry import Registry
+from task2vec_base import Registry
 
 Array = npt.NDArray[np.float32]
 
@@ -95,7 +95,7 @@ Estimate = Callable[[Sketch, Sketch, int], Array]
 """From the sketches of n stored embeddings, that of a target and D to what orders the stored ones as the distance from
 each to the target would, `(n,)`."""
 
-ESTIMATES: Registry[Estimate] = Registry("estimate of a distance", "task2vec.distances")
+ESTIMATES: Registry[Estimate] = Registry("estimate of a distance", "task2vec.distance_estimates")
 """The distances that a sketch can stand for."""
 
 

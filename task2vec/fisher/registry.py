@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from task2vec.errors import EmbeddingError
 from task2vec.fisher.diagonal import DiagonalFisher
-from task2vec_registry import Registry
+from task2vec_base import Registry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +115,11 @@ def register_estimator(name: str, *, is_mean: bool = False) -> Callable[[Estimat
     Raises:
         ValueError: the name is taken.
     """
-    if is_mean:
-        MEANS.add(name)
-    return ESTIMATORS.register(name)
+
+    def enter(estimator: Estimator) -> Estimator:
+        ESTIMATORS.enter(name, estimator)
+        if is_mean:
+            MEANS.add(name)
+        return estimator
+
+    return enter

@@ -6,8 +6,6 @@ An image that cannot be decoded never raises inside a worker: its error comes ba
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, Literal, TypeVar
 
@@ -19,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from task2vec.errors import Task2VecError, UnreadableImageError
 from task2vec.tasks.preprocessing import Resize, Transform
 from task2vec.tasks.sources import ImageSource
+from task2vec_base import usual_workers
 
-MOST_WORKERS = 8  # when their number is chosen here
 PREFETCH = 2  # batches that each worker prepares ahead
 
 Workers = int | Literal["auto"]
@@ -28,27 +26,17 @@ Made = TypeVar("Made")
 Batch = TypeVar("Batch")
 
 
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def num_workers(workers: Workers, num_batches: int, *, cheap: bool = False) -> int:
-    """How many worker processes read.
-
-    `"auto"` is one for each core, `MOST_WORKERS` at most, and none where they would not pay: for images that cost
-    nothing to read, for a single batch, and where a process cannot be forked, so that each worker would load torch anew
-    and the caller's script would have to guard its main part.
+    """How many worker processes read; `"auto"` is `usual_workers`.
 
     Raises:
         Task2VecError: neither `"auto"` nor a whole number from 0.
     """
-    if workers != "auto":
-        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
-            raise Task2VecError(f"workers={workers!r} cannot read images; give 'auto', 0, or a number of processes")
-        return workers
-    forks = multiprocessing.get_start_method() == "fork"
-    return 0 if cheap or num_batches < 2 or not forks else min(MOST_WORKERS, num_cores())
+    if workers == "auto":
+        return usual_workers(num_batches, cheap=cheap)
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
+        raise Task2VecError(f"workers={workers!r} cannot read images; give 'auto', 0, or a number of processes")
+    return workers
 
 
 @dataclasses.dataclass(frozen=True)

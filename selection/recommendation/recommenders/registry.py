@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from adapters import AdapterConfig
 from selection.evidence.table import TaskFacts, TrialTable
 from selection.recommendation.prediction import Prediction
-from task2vec_registry import Registry
+from task2vec_base import Registry
 
 Recommender = Callable[[TrialTable, TaskFacts, Sequence[AdapterConfig]], Prediction]
 """From what was tuned on stored tasks, a target and candidates to what is expected of the candidates."""

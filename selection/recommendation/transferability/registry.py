@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from task2vec_registry import Registry
+from task2vec_base import Registry
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,4 @@
-"""The register that every family of this project is kept in: adapter methods, distances, estimators, recommenders.
-
-`task2vec` and `adapters` stand beside each other and import neither the other, so that each is useful alone. What both
-need lies below both, here, and needs nothing itself: neither torch nor numpy.
-"""
+"""The register that every family of this project is kept in: adapter methods, distances, estimators, recommenders."""
 
 from __future__ import annotations
 

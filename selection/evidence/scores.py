@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import adapters
 from adapters import METHODS, AdapterConfig
-from adapters.data import Batches, transform_of
+from adapters.data import Batches, Transform
+from selection.errors import SelectionError
 from task2vec import Compute, Task
 
 BATCH_SIZE = 64  # several images of each class
@@ -18,7 +19,7 @@ MOST_IMAGES = 1024  # drawn at random from larger tasks: scores are means over i
 
 
 def scores_of(
-    task: Task, model: nn.Module, config: AdapterConfig, *, compute: Compute, seed: int
+    task: object, model: nn.Module, config: AdapterConfig, *, transform: Transform, compute: Compute, seed: int
 ) -> dict[str, Tensor] | None:
     """The scores that a method needs; None for one that needs none.
 
@@ -26,16 +27,22 @@ def scores_of(
     task first, since under a new one gradients tell of its random weights.
 
     Args:
-        task: Training images.
+        task: The training images, a `task2vec.Task`.
         model: The backbone, on the device to compute on; it stays as it is.
         config: What will be tuned.
+        transform: From an image to the backbone's input.
         compute: Where and how to compute.
         seed: Fixes the images and their order.
+
+    Raises:
+        SelectionError: the images are no task, so that nothing can be measured on them.
     """
     scores = METHODS[config.method].scores
     if not scores:
         return None
-    batches = Batches(task, transform_of(model), workers=compute.workers)
+    if not isinstance(task, Task):
+        raise SelectionError(f"{config.method} chooses weights on a task2vec.Task, not {type(task).__name__}")
+    batches = Batches(task, transform, workers=compute.workers)
     if scores == "gradient":
         return adapters.gradient_scores(model, _in_random_order(batches, seed))
     fitted = adapters.attach(copy.deepcopy(model), AdapterConfig("linear"), task.num_classes, seed=seed)
