@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 from adapters.config import AdapterConfig
 from adapters.errors import ConfigError
@@ -48,6 +48,7 @@ class Adapter(nn.Module):
         super().__init__()
         self.config = config
         self.proven = False  # `adapters.proof` has seen it act
+        self.proven_with: tuple[int, ...] | None = None  # on images of this shape
         self.learning: list[bool] | None = None  # which parameters learn, kept while another one acts; None for all
         self.sites = nn.ModuleDict({_key(site.name): part for site, part in parts})
         self.heads = nn.ModuleDict({_key(name): head for name, head in heads.items()})  # while it does not act
@@ -85,8 +86,8 @@ class Adapters(nn.Module):
         self.named = nn.ModuleDict()
         self.heads = nn.ModuleDict()  # the backbone's own classifier, while an adapter's is in its place
         self.active: str | None = None
-        self.kept: list[_BatchNorm] = []  # batch norms of the backbone whose statistics are not tuned
-        self.frozen_norms: list[_BatchNorm] = []  # those in evaluation mode while the backbone was in training mode
+        self.kept: list[_NormBase] = []  # norms of the backbone whose running statistics are not tuned
+        self.frozen_norms: list[_NormBase] = []  # those in evaluation mode while the backbone was in training mode
 
     def __getitem__(self, name: str) -> Adapter:
         return self.named[name]  # type: ignore[return-value]
@@ -154,14 +155,14 @@ def forget_derived(model: nn.Module) -> None:
                 part.training = mode
 
 
-def _batch_norms_kept(model: nn.Module, adapter: Adapter) -> list[_BatchNorm]:
+def _batch_norms_kept(model: nn.Module, adapter: Adapter) -> list[_NormBase]:
     """Those whose statistics the adapter does not tune, outside the classifier."""
     outside = (*classifier_names(model), "adapters")
     tuned = {id(part.module) for part in adapter.parts if part.adapter.tunes_statistics}
     return [
         module
         for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm)
+        if isinstance(module, _NormBase)
         and id(module) not in tuned
         and not any(is_inside(name, other) for other in outside)
     ]

@@ -73,6 +73,8 @@ def attach_chosen(
             f"placement={config.placement!r} needs the task: selection.tune measures where its Fisher is, or give that "
             "to adapters.allocate"
         )
+    if isinstance(backbone, torch._dynamo.OptimizedModule):
+        raise ConfigError("adapters go into the model itself; attach before torch.compile")
     adapters = getattr(backbone, "adapters", None) or Adapters(_frozen(backbone))
     if name in adapters.named:
         raise ConfigError(f"the backbone has an adapter {name!r} already; give another name, or detach it first")

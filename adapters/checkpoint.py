@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from adapters.adapter import active_name, adapter_of, forget_derived, tuned_tensors
+from adapters.adapter import active_name, adapter_of, forget_derived, plain, tuned_tensors
 from adapters.attach import DEFAULT_NAME, Backbone, attach_chosen, undone_if_failing
 from adapters.config import AdapterConfig
 from adapters.errors import CheckpointError, ConfigError
@@ -73,7 +73,8 @@ def load(backbone: Backbone, directory: str | Path, *, name: str = DEFAULT_NAME)
     chosen = {key.removesuffix("/index"): tensor for key, tensor in tensors.items() if key.endswith("/index")}
     chooses = METHODS[config.method].choose is not None
     try:
-        attach_chosen(backbone, config, metadata["num_classes"], chosen if chooses else None, name=name)
+        num_classes = None if _has_such_classifier(backbone, tensors) else metadata["num_classes"]
+        attach_chosen(backbone, config, num_classes, chosen if chooses else None, name=name)
     except ConfigError as error:
         if not chooses:
             raise
@@ -83,6 +84,18 @@ def load(backbone: Backbone, directory: str | Path, *, name: str = DEFAULT_NAME)
     with undone_if_failing(backbone, name, former):
         load_tuned(backbone, tensors, str(directory))
     return backbone
+
+
+def _has_such_classifier(backbone: nn.Module, tensors: dict[str, Tensor]) -> bool:
+    """Whether the backbone's own classifier has the tensors of the saved one; timm may make another kind of new one."""
+    with plain(backbone):
+        own = {
+            f"{name}/{key}": tensor.shape
+            for name in classifier_names(backbone)
+            for key, tensor in backbone.get_submodule(name).state_dict().items()
+        }
+    saved = {key: t.shape for key, t in tensors.items() if key.partition("/")[0] in classifier_names(backbone)}
+    return own == saved
 
 
 def _check_backbone(metadata: dict[str, Any], backbone: nn.Module, directory: Path) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from adapters.data import Batches, Reader, Workers, transform_of
 from adapters.data.labels import check_range
+from adapters.errors import TrainingError
 from adapters.metrics import Metrics, metrics_of
 from adapters.precision import Autocast, computing_in, explaining
 from adapters.processes import OneProcess
@@ -72,10 +73,11 @@ def measure(reader: Reader, forward: Forward, autocast: Autocast, processes: One
 
 
 def decided(logits: Tensor, labels: Tensor) -> Tensor:
-    """What of logits `(B, C)` the metrics need, still where the logits lie: class numbers, or the logits themselves
-    for rows of labels.
+    """What of logits `(B, C)` the metrics need, still where the logits lie: class numbers, -1 where a logit is NaN, or
+    the logits themselves for rows of labels.
     """
-    return logits.detach().float() if labels.ndim == 2 else logits.detach().argmax(dim=1)
+    logits = logits.detach().float()
+    return logits if labels.ndim == 2 else logits.argmax(dim=1).where(~logits.isnan().any(dim=1), -1)
 
 
 def gathered(
@@ -89,6 +91,9 @@ def gathered(
         places: The places of each of this process's batches among them.
         outputs: What `decided` gave for each.
         labels: Their labels.
+
+    Raises:
+        TrainingError: the model's outputs are NaN for some images, which are right in no class.
     """
     whole: list[Tensor] = []
     for parts in (outputs, labels):
@@ -97,4 +102,10 @@ def gathered(
         if len(mine):
             filled[torch.cat(list(places))] = mine
         whole.append(processes.sum(filled).cpu())
-    return whole[0], whole[1]
+    found, known = whole
+    wrong = int((found.isnan().any(dim=1) if known.ndim == 2 else found < 0).sum())
+    if wrong:
+        raise TrainingError(
+            f"the model's outputs are NaN for {wrong} of {count} images; look for NaN in its weights and in the images"
+        )
+    return found, known

@@ -14,6 +14,7 @@ from adapters.attach import Backbone, detach
 from adapters.errors import MergeError
 from adapters.methods.own_weights import OwnWeights
 from adapters.methods.registry import METHODS
+from adapters.proof import evaluating, known_images
 from adapters.sites import classifier_names
 
 STANDARDISED = (  # convolutions whose kernel is normalised in each forward pass
@@ -22,6 +23,8 @@ STANDARDISED = (  # convolutions whose kernel is normalised in each forward pass
     timm.layers.ScaledStdConv2d,
     timm.layers.ScaledStdConv2dSame,
 )
+
+TOLERANCE = 1e-6  # of the largest output, in double precision
 
 
 @torch.no_grad()
@@ -33,7 +36,8 @@ def merge(model: Backbone) -> Backbone:
     the merged model to compute the same.
 
     Raises:
-        MergeError: the method cannot merge (says why), or a weight is NaN or infinite.
+        MergeError: the method cannot merge (says why), a weight is NaN or infinite, or the merged model computes
+            something else, as where a network reads a weight of a layer that it also calls.
     """
     reason = why_unmergeable(model)
     if reason:
@@ -47,13 +51,25 @@ def merge(model: Backbone) -> Backbone:
     adapter = adapter_of(merged)
     heads = {name: merged.get_submodule(name) for name in classifier_names(merged)}
     dtypes = {name: tensor.dtype for name, tensor in _tensors(merged)}  # with the tuned classifier in its place
-    switch(merged, None)
     merged.double()
+    images = known_images(merged)
+    expected = None if images is None else _outputs(merged, images)
+    switch(merged, None)
     for part in adapter.parts:
         part.adapter.fold(part.module)
     detach(merged)
     for name, head in heads.items():
         replace_classifier(merged, name, head.double())
+    forget_derived(merged)
+    found = None if images is None else _outputs(merged, images)
+    if found is not None and expected is not None:
+        apart = (found - expected).abs().max() / expected.abs().max().clamp(min=1e-12)
+        if not apart <= TOLERANCE:
+            raise MergeError(
+                f"{adapter.config.method} merged into {type(model).__name__} computes something else, by "
+                f"{100 * float(apart):.2g}% of the largest output, as if one of its layers were also used without "
+                "being called; keep the model with its adapter"
+            )
     for name, tensor in _tensors(merged):
         tensor.data = tensor.data.to(dtypes[name])
     forget_derived(merged)
@@ -76,6 +92,16 @@ def why_unmergeable(model: Backbone) -> str:
         if isinstance(part.module, STANDARDISED) and not isinstance(part.adapter, OwnWeights):
             return f" into {part.site}: its kernel is standardised in each forward pass"
     return ""
+
+
+def _outputs(model: nn.Module, images: torch.Tensor) -> torch.Tensor | None:
+    """What the model computes in evaluation mode; None where it cannot, as in double precision."""
+    with evaluating(model):
+        try:
+            found: torch.Tensor = model(images)
+        except (RuntimeError, ValueError, AssertionError, IndexError):
+            return None
+    return found
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:

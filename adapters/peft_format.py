@@ -12,6 +12,7 @@ import json
 import math
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def to_peft(model: nn.Module, directory: str | Path) -> None:
             f"{type(model).__name__} reads the weight of {read[0]} without calling it, so that PEFT's LoRA would have "
             "no effect there; use adapters.save, or merge"
         )
+    _check_convolutions([(part.site, part.module) for part in adapter.parts])
     tensors: dict[str, Tensor] = {}
     ranks = {}
     for part in adapter.parts:
@@ -77,8 +79,8 @@ def to_peft(model: nn.Module, directory: str | Path) -> None:
         "base_model_name_or_path": str(BackboneId.of_model(model)),
         "r": rank,
         "lora_alpha": scale * rank,
-        "rank_pattern": {name: own for name, own in ranks.items() if own != rank},
-        "alpha_pattern": {name: scale * own for name, own in ranks.items() if own != rank},
+        "rank_pattern": {_alone(name, ranks): own for name, own in ranks.items() if own != rank},
+        "alpha_pattern": {_alone(name, ranks): scale * own for name, own in ranks.items() if own != rank},
         "target_modules": list(ranks),
         "modules_to_save": list(heads),
         "bias": "none",
@@ -113,6 +115,7 @@ def from_peft(backbone: Backbone, directory: str | Path, *, name: str = DEFAULT_
     unknown = sorted(set(updates) - set(modules)) + [key for key in classifier if key.rpartition("/")[0] not in heads]
     if unknown:
         raise CheckpointError(f"{directory} has {unknown[0]}, which {BackboneId.of_model(backbone)} has no LoRA for")
+    _check_convolutions([(module, modules[module]) for module in updates])
     rank = max(len(down) for down, _ in updates.values())
     tensors = dict(classifier)
     for module, (down, up) in updates.items():
@@ -129,6 +132,21 @@ def from_peft(backbone: Backbone, directory: str | Path, *, name: str = DEFAULT_
     with undone_if_failing(backbone, name, former):
         load_tuned(backbone, tensors, str(directory))
     return backbone
+
+
+def _check_convolutions(sites: Iterable[tuple[str, nn.Module]]) -> None:
+    """Refuse convolutions of which PEFT's own update, padded by zeros and not dilated, would be another one."""
+    for name, module in sites:
+        if isinstance(module, nn.Conv2d) and (module.padding_mode != "zeros" or set(module.dilation) != {1}):
+            raise CheckpointError(
+                f"PEFT's LoRA of {name} would be another one, as it knows no padding mode and no dilation; leave the "
+                "layer out, or use adapters.save"
+            )
+
+
+def _alone(name: str, names: Iterable[str]) -> str:
+    """A pattern that fits a module and no other: PEFT takes a name for the end of one."""
+    return f"^{name}" if any(other.endswith(f".{name}") for other in names) else name
 
 
 def _read_config(directory: Path) -> dict[str, Any]:

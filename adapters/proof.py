@@ -31,6 +31,17 @@ def example_images(backbone: nn.Module) -> Tensor | None:
     return noise.to(like.device, like.dtype)
 
 
+def known_images(model: nn.Module) -> Tensor | None:
+    """A random image `(1, C, H, W)` that a model with an adapter takes: of the size that it was made for, or that the
+    proof was made with; None if neither is known.
+    """
+    images, shape = example_images(model), adapter_of(model).proven_with
+    if images is not None or shape is None:
+        return images
+    like = next(p for p in model.parameters() if p.is_floating_point())
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype)
+
+
 def prove(model: nn.Module, images: Tensor, call: Callable[[Tensor], Tensor] | None = None) -> None:
     """Make sure that every part of the active adapter acts, through its site's weight where its hook does not fire.
 
@@ -79,7 +90,7 @@ def prove(model: nn.Module, images: Tensor, call: Callable[[Tensor], Tensor] | N
             f"{adapter.config.method} has no effect at {', '.join(dead[:SHOWN])}{more} of {type(model).__name__}, "
             "which does not call these modules; choose others with targets= or blocks=, or another method"
         )
-    adapter.proven = True
+    adapter.proven, adapter.proven_with = True, tuple(images.shape)
 
 
 def act_through_weights(model: nn.Module, parts: Sequence[Part]) -> None:

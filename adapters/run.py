@@ -103,7 +103,10 @@ class Run:
             self._resume(self.out / TRAINING)
 
     def prepare(self, steps_per_epoch: int) -> None:
-        """Lay out the learning rate over all steps."""
+        """Lay out the learning rate over all steps.
+
+        timm counts the warm-up to the steps of the cosine, so that the last step is at 2% of the highest rate.
+        """
         total = self.epochs * steps_per_epoch
         warmup = max(1, round(WARMUP_SHARE * total))
         self.schedule = CosineLRScheduler(
@@ -134,7 +137,7 @@ class Run:
         # Each epoch has its own seed, so that a resumed run draws what an uninterrupted one would have drawn.
         torch.manual_seed(self.settings.seed * 100_003 + number - 1)
         order = drawn_order(self.balanced, len(training), self.num_classes)
-        batches = order.split(self.settings.batch_size)
+        batches = batches_of(order, self.settings.batch_size)
         shares = [self.processes.share(batch) for batch in batches]
         # A process without an image of the last batch takes its first one, and counts it as nothing.
         mine = [share if len(share) else batch[:1] for batch, share in zip(batches, shares, strict=True)]
@@ -149,7 +152,7 @@ class Run:
         values = self.processes.sum(torch.stack(losses)).cpu().double() / self.processes.count
         self._check_losses(values, first, number)
         if validation is None:
-            positions = torch.arange(len(order)).split(self.settings.batch_size)
+            positions = batches_of(torch.arange(len(order)), self.settings.batch_size)
             places = [self.processes.share(position) for position in positions]
             metrics = metrics_of(*gathered(self.processes, len(order), places, outputs, labels))
         else:
@@ -252,3 +255,14 @@ class Run:
         if state.get("scaler"):
             self.processes.scaler.load_state_dict(state["scaler"])
         self.history, self.best = state["history"], state["best"]
+
+
+def batches_of(order: Tensor, batch_size: int) -> list[Tensor]:
+    """Image numbers `(N,)` batch by batch; a last image that would be alone goes with those before it.
+
+    A single image has no statistics for batch norms to learn from.
+    """
+    batches = list(order.split(batch_size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches

@@ -95,6 +95,8 @@ class Site:
     def channel_axis(self) -> int:
         """The axis of inputs and output that runs over channels, counted from the end."""
         layer = self.layers[0] if self.kind in ("attention", "mlp") else self.module
+        if isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) > 1:
+            return -len(layer.normalized_shape)
         return -1 if isinstance(layer, CHANNELS_LAST) and not isinstance(layer, CHANNELS_FIRST) else -3
 
     @property
@@ -144,6 +146,8 @@ def walk(backbone: nn.Module) -> list[Site]:
         if is_first_conv:
             sites.append(Site(name, module, "input", block, image_size=image_size(backbone)))
         kind = "block" if name in blocks else _kind(module, in_block=block is not None)
+        if kind == "mlp" and any(site.kind == "attention" and is_inside(name, site.name) for site in sites):
+            kind = None  # it makes position biases, as in Swin V2
         if kind is not None:
             sites.append(Site(name, module, kind, block, tokens=tokens if kind == "block" else None))
     return sites
@@ -237,6 +241,9 @@ def classifier_names(backbone: nn.Module) -> tuple[str, ...]:
 
 
 def _kind(module: nn.Module, *, in_block: bool) -> str | None:
+    if isinstance(module, (nn.Linear, nn.Conv2d)) and "weight" not in module._parameters:
+        # Its weight is made of others, as weight_norm does: an adapter would change what is made anew in each pass.
+        return "weights" if module._parameters else None
     if isinstance(module, nn.Linear):
         return "linear"
     if isinstance(module, nn.Conv2d):

@@ -9,7 +9,6 @@ No step waits for an accelerator: losses and predictions stay on it until the ep
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -34,7 +33,7 @@ from adapters.metrics import Metrics
 from adapters.precision import computing_in, explaining
 from adapters.processes import processes_of
 from adapters.proof import prove
-from adapters.run import Run, Settings
+from adapters.run import Run, Settings, batches_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,8 +139,8 @@ def fit(
     augmenting: str = config.augment if augment is None else augment
     augmented = augmentation_of(model, augmenting)
     device = next(model.parameters()).device
-    if autocast is torch.float16 and any(p.dtype is torch.float16 for p in tuned_parameters(model).values()):
-        raise ConfigError("gradients of float16 are scaled, which takes weights of float32; tune model.float()")
+    if any(p.dtype is torch.float16 for p in tuned_parameters(model).values()):
+        raise ConfigError("weights of float16 are too coarse to learn; tune model.float(), with autocast=torch.float16")
     processes = processes_of(accelerator, device, autocast)
     if init_from is not None:
         start_from(model, init_from)
@@ -181,7 +180,7 @@ def fit(
             forward = from_features(model)
         learned = Reader(training, workers=workers, device=device, augment=augmented, seed=seed)
         watched = None if validation is None else Reader(validation, workers=workers, device=device)
-        steps = math.ceil(len(training) / batch_size)
+        steps = len(batches_of(torch.arange(len(training)), batch_size))
         what = f"Tuning {run.config.label}"
         bar = bars.add_task(what, total=run.epochs * steps)
         bars.update(bar, completed=len(run.history) * steps)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 from adapters.methods.site_adapter import SiteAdapter
 
@@ -70,7 +70,7 @@ def weights_of(module: nn.Module) -> list[str]:
 
 
 def statistics_of(module: nn.Module) -> list[str]:
-    """The names of a batch norm's running statistics; none for other modules."""
-    if not isinstance(module, _BatchNorm):
+    """The names of the running statistics of a batch or instance norm; none for other modules."""
+    if not isinstance(module, _NormBase):
         return []
     return [name for name, buffer in module._buffers.items() if buffer is not None]

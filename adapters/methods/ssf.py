@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from adapters.methods.registry import register_method
 from adapters.methods.site_adapter import SiteAdapter
@@ -20,6 +21,7 @@ from adapters.sites import Site
 
 INITIAL_SPREAD = 0.02  # standard deviation around scale 1 and shift 0
 KEPT_BY_THE_NEXT = ("qkv", "fc1")  # linear layers whose output the next operation keeps for its own gradient
+ANY_AXES = (_BatchNorm, nn.GroupNorm)  # of the image may follow the channels, which follow the batch
 ROWS = 512  # of a product that is summed at once
 SMALLEST_SCALE = 1e-6  # what a smaller scale counts as where its gradient is divided by it
 
@@ -49,7 +51,8 @@ def ssf(sites: list[Site], settings: SSFSettings) -> Iterator[tuple[Site, ScaleS
     for site in sites:
         if site.kind in ("linear", "conv", "norm") and getattr(site.module, "weight", None) is not None:
             keeps_output = site.kind == "linear" and site.role in KEPT_BY_THE_NEXT
-            yield site, ScaleShift(site.module, channel_axis=site.channel_axis, keeps_output=keeps_output)
+            axis = 1 if isinstance(site.module, ANY_AXES) else site.channel_axis
+            yield site, ScaleShift(site.module, channel_axis=axis, keeps_output=keeps_output)
 
 
 class ScaleShift(SiteAdapter):
@@ -60,7 +63,7 @@ class ScaleShift(SiteAdapter):
 
     Args:
         module: The operation.
-        channel_axis: The axis of its output that runs over channels.
+        channel_axis: The axis of its output that runs over channels, counted from the end if below 0.
         keeps_output: Whether the next operation keeps its input for the gradient. Then the scale's gradient is taken
             from that, and no second tensor of this size is kept.
     """
@@ -69,7 +72,7 @@ class ScaleShift(SiteAdapter):
         super().__init__()
         weight: Tensor = module.weight  # type: ignore[assignment]
         channels = weight.shape[0]
-        self.shape = (channels,) + (1,) * (-channel_axis - 1)
+        self.channel_axis = channel_axis
         self.keeps_output = keeps_output
         self.scale = nn.Parameter(weight.new_empty(channels).normal_(1.0, INITIAL_SPREAD))
         self.shift = None
@@ -78,19 +81,21 @@ class ScaleShift(SiteAdapter):
 
     def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
         """`output * scale + shift` along the channels."""
+        shape = (-1,) + (1,) * (output.ndim - 1 - self.channel_axis % output.ndim)
         if self.shift is None:
-            return output * self.scale.view(self.shape)
+            return output * self.scale.view(shape)
         if self.keeps_output:
             scaled: Tensor = _ScaleShiftOfLinear.apply(output, self.scale, self.shift)
             return scaled
-        return torch.addcmul(self.shift.view(self.shape), output, self.scale.view(self.shape))
+        return torch.addcmul(self.shift.view(shape), output, self.scale.view(shape))
 
     def folded(self, module: nn.Module, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Into weight and bias of a linear layer or convolution, or the affine part of a normalisation."""
         weight = weight * self.scale.view(-1, *(1,) * (weight.ndim - 1))
         if bias is None or self.shift is None:
             return weight, bias
-        return weight, bias * self.scale + self.shift
+        shape = (-1, *(1,) * (bias.ndim - 1))
+        return weight, bias * self.scale.view(shape) + self.shift.view(shape)
 
 
 class _ScaleShiftOfLinear(torch.autograd.Function):

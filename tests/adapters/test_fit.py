@@ -21,6 +21,7 @@ from adapters.adapter import tuned_tensors
 from adapters.data import Batches, transform_of
 from adapters.drop_path import dropping_paths
 from adapters.metrics import metrics_of
+from adapters.run import batches_of
 from tests.adapters.families import attach, backbone, fits
 
 BACKBONE = "task2vec_vit_patch4_32"
@@ -245,7 +246,10 @@ def test_data_that_cannot_be_learned_is_refused_with_the_value(train, val, messa
 def test_a_backbone_of_another_type_than_the_images_is_refused(dtype):
     images = [(BLACK, i % 3) for i in range(6)]
     model = model_for(CONFIG).to(dtype)
-    for use in (lambda: adapters.fit(model, images, progress=False), lambda: adapters.evaluate(model, images)):
+    uses = [lambda: adapters.evaluate(model, images)]
+    if dtype is not torch.float16:  # cannot be tuned on any images
+        uses.append(lambda: adapters.fit(model, images, progress=False))
+    for use in uses:
         with pytest.raises(
             TrainingError, match=r"the images are float32, and VisionTransformer is .*; tune model.float"
         ):
@@ -529,6 +533,31 @@ def test_paths_of_numbered_blocks_are_dropped_whatever_the_number_begins_with_an
         adapters.fit(model, stripes(6), drop_path=0.5, progress=False)
 
 
-def test_weights_of_float16_are_not_tuned_with_scaled_gradients():
-    with pytest.raises(ConfigError, match=r"takes weights of float32; tune model.float"):
-        adapters.fit(model_for(CONFIG).half(), [(BLACK.half(), i % 3) for i in range(6)], autocast=torch.float16)
+@pytest.mark.parametrize("autocast", [None, torch.float16])
+def test_weights_of_float16_are_not_tuned(autocast):
+    with pytest.raises(ConfigError, match=r"too coarse to learn; tune model.float"):
+        adapters.fit(model_for(CONFIG).half(), [(BLACK.half(), i % 3) for i in range(6)], autocast=autocast)
+
+
+def test_outputs_that_are_nan_are_no_answers():
+    """The largest of NaN is the first class, of which there may be many images."""
+    model = model_for(CONFIG)
+    with torch.no_grad():
+        model.head.weight[0, 0] = torch.nan
+    for labels in (lambda i: i % 3, lambda i: torch.eye(3)[i % 3]):
+        with pytest.raises(TrainingError, match="the model's outputs are NaN for 6 of 6 images"):
+            adapters.evaluate(model, [(BLACK, labels(i)) for i in range(6)])
+
+
+def test_a_last_image_is_not_alone_in_its_batch():
+    """A batch norm learns nothing from one; each image is still learned from once in an epoch."""
+    order = torch.randperm(33)
+    batches = batches_of(order, 16)
+    assert [len(batch) for batch in batches] == [16, 17]
+    assert torch.equal(torch.cat(batches), order)
+    assert [len(batch) for batch in batches_of(order[:1], 16)] == [1]
+    assert [len(batch) for batch in batches_of(order, 8)] == [8, 8, 8, 9]
+    plain = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.BatchNorm1d(12), nn.Linear(12, 3))
+    model = adapters.attach(plain, AdapterConfig("full", epochs=1), 3)
+    result = adapters.fit(model, stripes(9), batch_size=4, progress=False)
+    assert np.isfinite(result.history[0]["loss"])
