@@ -31,6 +31,7 @@ from safetensors.numpy import save as to_bytes
 from selection.errors import StoreError
 from selection.store.facts import BackboneFacts
 from selection.store.files import NAMES, digest_of
+from selection.store.rows import long_name
 from selection.store.schema import NAME_LENGTH, is_text
 from selection.store.store import StoredTask, TaskStore
 from selection.store.trial import Trial, config_of_version_0_1
@@ -230,6 +231,10 @@ def _entry(facts: dict[str, Any], checked: Any, folder: Path) -> _Entry:
         raise ValueError(f"{str(odd)[:100]!r} is no name, source, tag or label")
     pictures = tuple(Thumbnail(label, checked(f"thumbnails/{number}.webp")) for number, label in labels)
     check_thumbnails(pictures)
+    trials = tuple(Trial.from_dict(trial) for trial in facts["trials"])
+    problem = long_name(embeddings, trials)
+    if problem:
+        raise ValueError(problem)
     adapter = None
     if facts["adapter"] is not None:
         adapter = folder / re.fullmatch(r"[0-9a-f]{32}", facts["adapter"]).group()  # type: ignore[union-attr]
@@ -240,7 +245,7 @@ def _entry(facts: dict[str, Any], checked: Any, folder: Path) -> _Entry:
         name=str(facts["name"]),
         num_images=embeddings[0].num_samples,
         classes=embeddings[0].classes,
-        trials=tuple(Trial.from_dict(trial) for trial in facts["trials"]),
+        trials=trials,
         adapter=adapter,
         tags=tuple(map(str, facts["tags"])),
         source=str(facts["source"]),

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters import BackboneId
+from selection.store.trial import FINGERPRINT
 
 Array = npt.NDArray[np.float64]
 
@@ -60,6 +61,8 @@ class BackboneFacts:
             raise ValueError("not the facts of a task: a number is infinite or NaN")
         if not all(mass >= 0 for mass in self.fisher.values()):
             raise ValueError("not the facts of a task: the Fisher of a layer is negative")
+        if not FINGERPRINT.fullmatch(self.backbone.fingerprint):
+            raise ValueError(f"{self.backbone.fingerprint[:100]!r} is no backbone's fingerprint")
 
     def compares_with(self, other: BackboneFacts) -> bool:
         """Whether the Fisher of both was measured in the same layers of one backbone and on images of one size."""

@@ -19,7 +19,17 @@ from sqlalchemy.orm import Session
 from adapters import AdapterConfig, BackboneId, ConfigError
 from selection.errors import StoreError
 from selection.store.facts import BackboneFacts
-from selection.store.schema import TRIAL_KEY, EmbeddingRow, FactsRow, TaskRow, ThumbnailRow, TrialRow, checksum_of
+from selection.store.schema import (
+    NAME_LENGTH,
+    TRIAL_KEY,
+    EmbeddingRow,
+    FactsRow,
+    TaskRow,
+    ThumbnailRow,
+    TrialRow,
+    checksum_of,
+    config_digest_of,
+)
 from selection.store.trial import Trial
 from task2vec import EmbeddingError, TaskEmbedding, Thumbnail
 from task2vec.embedding import embedding_from, embedding_parts
@@ -32,6 +42,22 @@ UPSERTS: dict[str, Callable[..., Any]] = {"sqlite": sqlite.insert, "postgresql":
 def get_task(session: Session, name: str) -> TaskRow | None:
     """The task of that name, if there is one."""
     return session.scalar(sql.select(TaskRow).where(TaskRow.name == name))
+
+
+def long_name(embeddings: Iterable[TaskEmbedding], trials: Iterable[Trial] = ()) -> str:
+    """What is wrong with a name that is too long for its column; empty if none is.
+
+    SQLite would take any length, PostgreSQL refuses it with a message that names no culprit.
+    """
+    names = [("an estimator", e.method) for e in embeddings] + [("a backbone", str(t.backbone)) for t in trials]
+    return next(
+        (
+            f"the name of {what} must have at most {NAME_LENGTH} characters, not {len(name)} as {name[:50]!r}... does"
+            for what, name in names
+            if len(name) > NAME_LENGTH
+        ),
+        "",
+    )
 
 
 def _columns(embedding: TaskEmbedding) -> dict[str, str | bytes]:
@@ -136,7 +162,12 @@ def put_trials(session: Session, row: TaskRow, trials: Iterable[Trial]) -> None:
 
 def _trial_columns(trial: Trial) -> dict[str, Any]:
     values = trial.to_dict()
-    return values | {"config": json.dumps(values["config"], sort_keys=True), "curve": json.dumps(values["curve"])}
+    config = json.dumps(values["config"], sort_keys=True)
+    return values | {
+        "config": config,
+        "config_digest": config_digest_of(config),
+        "curve": json.dumps(values["curve"]),
+    }
 
 
 def put_facts(row: TaskRow, facts: BackboneFacts) -> None:
@@ -176,7 +207,8 @@ def to_trial(row: TrialRow) -> Trial:
     """
     values = {f.name: getattr(row, f.name) for f in dataclasses.fields(Trial)}
     curve = tuple((float(accuracy), float(seconds)) for accuracy, seconds in json.loads(row.curve))
-    read = {"config": _config(row.config), "backbone": _backbone(row.backbone, row.backbone_fingerprint)}
+    config = _config(row.config, row.config_digest)
+    read = {"config": config, "backbone": _backbone(row.backbone, row.backbone_fingerprint)}
     try:
         return Trial(**values | read | {"curve": curve})
     except TypeError as error:
@@ -193,7 +225,9 @@ def to_facts(row: FactsRow) -> BackboneFacts:
 
 
 @lru_cache(maxsize=4096)  # a store has few configurations and many trials of each
-def _config(text: str) -> AdapterConfig:
+def _config(text: str, digest: str) -> AdapterConfig:
+    if config_digest_of(text) != digest:
+        raise ValueError("the digest of its config differs")
     try:
         return AdapterConfig.from_dict(json.loads(text))
     except (ConfigError, TypeError) as error:

@@ -5,7 +5,8 @@ nothing else, knows tags and sources of tasks, what trials were run with, and a 
 adapters by their content. Schema 3 knows at which change an embedding was written, so that a search index can catch
 up, and who it is, so that the index of another store is not mistaken for its own. Schema 4 has trials whose test score
 was not measured, and the learning curve of each. Schema 5 knows what a task looks like to the backbones that were
-tuned on it. Schema 6 has small pictures of a task's images, where somebody asked for them.
+tuned on it. Schema 6 has small pictures of a task's images, where somebody asked for them. Schema 7 tells configs of
+trials apart by their digests, so that a config may be of any length.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import uuid
 import sqlalchemy as sql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
-NAME_LENGTH = 200  # the most characters that a task's name may have
-TRIAL_KEY = ("task_id", "backbone_fingerprint", "config", "seed", "num_images")  # what tells one trial from another
+NAME_LENGTH = 200  # the most characters that the name of a task, an estimator or a backbone may have
+# What tells one trial from another: a config by its digest, since PostgreSQL's indexes take no text of any length.
+TRIAL_KEY = ("task_id", "backbone_fingerprint", "config_digest", "seed", "num_images")
 
 
 class Base(DeclarativeBase):
@@ -70,7 +72,7 @@ class EmbeddingRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     task_id: Mapped[int] = mapped_column(sql.ForeignKey("tasks.id", ondelete="CASCADE"))
     probe: Mapped[str] = mapped_column(sql.String(32))
-    method: Mapped[str] = mapped_column(sql.String(32))
+    method: Mapped[str] = mapped_column(sql.String(NAME_LENGTH))
     tensors: Mapped[bytes]
     facts: Mapped[str] = mapped_column(sql.Text)
     fisher: Mapped[bytes] = mapped_column(sql.LargeBinary, server_default="")
@@ -82,11 +84,12 @@ class TrialRow(Base):
     """A trial of a task."""
 
     __tablename__ = "trials"
-    __table_args__ = (sql.UniqueConstraint(*TRIAL_KEY),)
+    __table_args__ = (sql.UniqueConstraint(*TRIAL_KEY, name="uq_trials"),)
     id: Mapped[int] = mapped_column(primary_key=True)
     task_id: Mapped[int] = mapped_column(sql.ForeignKey("tasks.id", ondelete="CASCADE"))
-    config: Mapped[str] = mapped_column(sql.String(2000))
-    backbone: Mapped[str] = mapped_column(sql.String(200), index=True)
+    config: Mapped[str] = mapped_column(sql.Text)
+    config_digest: Mapped[str] = mapped_column(sql.String(64))
+    backbone: Mapped[str] = mapped_column(sql.String(NAME_LENGTH), index=True)
     backbone_fingerprint: Mapped[str] = mapped_column(sql.String(32))
     score: Mapped[float | None]
     validation: Mapped[float]
@@ -127,6 +130,11 @@ def is_text(value: object, longest: int | None = None) -> bool:
 def new_identity() -> str:
     """What tells one store from all others."""
     return uuid.uuid4().hex
+
+
+def config_digest_of(config: str) -> str:
+    """What tells the config of a trial, as it is stored, from all others: 64 hexadecimal digits."""
+    return hashlib.sha256(config.encode()).hexdigest()
 
 
 def checksum_of(fisher: bytes, tensors: bytes, facts: str) -> str:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +31,7 @@ from selection.store.migrations import upgrade
 from selection.store.rows import (
     REVISION,
     get_task,
+    long_name,
     put_embedding,
     put_facts,
     put_many,
@@ -192,11 +193,12 @@ class TaskStore:
             facts: What it looks like to backbones; those under the same backbone are replaced.
 
         Raises:
-            StoreError: the name is empty, too long, or that of a stored task of other classes; the adapter is none; or
-                the store cannot be written.
+            StoreError: the name is empty, too long, or that of a stored task of other classes; an estimator's or a
+                backbone's name is too long; the adapter is none; or the store cannot be written.
         """
-        name = _checked(name or embedding.task)
-        kept, new_trials, new_tags, new_facts = self._keep(adapter), list(trials), list(tags), list(facts)
+        name, new_trials, new_tags, new_facts = _checked(name or embedding.task), list(trials), list(tags), list(facts)
+        _refuse_long_names([embedding], new_trials)
+        kept = self._keep(adapter)
 
         def change(session: Session) -> None:
             row = get_task(session, name)
@@ -232,19 +234,20 @@ class TaskStore:
         """Store many tasks by their embeddings' names, thousands a second; each thousand is one transaction.
 
         Raises:
-            StoreError: a name is empty, too long, or that of a stored task of other classes, or the store cannot be
-                written; the thousands before stay.
+            StoreError: a name is empty, too long, or that of a stored task of other classes, an estimator's name is too
+                long, or the store cannot be written; the thousands before stay.
         """
         rest = iter(embeddings)
         while some := list(islice(rest, BULK)):
             named = {_checked(embedding.task): embedding for embedding in some}
+            _refuse_long_names(some)
             self._write(partial(put_many, named))
 
     def add_trials(self, name: str, trials: Iterable[Trial]) -> None:
         """Store more trials of a stored task.
 
         Raises:
-            StoreError: there is no such task.
+            StoreError: there is no such task, or a backbone's name is too long.
         """
         self.add_trials_of((name, trial) for trial in trials)
 
@@ -252,11 +255,12 @@ class TaskStore:
         """Store more trials of stored tasks, given by name: all of them, or none.
 
         Raises:
-            StoreError: there is no such task.
+            StoreError: there is no such task, or a backbone's name is too long.
         """
         new: dict[str, list[Trial]] = {}
         for name, trial in trials:
             new.setdefault(name, []).append(trial)
+        _refuse_long_names((), chain.from_iterable(new.values()))
 
         def change(session: Session) -> None:
             for name, some in new.items():
@@ -518,6 +522,12 @@ def _checked(name: str) -> str:
     if not is_text(name):
         raise StoreError(f"a task's name cannot hold control characters, as {name!r} does; give name=")
     return name
+
+
+def _refuse_long_names(embeddings: Iterable[TaskEmbedding], trials: Iterable[Trial] = ()) -> None:
+    problem = long_name(embeddings, trials)
+    if problem:
+        raise StoreError(f"{problem}; give it a shorter one")
 
 
 def _cause(error: Exception) -> str:

@@ -122,6 +122,16 @@ def with_name(name):
     return change
 
 
+def with_trials(**changes):
+    def change(entries):
+        lines = [json.loads(line) for line in entries["tasks.jsonl"].splitlines()]
+        for line in lines:
+            line["trials"] = [values | changes for values in line["trials"]]
+        entries["tasks.jsonl"] = "\n".join(map(json.dumps, lines)).encode()
+
+    return change
+
+
 def picture(number):
     return f"thumbnails/{number}.webp"
 
@@ -165,6 +175,8 @@ class Malice:
         (with_labels(7), "is no task"),
         (with_name("x" * 1_000_000), "its name has 1000000 characters, not 1 to 200"),
         (with_name(""), "its name has 0 characters, not 1 to 200"),
+        (with_trials(backbone="x" * 201), "the name of a backbone must have at most 200 characters, not 201"),
+        (with_trials(backbone_fingerprint="f" * 33), "is no backbone's fingerprint"),
         (put("tasks.jsonl", b"[1, 2]"), "line 1 of tasks.jsonl"),
         (put("tasks.jsonl", b"\xff\xfe"), "line 1 of tasks.jsonl"),
         (lambda entries: entries.pop(of(1)), r"lacks embeddings/1\.safetensors"),

@@ -14,9 +14,11 @@ import task2vec
 from adapters import AdapterConfig
 from adapters.data import Batches, transform_of
 from selection import Grid, SelectionError, TaskStore, load_result, recommend, run_grid, tune
+from selection.evidence.attached import attach_for
 from selection.evidence.placed import placed
 from selection.evidence.runner import VALIDATION_SHARE, run_trial
 from selection.evidence.space import parameters_on
+from selection.recommendation.pace import pace_of
 from task2vec import Compute, Task, read_splits
 from tests.selection.test_store import embedding, trial
 
@@ -73,6 +75,20 @@ def test_a_grid_tries_it_and_keeps_it_as_one_configuration_of_all_tasks(folder):
     assert first.parameters <= second.parameters == parameters_on(NAME, PLACED)
     run_grid(grid, store, progress=False)
     assert store.task("spots").trials == trials  # with their seconds: nothing was trained again
+
+
+def test_methods_that_choose_single_weights_are_tried_in_a_grid_as_tuning_tries_them(folder, tmp_path):
+    """What they choose by is measured on the images that are learned from."""
+    configs = tuple(AdapterConfig(method, epochs=1) for method in ("gps", "fish"))
+    store = TaskStore()
+    run_grid(Grid(folder.parent, configs=configs, compute=COMPUTE), store, logs=tmp_path, progress=False)
+    for own in store.task("spots").trials:
+        pace = pace_of(backbone(), own.config, Task.from_folder(folder, split="train"), COMPUTE)
+        assert pace.learning > 0
+        learned, _ = Task.from_folder(folder, split="train").split(VALIDATION_SHARE)
+        model = attach_for(learned, backbone(), own.config, 2, compute=COMPUTE, seed=own.seed)
+        assert own.parameters == adapters.num_adapter_parameters(model)
+    assert len(store.task("spots").trials) == 2
 
 
 def test_it_is_recommended_like_any_other_also_for_another_backbone():

@@ -178,6 +178,71 @@ def test_impossible_names_are_refused(store, name):
     assert len(store) == 0
 
 
+@pytest.fixture
+def long_estimator(monkeypatch):
+    """An estimator as somebody's package may call it, which makes embeddings only here."""
+    known = ["x" * 200, "x" * 201]
+    monkeypatch.setattr("task2vec.embedding.ESTIMATORS", known)
+    return known
+
+
+def test_names_of_estimators_have_one_length_in_every_store(store, long_estimator):
+    fits, long = (embedding(method=name) for name in long_estimator)
+    store.add(fits)
+    assert [e.method for e in store.embeddings()] == [fits.method]
+    for add in (store.add, lambda e: store.add_many([e])):
+        with pytest.raises(StoreError, match="an estimator must have at most 200 characters, not 201 as 'x"):
+            add(long)
+    assert len(store.embeddings()) == 1
+
+
+def test_names_of_backbones_have_one_length_in_every_store(store):
+    fits, long = (trial(backbone=BackboneId("x" * n, "", "f" * 32)) for n in (200, 201))
+    store.add(embedding(), trials=[fits])
+    for add in (
+        lambda: store.add(embedding("fish"), trials=[long]),
+        lambda: store.add_trials("birds", [long]),
+        lambda: store.add_trials_of([("birds", trial()), ("birds", long)]),
+    ):
+        with pytest.raises(StoreError, match="a backbone must have at most 200 characters, not 201 as 'x"):
+            add()
+    assert (store.names(), store.task("birds").trials) == (["birds"], (fits,))
+
+
+def test_other_texts_may_be_of_any_length(store):
+    long = dataclasses.replace(embedding(), classes=("a" * 9000, "b"))
+    store.add(long, trials=[trial(environment="e" * 9000)], tags=["t" * 9000], source="s" * 9000)
+    task = store.task("birds")
+    assert (task.classes, task.tags, task.source) == (long.classes, ("t" * 9000,), "s" * 9000)
+    assert task.trials == (trial(environment="e" * 9000),)
+    assert [t.name for t in store.tasks(TaskFilter(tags=("t" * 9000,), sources=("s" * 9000,)))] == ["birds"]
+
+
+def long_config(rank=4):
+    """A LoRA config of 5,000 characters, as `adapters.allocate` gives for large backbones."""
+    sizes = {f"layers.{i % 4}.blocks.{i}.attn.qkv": 1 + (i * i + rank) % 8 for i in range(200)}
+    config = AdapterConfig("lora", rank=rank, sizes=tuple(sizes.items()))
+    assert len(json.dumps(config.to_dict())) > 5000
+    return config
+
+
+def test_a_config_of_any_length_is_stored_and_told_from_others(store, tmp_path):
+    first, other = (dataclasses.replace(trial(0.5), config=long_config(rank)) for rank in (4, 5))
+    store.add(embedding(), trials=[first])
+    store.add_trials("birds", [other, dataclasses.replace(first, seed=1)])
+    store.add_trials("birds", [dataclasses.replace(first, score=0.75)])
+    expected = (dataclasses.replace(first, score=0.75), other, dataclasses.replace(first, seed=1))
+    assert store.task("birds").trials == expected
+    assert store.verify() == []
+    export_store(store, tmp_path / "all.zip")
+    imported, merged = TaskStore(tmp_path / "imported.db"), TaskStore()
+    import_archive(imported, tmp_path / "all.zip")
+    merge_stores(merged, store)
+    for copy in (imported, merged):
+        assert copy.task("birds").trials == expected
+        assert merge_stores(copy, store).extended == ()
+
+
 def test_a_tuned_adapter_is_copied_beside_the_store(tmp_path):
     model = adapters.attach(timm.create_model("task2vec_vit_patch4_32"), AdapterConfig("ssf"), 3)
     adapters.save(model, tmp_path / "tuned")
@@ -364,7 +429,7 @@ def test_verify_finds_flipped_bytes_in_embeddings_adapters_and_trials(tmp_path):
     database = sqlite3.connect(tmp_path / "tasks.db")
     (fisher,) = database.execute("select fisher from embeddings where task_id = 2").fetchone()
     database.execute("update embeddings set fisher = ? where task_id = 2", (b"\0\0\0\0" + fisher[4:],))
-    database.execute("update trials set config = '{}'")
+    database.execute("update trials set config = replace(config, 'epochs\": 20', 'epochs\": 21')")
     database.commit()
     kept = next((tmp_path / "tasks.db.adapters").iterdir()) / "adapter.safetensors"
     content = bytearray(kept.read_bytes())
@@ -372,7 +437,7 @@ def test_verify_finds_flipped_bytes_in_embeddings_adapters_and_trials(tmp_path):
     kept.write_bytes(bytes(content))
     problems = "\n".join(store.verify())
     assert "the stored embedding of 'fish' is damaged (its checksum differs)" in problems
-    assert "trial 1 of 'birds' is damaged" in problems
+    assert "trial 1 of 'birds' is damaged (the digest of its config differs); remove it and run it again" in problems
     assert "the adapter of 'birds' differs from what was stored; add it again" in problems
     assert len(store.verify()) == 3
     with pytest.raises(StoreError, match="stored task 'birds' is damaged"):
@@ -383,6 +448,8 @@ def test_verify_finds_damaged_facts(tmp_path):
     store = TaskStore(tmp_path / "tasks.db")
     name = BackboneId("vit", "", "f" * 32)
     facts = BackboneFacts(name, 20, 2, 0.5, (0.4, 0.5, 0.6), (0.4, 0.4, 0.4, 0.5), 0.1, 0.2)
+    with pytest.raises(ValueError, match="is no backbone's fingerprint"):
+        dataclasses.replace(facts, backbone=BackboneId("vit", "", "f" * 33))
     store.add(embedding("birds"), facts=[facts])
     assert store.verify() == []
     database = sqlite3.connect(tmp_path / "tasks.db")
@@ -648,16 +715,94 @@ def test_a_database_of_another_kind_is_refused():
         TaskStore("mysql+mysqldb://user@server/tasks")
 
 
-def test_a_store_of_version_0_1_opens_and_means_what_it_meant(store):
-    """Schema 3: scores that must be there, no curves, the frame of pixel prompts around a shrunken image."""
+SQLITE_TRIALS_6 = """
+    CREATE TABLE trials_6 (id INTEGER NOT NULL, task_id INTEGER NOT NULL, config VARCHAR(2000) NOT NULL,
+        backbone VARCHAR(200) NOT NULL, backbone_fingerprint VARCHAR(32) NOT NULL, score FLOAT,
+        validation FLOAT NOT NULL, parameters INTEGER NOT NULL, seconds FLOAT NOT NULL, seed INTEGER NOT NULL,
+        num_images INTEGER NOT NULL, environment TEXT DEFAULT '' NOT NULL, curve TEXT DEFAULT '[]' NOT NULL,
+        PRIMARY KEY (id), UNIQUE (task_id, backbone_fingerprint, config, seed, num_images),
+        FOREIGN KEY(task_id) REFERENCES tasks (id) ON DELETE CASCADE);
+    INSERT INTO trials_6 SELECT id, task_id, config, backbone, backbone_fingerprint, score, validation, parameters,
+        seconds, seed, num_images, environment, curve FROM trials;
+    DROP TABLE trials;
+    ALTER TABLE trials_6 RENAME TO trials;
+    CREATE INDEX ix_trials_backbone ON trials (backbone)
+"""
+POSTGRES_TRIALS_6 = """
+    ALTER TABLE trials DROP COLUMN config_digest;
+    ALTER TABLE trials ALTER COLUMN config TYPE VARCHAR(2000);
+    ALTER TABLE trials ADD UNIQUE (task_id, backbone_fingerprint, config, seed, num_images);
+    ALTER TABLE embeddings ALTER COLUMN method TYPE VARCHAR(32)
+"""
+
+
+def back_to_schema_6(connection):
+    """Take back what schema 7 changed; neither the key of then nor its columns may survive by chance."""
+    statements = SQLITE_TRIALS_6 if connection.dialect.name == "sqlite" else POSTGRES_TRIALS_6
+    for statement in statements.split(";"):
+        connection.execute(sql.text(statement))
+    connection.execute(sql.text("UPDATE schema SET version = 6"))
+
+
+def as_database(store):
+    """An engine for what a store that is not in memory lies in."""
     if store.location == "memory":
         pytest.skip("a store in memory is never old")
-    store.add(embedding(), trials=[trial(0.5, method="pixel_prompt"), trial(0.25, seed=1)])
-    url = store.location if "://" in store.location else f"sqlite:///{store.location}"
+    return sql.create_engine(store.location if "://" in store.location else f"sqlite:///{store.location}")
+
+
+def tables_of(engine):
+    """For each table its columns, with the most characters that they take, its unique keys, indexes and parents."""
+    found = sql.inspect(engine)
+    return {
+        name: (
+            {(c["name"], getattr(c["type"], "length", None), c["nullable"]) for c in found.get_columns(name)},
+            {(c["name"], *c["column_names"]) for c in found.get_unique_constraints(name)},
+            {i["name"] for i in found.get_indexes(name)},
+            [(k["referred_table"], k["options"]) for k in found.get_foreign_keys(name)],
+        )
+        for name in found.get_table_names()
+        if name != "alembic_version"
+    }
+
+
+def test_a_store_whose_trials_have_no_digests_yet_keeps_every_trial(store):
+    """Schema 6: configs of at most 2,000 characters, themselves part of the key."""
+    engine = as_database(store)
+    many = [trial(0.25, seed=i) for i in range(1200)]  # more than are migrated at once
+    store.add(embedding(), trials=[*many, trial(0.5, method="lora", curve=((0.5, 1.0),), environment="here")])
+    store.add(embedding("fish", seed=1), trials=[trial(0.75)], tags=["wet"])
+    before = list(store.tasks())
     store.close()
-    engine = sql.create_engine(url)
+    new = tables_of(engine)
+    with engine.begin() as connection:
+        back_to_schema_6(connection)
+    assert tables_of(engine) != new
+    again = TaskStore(store.location, files=None if "://" in store.location else f"{store.location}.files")
+    assert list(again.tasks()) == before
+    assert again.verify() == []
+    assert tables_of(engine) == new
+    again.add_trials("birds", [dataclasses.replace(many[0], score=1.0)])  # the same trial, stored in its place
+    again.add_trials("fish", [dataclasses.replace(trial(), config=long_config())])
+    assert again.task("birds").trials[0] == dataclasses.replace(many[0], score=1.0)
+    assert len(again.task("birds").trials) == 1201
+    assert again.task("fish").trials[1].config == long_config()
+    again.remove("birds")
+    assert again.verify() == []
+    with engine.connect() as connection:
+        assert connection.scalar(sql.text("SELECT count(*) FROM trials")) == 2
+    again.close()
+    engine.dispose()
+
+
+def test_a_store_of_version_0_1_opens_and_means_what_it_meant(store):
+    """Schema 3: scores that must be there, no curves, the frame of pixel prompts around a shrunken image."""
+    engine = as_database(store)
+    store.add(embedding(), trials=[trial(0.5, method="pixel_prompt"), trial(0.25, seed=1)])
+    store.close()
     old_config = {"method": "pixel_prompt", "frame": 0.04, "learning_rate": 0.01, "weight_decay": 1e-4, "epochs": 20}
     with engine.begin() as connection:
+        back_to_schema_6(connection)
         connection.execute(sql.text("ALTER TABLE trials DROP COLUMN curve"))
         connection.execute(sql.text("DROP TABLE facts"))
         connection.execute(sql.text("DROP TABLE thumbnails"))
