@@ -1,7 +1,7 @@
 """A method's settings: a frozen dataclass whose fields say what they mean, their default and their range.
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
-    class LoraSettings(Placed):
+    class LoraSettings(Targeted):
         rank: int = size(8, "Rank of the update.", tried=(4, 16))
 
 From these fields are made: the checks of `AdapterConfig`, the options of the command line, the search space, and the
@@ -344,7 +344,7 @@ class InBlocks(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Placed(InBlocks):
+class Targeted(InBlocks):
     """Of a method whose modules can be named, too."""
 
     targets: tuple[str, ...] | None = modules(
@@ -368,7 +368,7 @@ class Sized(InBlocks):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SharedOut(Sized):
+class Placeable(Sized):
     """Of a method whose sites can share out the parameters of one size, some taking more and others less."""
 
     placement: str | None = _field(

@@ -18,14 +18,14 @@ from torch import nn
 from adapters.errors import ConfigError
 from adapters.methods.bottleneck import Bottleneck
 from adapters.methods.registry import register_method
-from adapters.settings import Placed, SharedOut, number, rate, size, switch
+from adapters.settings import Placeable, Targeted, number, rate, size, switch
 from adapters.sites import Site
 
 DROPOUT = 0.1  # between the two projections, as in the authors' code
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AdaptFormerSettings(SharedOut, Placed):
+class AdaptFormerSettings(Placeable, Targeted):
     """Settings of AdaptFormer."""
 
     bottleneck: int = size(64, "Hidden width of each bottleneck.", tried=(8, 64))

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 from adapters.methods.own_weights import OwnWeights, weights_of
 from adapters.methods.registry import register_method
-from adapters.settings import Placed, rate
+from adapters.settings import Targeted, rate
 from adapters.sites import Site
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BitFitSettings(Placed):
+class BitFitSettings(Targeted):
     """Settings of BitFit."""
 
     learning_rate: float = rate(1e-2, tried=(0.003, 0.01))

@@ -21,12 +21,12 @@ from adapters.methods.convolutions import similar_convolution
 from adapters.methods.registry import register_method
 from adapters.methods.residual_serial import spatial_convolutions
 from adapters.methods.site_adapter import SiteAdapter
-from adapters.settings import Placed, rate, size
+from adapters.settings import Targeted, rate, size
 from adapters.sites import Site
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ConvAdapterSettings(Placed):
+class ConvAdapterSettings(Targeted):
     """Settings of Conv-Adapter."""
 
     reduction: int = size(4, "What the channels of a convolution are divided by inside its adapter.", tried=(4, 8))

@@ -21,14 +21,14 @@ from adapters.errors import ConfigError
 from adapters.methods.products import add_product
 from adapters.methods.registry import register_method
 from adapters.methods.site_adapter import SiteAdapter
-from adapters.settings import Placed, Sized, number, rate, size
+from adapters.settings import Sized, Targeted, number, rate, size
 from adapters.sites import Site
 
 DROPOUT = 0.1  # of the core's output, as in the authors' code
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FacTSettings(Sized, Placed):
+class FacTSettings(Sized, Targeted):
     """Settings of FacT."""
 
     rank: int = size(

@@ -17,12 +17,12 @@ from torch import Tensor
 from adapters.errors import ConfigError
 from adapters.methods.registry import register_method
 from adapters.methods.sparse_weights import SparseWeights, layers_with_weights, scores_at
-from adapters.settings import Placed, number, rate
+from adapters.settings import Targeted, number, rate
 from adapters.sites import Site
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FISHSettings(Placed):
+class FISHSettings(Targeted):
     """Settings of the FISH mask."""
 
     share: float = number(0.005, "Tuned share of all weights.", above=0, at_most=1, tried=(0.005, 0.02))

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 from adapters.methods.own_weights import OwnWeights, statistics_of, weights_of
 from adapters.methods.registry import register_method
-from adapters.settings import Placed, rate
+from adapters.settings import Targeted, rate
 from adapters.sites import Site
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FullSettings(Placed):
+class FullSettings(Targeted):
     """Settings of full fine-tuning."""
 
     learning_rate: float = rate(3e-4, tried=(0.0001, 0.0003))

@@ -18,12 +18,12 @@ from torch import Tensor
 from adapters.errors import ConfigError
 from adapters.methods.registry import register_method
 from adapters.methods.sparse_weights import SparseWeights, layers_with_weights, scores_at
-from adapters.settings import Placed, SharedOut, rate, size
+from adapters.settings import Placeable, Targeted, rate, size
 from adapters.sites import Site
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GPSSettings(SharedOut, Placed):
+class GPSSettings(Placeable, Targeted):
     """Settings of GPS."""
 
     connections: int = size(1, "Tuned weights of each neuron; all of them where it has fewer.", tried=(1, 4))

@@ -15,14 +15,14 @@ from torch import nn
 
 from adapters.methods.bottleneck import Bottleneck
 from adapters.methods.registry import register_method
-from adapters.settings import Placed, SharedOut, rate, size
+from adapters.settings import Placeable, Targeted, rate, size
 from adapters.sites import Site
 
 INITIAL_SPREAD = 1e-2  # standard deviation of the initial weights, cut off at twice as much (section 3.1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class HoulsbySettings(SharedOut, Placed):
+class HoulsbySettings(Placeable, Targeted):
     """Settings of Houlsby adapters."""
 
     bottleneck: int = size(8, "Hidden width of each bottleneck.", tried=(8, 32))

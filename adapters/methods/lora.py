@@ -22,14 +22,14 @@ from adapters.methods.convolutions import similar_convolution
 from adapters.methods.products import add_product
 from adapters.methods.registry import register_method
 from adapters.methods.site_adapter import SiteAdapter
-from adapters.settings import Placed, SharedOut, modules, number, rate, size
+from adapters.settings import Placeable, Targeted, modules, number, rate, size
 from adapters.sites import Site
 
 PACKED = {"qkv": ("q", "k", "v"), "kv": ("k", "v")}  # the parts of layers of these names, in their order
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LoraSettings(SharedOut, Placed):
+class LoraSettings(Placeable, Targeted):
     """Settings of LoRA."""
 
     rank: int = size(8, "Rank of each update.", tried=(4, 16))

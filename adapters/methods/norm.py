@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 from adapters.methods.own_weights import OwnWeights, statistics_of, weights_of
 from adapters.methods.registry import register_method
-from adapters.settings import Placed, rate
+from adapters.settings import Targeted, rate
 from adapters.sites import Site
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NormSettings(Placed):
+class NormSettings(Targeted):
     """Settings of norm tuning."""
 
     learning_rate: float = rate(1e-2, tried=(0.003, 0.01))

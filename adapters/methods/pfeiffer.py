@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from adapters.methods.bottleneck import Bottleneck
 from adapters.methods.houlsby import near_identity
 from adapters.methods.registry import register_method
-from adapters.settings import Placed, SharedOut, rate, size
+from adapters.settings import Placeable, Targeted, rate, size
 from adapters.sites import Site
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PfeifferSettings(SharedOut, Placed):
+class PfeifferSettings(Placeable, Targeted):
     """Settings of Pfeiffer adapters."""
 
     bottleneck: int = size(8, "Hidden width of each bottleneck.", tried=(8, 64))

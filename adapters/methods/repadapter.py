@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from adapters.errors import ConfigError
 from adapters.methods.registry import register_method
 from adapters.methods.site_adapter import SiteAdapter
-from adapters.settings import Placed, SharedOut, number, rate, size
+from adapters.settings import Placeable, Targeted, number, rate, size
 from adapters.sites import Site
 
 GROUPS = 2
@@ -31,7 +31,7 @@ FIRST_LAYERS = ("qkv", "fc1")  # the first linear layer of an attention and of a
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RepAdapterSettings(SharedOut, Placed):
+class RepAdapterSettings(Placeable, Targeted):
     """Settings of RepAdapter."""
 
     bottleneck: int = size(8, "Hidden width of each bottleneck.", tried=(8, 32))

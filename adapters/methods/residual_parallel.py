@@ -18,12 +18,12 @@ from torch.nn import functional as F
 from adapters.methods.registry import register_method
 from adapters.methods.residual_serial import own_batch_norms, spatial_convolutions
 from adapters.methods.site_adapter import SiteAdapter
-from adapters.settings import Placed, rate, switch
+from adapters.settings import Targeted, rate, switch
 from adapters.sites import Site
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ResidualParallelSettings(Placed):
+class ResidualParallelSettings(Targeted):
     """Settings of parallel residual adapters."""
 
     batch_norm: bool = switch(True, "Whether the batch norms are tuned too, with statistics of the task's own.")

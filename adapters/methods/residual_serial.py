@@ -19,12 +19,12 @@ from torch.nn import functional as F
 from adapters.methods.own_weights import OwnWeights, statistics_of, weights_of
 from adapters.methods.registry import register_method
 from adapters.methods.site_adapter import SiteAdapter
-from adapters.settings import Placed, rate, switch
+from adapters.settings import Targeted, rate, switch
 from adapters.sites import Site
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ResidualSerialSettings(Placed):
+class ResidualSerialSettings(Targeted):
     """Settings of serial residual adapters."""
 
     batch_norm: bool = switch(True, "Whether the batch norms are tuned too, with statistics of the task's own.")

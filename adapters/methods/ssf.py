@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from adapters.methods.registry import register_method
 from adapters.methods.site_adapter import SiteAdapter
-from adapters.settings import Placed, decay, rate
+from adapters.settings import Targeted, decay, rate
 from adapters.sites import Site
 
 INITIAL_SPREAD = 0.02  # standard deviation around scale 1 and shift 0
@@ -27,7 +27,7 @@ SMALLEST_SCALE = 1e-6  # what a smaller scale counts as where its gradient is di
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SSFSettings(Placed):
+class SSFSettings(Targeted):
     """Settings of SSF."""
 
     learning_rate: float = rate(1e-2, tried=(0.003, 0.01, 0.03))

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 
 from adapters.methods.prompts import Visiting, prompt_tokens
 from adapters.methods.registry import register_method
-from adapters.settings import SharedOut, rate, size
+from adapters.settings import Placeable, rate, size
 from adapters.sites import Site
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VPTDeepSettings(SharedOut):
+class VPTDeepSettings(Placeable):
     """Settings of VPT-deep."""
 
     prompts: int = size(10, "Learned tokens in every block.", tried=(5, 20))

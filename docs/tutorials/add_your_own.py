@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from adapters.methods import SiteAdapter, register_method
-from adapters.settings import Placed, number, rate
+from adapters.settings import Targeted, number, rate
 from adapters.sites import Site
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GateSettings(Placed):
+class GateSettings(Targeted):
     """Settings of gated MLPs."""
 
     strength: float = number(

@@ -167,14 +167,18 @@ def test_a_network_that_reads_weights_and_says_no_size_is_proven_by_its_first_im
 
 
 def test_an_adapter_with_which_the_network_fails_is_refused_and_taken_off():
+    class Turned(nn.LayerNorm):
+        def forward(self, x):
+            return super().forward(x).mT  # channels in the middle
+
     class Wide(nn.Module):
         def __init__(self):
             super().__init__()
-            self.stem, self.norm, self.fc = nn.Conv2d(3, 8, 4, 4), nn.BatchNorm1d(8), nn.Linear(8, 3)
+            self.stem, self.norm, self.fc = nn.Conv2d(3, 8, 4, 4), Turned(8), nn.Linear(8, 3)
             self.pretrained_cfg = {"input_size": (3, 8, 8)}
 
         def forward(self, x):
-            return self.fc(self.norm(self.stem(x).flatten(2)).mean(2))  # channels in the middle
+            return self.fc(self.norm(self.stem(x).flatten(2).mT).mean(2))
 
     model = Wide()
     expected = model.eval()(torch.ones(2, 3, 8, 8))
