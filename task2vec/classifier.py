@@ -27,10 +27,10 @@ class Classifier:
 
     Attributes:
         weight: float32 `(C, d)`.
-        bias: float32 `(C,)`.
+        bias: float32 `(C,)`; where an image has one class, minus infinity for a class without images.
         l2: The strength of the penalty it was fitted with.
         accuracy: Share of the task's images that it puts into their class, those it was fitted on; of images and
-            classes in a multi-label task.
+            classes in a multi-label task. Classes without images do not count.
         cross_validated: The same for images that it was not fitted on, from five folds; None if not measured.
     """
 
@@ -54,11 +54,12 @@ def fit_classifier(features: Array, labels: npt.NDArray[np.int64], num_classes: 
     Args:
         features: `(N, d)`.
         labels: `(N,)` in `[0, num_classes)`, or `(N, num_classes)` of 0 and 1.
-        num_classes: C. A class without images keeps a row of zeros and the smallest bias.
+        num_classes: C. A class without images keeps a row of zeros, and where an image has one class a bias of minus
+            infinity: its probability is 0, and the others are what they would be without it.
         l2: Strength of the penalty, above 0.
     """
     weight, bias = _fit(features, labels, num_classes, l2, TOLERANCE)
-    accuracy = float(_right(features @ weight.T + bias, labels).mean())
+    accuracy = _accuracy(_right(features @ weight.T + bias, labels), labels)
     return Classifier(weight.astype(np.float32), bias.astype(np.float32), l2, accuracy)
 
 
@@ -89,7 +90,7 @@ def cross_validated_accuracy(
             continue
         weight, bias = _fit(features[learned], labels[learned], num_classes, l2, TOLERANCE_IN_FOLDS)
         right[held] = _right(features[held] @ weight.T + bias, labels[held])
-    return float(right.mean())
+    return _accuracy(right, labels)
 
 
 Fit = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
@@ -111,6 +112,11 @@ def _right(logits: Array, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_
     return np.asarray((logits.argmax(axis=1) == labels) if labels.ndim == 1 else ((logits > 0) == labels))
 
 
+def _accuracy(right: npt.NDArray[np.bool_], labels: npt.NDArray[np.int64]) -> float:
+    """Share of images; of images and classes that have an image, as the others are no feat."""
+    return float((right if labels.ndim == 1 else right[:, labels.any(axis=0)]).mean())
+
+
 def _fit_one_of_many(
     features: Array, labels: npt.NDArray[np.int64], num_classes: int, l2: float, tolerance: float
 ) -> Fit:
@@ -120,7 +126,7 @@ def _fit_one_of_many(
     rows, offsets = _logistic_regression(features, labels, l2 / 2 if len(present) == 2 else l2, tolerance)
     if len(present) == 2:
         rows, offsets = np.concatenate([-rows, rows]) / 2, np.concatenate([-offsets, offsets]) / 2
-    weight, bias = np.zeros((num_classes, features.shape[1])), np.full(num_classes, offsets.min())
+    weight, bias = np.zeros((num_classes, features.shape[1])), np.full(num_classes, -np.inf)
     weight[present], bias[present] = rows, offsets
     return weight, bias
 

@@ -65,9 +65,10 @@ def embed(
         progress: Show progress bars on standard error.
 
     Raises:
-        TaskError: all images are of one class.
+        TaskError: all images are of one class, or `max_samples` cannot show the classes.
         UnreadableImageError: fewer than 90% of the images can be decoded.
-        ProbeError: there is no module `from_layer`, or it cannot be entered.
+        ProbeError: there is no module `from_layer`, or it cannot be entered; the network mixes the images of a batch,
+            or none of its layers can be measured.
         ComputeError: the device is not there.
         Task2VecError: an unknown method or a setting out of range.
     """

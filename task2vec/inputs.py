@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from task2vec.errors import ProbeError, UnreadableImageError
-from task2vec.fisher.per_sample import is_plain
-from task2vec.probe import MEASURED, Probe
+from task2vec.fisher.per_sample import SquaredGradients
+from task2vec.probe import Probe, given_to
 from task2vec.progress import Report
 from task2vec.tasks import Task
 from task2vec.tasks.reading import Workers
@@ -31,6 +31,7 @@ from task2vec.tasks.room import MEMORY_SHARE, room_for
 BATCH_BYTES = 2**30  # activations of one batch, when the batch size is chosen here
 MAX_BATCH = 64
 NOISE = 1e-3  # of the largest input: what the size of a batch may change by rounding
+ALIKE = 4e-3  # of a layer's squared gradients: what two ways to compute them may differ by, be it in TF32
 COMPARED = 1000  # numbers of a layer's input by which images are told apart
 
 
@@ -53,11 +54,13 @@ class ProbeInputs:
         unmeasured: Weights of layers that the features do not depend on through a call of the layer on images: the
             network reads the weight itself, as BEiT does of its query-key-value layers, calls the layer on something
             that all images share, as Swin V2 does to tell positions apart, makes another weight of it in each forward
-            pass, as networks with standardised kernels do, or does not use it at all.
+            pass, as networks with standardised kernels do, shares it between layers or reads it beside their calls,
+            computes the layer without gradients, or does not use it at all.
 
     Raises:
         UnreadableImageError: fewer than 90% of the images can be decoded.
-        ProbeError: there is no such module, or what precedes it is also used after it.
+        ProbeError: there is no such module, what precedes it is also used after it, no layer can be measured, or the
+            network mixes the images of a batch.
     """
 
     def __init__(
@@ -131,75 +134,121 @@ class ProbeInputs:
         return features
 
     def _find_measurable(self, images: Tensor) -> None:
-        """Keep to the layers that one image's gradient reaches, that see more of two images than of one, and that
-        compute with their own weights.
+        """Keep to the layers that see more of two images than of one, and whose gradients are those of their weights.
+
+        Raises:
+            ProbeError: there are none, or an image's features depend on the images beside it.
         """
-        outputs: dict[str, Tensor] = {}
         image = images[:1].to(self.probe.device, self.probe.dtype)
-        other = 0.5 - image.flip(3)  # any that differs
+        other = _another(image)
         one, two, both = (self._seen(each) for each in (image, other, torch.cat([image, other])))
-        by_image = {name for name in one if [2 * call.size for call in one[name]] == [call.size for call in both[name]]}
-        by_image -= {name for name in one if not all(call.is_plain for call in one[name])}
-        calls = (seen for name in by_image for seen in zip(one[name], two[name], both[name], strict=False))
-        self._one_by_one = any(_mixed(*seen) for seen in calls)
+        if _mixed(one.features, two.features, both.features, share=0.01):
+            raise ProbeError(
+                f"{self.probe.name} mixes the images of a batch: an image's features depend on those beside it; give a "
+                "network that does not, such as one whose batch norm keeps running statistics"
+            )
+        sizes = ([[call.size for call in seen.calls[name]] for seen in (one, both)] for name in self.probe.layers)
+        by_image = {
+            name
+            for name, (alone, together) in zip(self.probe.layers, sizes, strict=True)
+            if [2 * size for size in alone] == together
+        }
+        calls = (c for name in by_image for c in zip(one.calls[name], two.calls[name], both.calls[name], strict=False))
+        self._one_by_one = any(_mixed(*(call.some for call in seen), share=0.1) for seen in calls)
+        measurable = self._with_own_gradients(image, by_image)
+        if not measurable:
+            raise ProbeError(
+                f"no layer of {self.probe.name} can be measured: the features depend on none of them by a call on "
+                "images; look at how the network uses its layers"
+            )
+        self.layers = {name: layer for name, layer in self.probe.layers.items() if name in measurable}
+        self.unmeasured = tuple(f"{name}.weight" for name in self.probe.layers if name not in measurable)
 
-        def keep(name: str, output: Tensor) -> Tensor:
-            outputs[name] = output if output.requires_grad else output.detach().requires_grad_().clone()
-            return outputs[name]
+    def _with_own_gradients(self, image: Tensor, names: set[str]) -> set[str]:
+        """Those of the layers that a gradient reaches, and whose weights have no other one than what is met at calls.
 
-        handles = [
-            layer.register_forward_hook(lambda _, args, output, name=name: keep(name, output))
-            for name, layer in self.probe.layers.items()
-        ]
+        Autograd finds the whole gradient: that of a weight which several layers share, or which the network reads
+        beside the layer's calls, is another one. It is taken of one image, for a random combination of the features.
+        """
+        layers = {name: layer for name, layer in self.probe.layers.items() if name in names}
+        weights = {name: layer.weight for name, layer in layers.items() if isinstance(layer.weight, nn.Parameter)}
+        before = [(weight, weight.requires_grad, weight.grad) for weight in set(weights.values())]
+        expected: dict[Tensor, Tensor] = {}
+
+        def square(weight: Tensor) -> None:  # at once, so that no more than one gradient is kept
+            assert weight.grad is not None
+            expected[weight] = _wide(weight.grad).square().flatten(1).mean(dim=1)
+            weight.grad = None
+
+        recorder = SquaredGradients(layers, 1)
+        handles = []
         try:
-            with torch.enable_grad(), self.probe.feature_tap() as features:
-                taken = features(image.requires_grad_())
+            for weight, _, _ in before:
+                weight.requires_grad_(True).grad = None
+                handles.append(weight.register_post_accumulate_grad_hook(square))
+            # What a network changes in place after a layer has seen it has to be there for autograd's gradient.
+            with torch.enable_grad(), torch.autograd.graph.allow_mutation_on_saved_tensors():
+                with recorder.recording(), self.probe.feature_tap() as features:
+                    taken = features(image)
+                if not taken.requires_grad:
+                    return set()
+                direction = torch.randn(taken.shape, generator=torch.Generator().manual_seed(0))
+                found = {name: values[0] for name, values in recorder.of(taken, direction.to(taken)).items()}
         finally:
             for handle in handles:
                 handle.remove()
-        gradients = torch.autograd.grad(taken.sum(), list(outputs.values()), allow_unused=True)
-        reached = {n for n, gradient in zip(outputs, gradients, strict=True) if gradient is not None} & by_image
-        if not reached:
-            raise ProbeError(f"no gradient reaches a layer of {self.probe.name}; its features cannot be measured")
-        self.layers = {name: layer for name, layer in self.probe.layers.items() if name in reached}
-        self.unmeasured = tuple(f"{name}.weight" for name in self.probe.layers if name not in reached)
+            for weight, asked, gradient in before:
+                weight.requires_grad_(asked).grad = gradient
+        noise = 10 * torch.finfo(image.dtype).eps
+        nothing = noise**2 * max((float(squares.max()) for squares in expected.values()), default=0.0)
 
-    def _seen(self, images: Tensor) -> dict[str, list[_Call]]:
-        """What each layer is called on, call by call."""
+        def is_own(name: str) -> bool:
+            if name not in weights:  # computed anew in each pass: it is the gradient by the weight as it is used
+                return True
+            squares = expected.get(weights[name], torch.zeros_like(found[name]))
+            return bool((found[name] - squares).norm() <= max(ALIKE, noise) * squares.norm() + nothing)
+
+        return {name for name in found if is_own(name)}
+
+    def _seen(self, images: Tensor) -> _Seen:
+        """What the network makes of images, and what each layer is called on."""
         calls: dict[str, list[_Call]] = {name: [] for name in self.probe.layers}
 
-        def note(name: str, layer: nn.Linear | nn.Conv2d, inputs: Tensor, output: Tensor) -> None:
+        def note(name: str, inputs: Tensor) -> None:
             rows = inputs.reshape(len(images), -1) if inputs.numel() % len(images) == 0 else inputs.reshape(1, -1)
-            some = rows[:, :: max(1, rows.shape[1] // COMPARED)].clone()
-            plain = type(layer) in MEASURED or is_plain(layer, inputs, output)
-            calls[name].append(_Call(inputs.numel(), some, plain))
+            calls[name].append(_Call(inputs.numel(), rows[:, :: max(1, rows.shape[1] // COMPARED)].clone()))
 
         handles = [
-            # First, so that it sees the layer's own output and not what another hook makes of it.
-            layer.register_forward_hook(
-                lambda _, args, output, name=name, layer=layer: note(name, layer, args[0], output), prepend=True
+            layer.register_forward_pre_hook(
+                lambda _, args, kwargs, name=name: note(name, given_to(args, kwargs)), with_kwargs=True
             )
             for name, layer in self.probe.layers.items()
         ]
         try:
             with torch.no_grad(), self.probe.feature_tap() as features:
-                features(images)
+                return _Seen(features(images), calls)
         finally:
             for handle in handles:
                 handle.remove()
-        return calls
 
     def _check_entry(self, entry: _Entry, images: Tensor, inputs: Tensor, features: Tensor) -> None:
         """Enter the first batch at the entry, note which layers run, and compare with the whole way."""
-        entry.image = images[:1].to(self.probe.device, self.probe.dtype)
-        with torch.no_grad(), self.probe.feature_tap() as tap, entry.replaying() as replay:
-            after, found = entry.layers_after(lambda: replay(inputs.to(self.probe.device), tap))
-            self.layers = {name: layer for name, layer in after.items() if name in self.layers}
+        # None of the batch: what precedes the entry must not matter, be the batch a single image.
+        entry.image = _another(images[:1].to(self.probe.device, self.probe.dtype))
+        refusal = ProbeError(
+            f"from_layer={entry.name!r} cannot be entered: something before it is also used after it, as by a "
+            "shortcut; give the block or stage around it"
+        )
+        try:
+            with torch.no_grad(), self.probe.feature_tap() as tap, entry.replaying() as replay:
+                after, found = entry.layers_after(lambda: replay(inputs.to(self.probe.device), tap))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # one image met the rows of a batch
+            raise refusal from error
         if found.shape != features.shape or not torch.allclose(found, features, rtol=1e-2, atol=1e-3):
-            raise ProbeError(
-                f"from_layer={entry.name!r} cannot be entered: something before it is also used after it, as by a "
-                "shortcut; give the block or stage around it"
-            )
+            raise refusal
+        self.layers = {name: layer for name, layer in after.items() if name in self.layers}
         if not self.layers:
             raise ProbeError(f"nothing from {entry.name!r} on can be measured; give an earlier module as from_layer")
 
@@ -210,22 +259,37 @@ class _Call(NamedTuple):
     Attributes:
         size: How many numbers went in.
         some: Some of them, `(B, k)`, as if the rows of each image followed each other.
-        is_plain: Whether what came out is what its weight makes of them.
     """
 
     size: int
     some: Tensor
-    is_plain: bool
 
 
-def _mixed(one: _Call, two: _Call, both: _Call) -> bool:
-    """Whether a layer that is called on both images sees the rows of one between those of the other, as where tokens
-    come before images.
+class _Seen(NamedTuple):
+    """One pass of B images: their features `(B, d)`, and each layer's calls."""
+
+    features: Tensor
+    calls: dict[str, list[_Call]]
+
+
+def _another(image: Tensor) -> Tensor:
+    """Any image that differs."""
+    return 0.5 - image.flip(3)
+
+
+def _wide(values: Tensor) -> Tensor:
+    """At least in float32: squares leave the range of float16."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _mixed(one: Tensor, two: Tensor, both: Tensor, *, share: float) -> bool:
+    """Whether two images together are something else than each alone, as where tokens come before images and a layer
+    sees rows of one between those of the other: by more than rounding, and than a share of what tells them apart.
     """
-    expected = torch.cat([one.some, two.some])
-    apart = (one.some - two.some).abs().max()  # a part that is large in every image tells nothing
+    expected = torch.cat([one, two])
+    apart = (one - two).abs().max()  # a part that is large in every image tells nothing
     noise = max(NOISE, 10 * torch.finfo(expected.dtype).eps) * expected.abs().max()
-    return bool(apart > noise and (both.some - expected).abs().max() > apart / 10)
+    return bool((both - expected).abs().max() > torch.maximum(noise, share * apart))
 
 
 class _Entry:
@@ -247,7 +311,9 @@ class _Entry:
     def recording(self) -> Iterator[list[Tensor]]:
         """Inside the context, the module's inputs are collected."""
         recorded: list[Tensor] = []
-        handle = self.module.register_forward_pre_hook(lambda _, args: recorded.append(args[0].detach()))
+        handle = self.module.register_forward_pre_hook(
+            lambda _, args, kwargs: recorded.append(given_to(args, kwargs).detach()), with_kwargs=True
+        )
         try:
             yield recorded
         finally:
@@ -259,7 +325,13 @@ class _Entry:
     def replaying(self) -> Iterator[Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]]:
         """Inside the context, a function that runs the network (`Tensor -> Tensor`) from the module on."""
         given: list[Tensor] = []
-        handle = self.module.register_forward_pre_hook(lambda _, args: (given[0], *args[1:]))
+
+        def give(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            if args:
+                return (given[0], *args[1:]), kwargs
+            return args, kwargs | {next(iter(kwargs)): given[0]}
+
+        handle = self.module.register_forward_pre_hook(give, with_kwargs=True)
 
         def replay(inputs: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
             given[:] = [inputs]

@@ -16,7 +16,7 @@ import torch
 from task2vec.classifier import Classifier, cross_validated_accuracy, fit_classifier
 from task2vec.compute import Compute
 from task2vec.embedding import Layer, TaskEmbedding
-from task2vec.errors import Task2VecError
+from task2vec.errors import Task2VecError, TaskError
 from task2vec.fisher import ESTIMATORS, DiagonalFisher, Estimate, Settings, Shard, VariationalConfig
 from task2vec.inputs import ProbeInputs, choose_batch_size
 from task2vec.probe import Probe
@@ -72,7 +72,7 @@ class Plan:
         """The plan that arguments of `embed` make.
 
         Raises:
-            TaskError: all images are of one class.
+            TaskError: all images are of one class, or `max_samples` cannot show the classes.
             Task2VecError: an unknown method or a setting out of range.
         """
         if method not in ESTIMATORS:
@@ -81,10 +81,15 @@ class Plan:
             raise Task2VecError(f"draws={draws}, batch_size={batch_size} and l2={l2} must all be above 0")
         if seed < 0:
             raise Task2VecError(f"seed={seed} must be a whole number from 0 on")
+        if max_samples is not None and max_samples < 2:
+            raise Task2VecError(f"max_samples={max_samples} must be at least 2: one image tells no classes apart")
         if not isinstance(task, Task):
             task = Task.from_folder(task)
+        drawn = task.learnable().subsample(max_samples, seed=seed)
+        if not (drawn.labels != drawn.labels[0]).any():
+            raise TaskError(f"the {max_samples} images drawn of {task.name!r} have the same labels; raise max_samples")
         return cls(
-            task=task.learnable().subsample(max_samples, seed=seed),
+            task=drawn,
             num_images=len(task),
             method=method,
             draws=draws,

@@ -130,7 +130,9 @@ class Probe:
         """Inside the context, a function from inputs `(N, C, H, W)` to features `(N, d)`: the classifier's input."""
         taken: list[Tensor] = []
         module = self.module.get_submodule(self.classifier)
-        handle = module.register_forward_pre_hook(lambda _, args: taken.append(args[0]))
+        handle = module.register_forward_pre_hook(
+            lambda _, args, kwargs: taken.append(given_to(args, kwargs)), with_kwargs=True
+        )
 
         def features(inputs: Tensor) -> Tensor:
             taken.clear()
@@ -180,6 +182,11 @@ def load_probe(
         name=name,
         preprocessing="; ".join(f"{name} {data[name]}" for name in DATA_SETTINGS),
     )
+
+
+def given_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a module is called on, be it by place or by keyword."""
+    return (*args, *kwargs.values())[0]
 
 
 def _inside(name: str, parent: str) -> bool:

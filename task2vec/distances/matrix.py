@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,6 +43,9 @@ def distance_matrix(
 ) -> Matrix:
     """Distances from each of `embeddings` to each of `others` (or of themselves), float64 `(n, m)`.
 
+    Embeddings of several estimators or penalties are compared with a warning: their Fishers differ by more than their
+    tasks do. A store keeps estimators apart.
+
     Args:
         embeddings: The sources; embeddings of one probe, or an array `(n, D)`.
         name: `cosine` (the paper's d_sym), `asymmetric` (its d_asym, from row to column), `log_cosine`, or another of
@@ -61,7 +65,16 @@ def distance_matrix(
     """
     if name not in DISTANCES:
         raise DistanceError(f"there is no distance {name!r}; choose from {', '.join(sorted(DISTANCES))}")
-    probe = common_probe([*_of_probes(embeddings), *_of_probes(others if others is not None else [])])
+    of_probes = [*_of_probes(embeddings), *_of_probes(others if others is not None else [])]
+    probe = common_probe(of_probes)
+    ways = {(e.method, e.classifier.l2): e.task for e in of_probes}
+    if len(ways) > 1:
+        (one, of_one), (another, of_another) = list(ways.items())[:2]
+        warnings.warn(
+            f"embedding {of_one!r} was made by {one[0]} with l2={one[1]:g} and {of_another!r} by {another[0]} with "
+            f"l2={another[1]:g}, which their distance tells as well as their tasks; embed both alike",
+            stacklevel=2,
+        )
     a = as_matrix(embeddings)
     b = a if others is None else as_matrix(others)
     if a.shape[1] != b.shape[1]:

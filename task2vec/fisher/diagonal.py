@@ -22,6 +22,7 @@ from task2vec.fisher.likelihood import Likelihood, likelihood_of
 from task2vec.fisher.per_sample import SquaredGradients
 from task2vec.inputs import ProbeInputs
 from task2vec.progress import Report
+from task2vec.tasks.labels import among_present
 
 Scores = Callable[[Tensor, Tensor], Iterator[Tensor]]
 """From probabilities `(B, C)` and the numbers of the images `(B,)` to gradients of the loss by the logits `(B, C)`, one
@@ -43,6 +44,8 @@ class Shard:
 
 class DiagonalFisher:
     """Measures mean squared gradients of one task under one probe.
+
+    Classes that no image of the task has play no part: the Fisher is that of the task without them.
 
     Args:
         inputs: The task's images on their way into the probe.
@@ -71,12 +74,13 @@ class DiagonalFisher:
         own = inputs.task.labels
         shard = shard or Shard(np.arange(len(own)), own)
         self._numbers = torch.from_numpy(shard.numbers)
-        self.labels = torch.from_numpy(shard.labels)
+        labels, present = among_present(shard.labels)
+        self.labels = torch.from_numpy(labels)
         self.likelihood: Likelihood = likelihood_of(self.labels)
         self._device, self._dtype = inputs.probe.device, dtype
         exact_type = torch.promote_types(dtype, torch.float32)
-        self._weight = torch.as_tensor(classifier.weight, device=self._device, dtype=exact_type)
-        self._bias = torch.as_tensor(classifier.bias, device=self._device, dtype=exact_type)
+        self._weight = torch.as_tensor(classifier.weight[present], device=self._device, dtype=exact_type)
+        self._bias = torch.as_tensor(classifier.bias[present], device=self._device, dtype=exact_type)
 
     @property
     def num_images(self) -> int:
@@ -85,7 +89,7 @@ class DiagonalFisher:
 
     @property
     def num_classes(self) -> int:
-        """How many classes the task has."""
+        """How many classes have an image."""
         return len(self._bias)
 
     def mean_squares(

@@ -26,12 +26,11 @@ def hutchinson(fisher: DiagonalFisher, settings: Settings) -> Estimate:
 def signed_scores(fisher: DiagonalFisher, settings: Settings) -> Scores:
     """The scores of random signs; they are drawn for all images at once, and so do not depend on the batches."""
     shape = fisher.num_images, settings.draws, fisher.num_classes
-    signs = 2.0 * torch.from_numpy(settings.generator.integers(2, size=shape, dtype="int8")) - 1
+    ones = torch.from_numpy(settings.generator.integers(2, size=shape, dtype="int8"))  # a byte for each sign
 
     def scores(probabilities: Tensor, images: Tensor) -> Iterator[Tensor]:
-        factors = torch.stack(list(fisher.likelihood.factors(probabilities)), dim=1)  # nkc
         for k in range(settings.draws):
-            weights = signs[images, k, : factors.shape[1], None].to(factors)
-            yield (weights * factors).sum(dim=1) / settings.draws**0.5
+            signs = 2 * ones[images, k].to(probabilities) - 1
+            yield fisher.likelihood.combined(probabilities, signs) / settings.draws**0.5
 
     return scores

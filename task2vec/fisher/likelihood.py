@@ -40,6 +40,10 @@ class Likelihood(Protocol):
         """Vectors whose outer products sum to the expectation of the score's."""
         ...
 
+    def combined(self, probabilities: Tensor, signs: Tensor) -> Tensor:
+        """The sum of the factors, each times its sign, without laying them out; a last sign may be left over."""
+        ...
+
 
 class Categorical:
     """One class for each image: labels int64 `(N,)`, softmax."""
@@ -67,14 +71,26 @@ class Categorical:
         With s_k the sum of p_k and all later ones, column k holds sqrt(p_k s_(k+1) / s_k) at k and
         -p_j sqrt(p_k / (s_k s_(k+1))) at every later j.
         """
-        num_classes = probabilities.shape[1]
-        remaining = probabilities.flip(1).cumsum(dim=1).flip(1).clamp_min(torch.finfo(probabilities.dtype).tiny)
-        for k in range(num_classes - 1):
+        remaining = self._remaining(probabilities)
+        for k in range(probabilities.shape[1] - 1):
             share = (probabilities[:, k] / remaining[:, k]).sqrt()
             column = torch.zeros_like(probabilities)
             column[:, k] = share * remaining[:, k + 1].sqrt()
             column[:, k + 1 :] = -(share / remaining[:, k + 1].sqrt())[:, None] * probabilities[:, k + 1 :]
             yield column
+
+    def combined(self, probabilities: Tensor, signs: Tensor) -> Tensor:
+        """With signs r_k, `r_j sqrt(p_j s_(j+1) / s_j) - p_j sum_(k<j) r_k sqrt(p_k / (s_k s_(k+1)))` at j."""
+        remaining = self._remaining(probabilities)
+        after = remaining[:, 1:].sqrt()
+        shares = signs[:, :-1] * (probabilities / remaining)[:, :-1].sqrt()
+        own, earlier = F.pad(shares * after, (0, 1)), F.pad((shares / after).cumsum(dim=1), (1, 0))
+        return own - probabilities * earlier
+
+    @staticmethod
+    def _remaining(probabilities: Tensor) -> Tensor:
+        """s_k, of which divisions ask that it is not 0."""
+        return probabilities.flip(1).cumsum(dim=1).flip(1).clamp_min(torch.finfo(probabilities.dtype).tiny)
 
 
 class Bernoulli:
@@ -103,6 +119,10 @@ class Bernoulli:
             column = torch.zeros_like(probabilities)
             column[:, c] = deviations[:, c]
             yield column
+
+    def combined(self, probabilities: Tensor, signs: Tensor) -> Tensor:
+        """`r_c sqrt(p_c (1 - p_c))` at c."""
+        return signs * (probabilities * (1 - probabilities)).sqrt()
 
 
 def likelihood_of(labels: Tensor) -> Likelihood:

@@ -31,12 +31,13 @@ from timm.layers.padding import pad_same
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from task2vec.probe import given_to
+
 # Bytes of a contraction's temporaries, beyond which it takes fewer samples at once: on a CPU they stay in the cache.
 CPU_CHUNK, GPU_CHUNK = 16 * 2**20, 256 * 2**20
 # A convolution whose groups are samples gives their weight gradients in one call; with more groups, or with fewer
 # channels in each, libraries fall back to slow kernels, and a call for each sample is faster.
 SAMPLES_PER_CALL, FEWEST_CHANNELS = 8, 8
-ALIKE = 5e-2  # of the largest output: two ways to compute it differ by less in half precision
 
 
 class Workspace:
@@ -221,19 +222,6 @@ def _explicit_padding(layer: nn.Conv2d, inputs: Tensor) -> tuple[Tensor, tuple[i
     return F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode), (0, 0)
 
 
-def is_plain(layer: nn.Linear | nn.Conv2d, inputs: Tensor, output: Tensor) -> bool:
-    """Whether a layer's output is that of its weight: a subclass may compute with another one, as where kernels are
-    standardised in each forward pass, and then these formulas are not of its weight.
-    """
-    if isinstance(layer, nn.Linear):
-        expected = F.linear(inputs, layer.weight, layer.bias)
-    else:
-        padded, padding = _explicit_padding(layer, inputs)
-        settings = layer.stride, padding, layer.dilation, layer.groups
-        expected = F.conv2d(padded, layer.weight, layer.bias, *settings)
-    return expected.shape == output.shape and bool((expected - output).abs().max() <= ALIKE * output.abs().max())
-
-
 class _StartGraph(torch.autograd.Function):
     """The same tensor, from which on autograd records: the first measured layer needs no gradient below it."""
 
@@ -270,7 +258,9 @@ class SquaredGradients:
     def recording(self) -> Iterator[None]:
         """Inside the context, one forward pass through the layers is recorded."""
         handles = [
-            layer.register_forward_hook(partial(self._after_forward, name)) for name, layer in self.layers.items()
+            # First, so that it meets the gradient of the layer's own output and not of what other hooks make of it.
+            layer.register_forward_hook(partial(self._after_forward, name), with_kwargs=True, prepend=True)
+            for name, layer in self.layers.items()
         ]
         try:
             yield
@@ -286,10 +276,14 @@ class SquaredGradients:
             self._squares[name] = self._contract(self.layers[name], calls)
         return self._squares
 
-    def _after_forward(self, name: str, _: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def _after_forward(
+        self, name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> Tensor:
+        if not torch.is_grad_enabled():  # by the network itself: no gradient is going to come back
+            return output
         if not output.requires_grad:
             output = _StartGraph.apply(output, torch.zeros((), requires_grad=True))
-        inputs = args[0].detach().to(output.dtype)
+        inputs = given_to(args, kwargs).detach().to(output.dtype)
         self._calls[name] = self._calls.get(name, 0) + 1
         output.register_hook(lambda gradient: self._meet(name, inputs, gradient.detach()))
         return output

@@ -69,7 +69,9 @@ def read_dataset(dataset: Any) -> LabelledImages:
     if hasattr(_feature(dataset, label_key), "feature") or _is_ragged(values):  # each image has a list of classes
         labels, names = several_labels([[_named(v, names, i) for v in row] for i, row in enumerate(values)])
     else:
-        labels, names = label_space(np.asarray(values), names)
+        found_labels = np.asarray(values)
+        has_own_names = found_labels.dtype.kind in "USO"  # what the dataset calls its classes is then for people
+        labels, names = label_space(found_labels, None if has_own_names else names)
     source = type(dataset).__name__
     return LabelledImages(DatasetImages(dataset, image_key), labels, names, source=source, name=source.lower())
 

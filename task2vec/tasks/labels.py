@@ -22,10 +22,11 @@ def label_space(values: npt.NDArray[Any], class_names: tuple[str, ...] | None) -
     Args:
         values: One label for each image, `(N,)`: numbers or names; each distinct value is a class. Or rows
             `(N, classes)` of 0 and 1, where an image may be of several classes or none.
-        class_names: Names that numbers or columns refer to.
+        class_names: Names that numbers or columns refer to; two for truth values, that of False first; or all names
+            that labels have.
 
     Raises:
-        TaskError: a label is fractional, negative, without a name, or neither 0 nor 1 in a row.
+        TaskError: a label is fractional, negative, without a name or of another one, or neither 0 nor 1 in a row.
     """
     if values.ndim == 1:
         return _one_label(values, class_names)
@@ -40,7 +41,11 @@ def label_space(values: npt.NDArray[Any], class_names: tuple[str, ...] | None) -
 
 
 def _one_label(values: npt.NDArray[Any], class_names: tuple[str, ...] | None) -> tuple[Labels, tuple[str, ...]]:
-    """Labels as 0..C-1 and a name for each. With `class_names`, integer labels index them."""
+    """Labels as 0..C-1 and a name for each. With `class_names`, numbers and truth values index them."""
+    if values.dtype == bool and class_names is not None:
+        if len(class_names) != 2:
+            raise TaskError(f"labels of True and False need two class names, that of False first, not {class_names}")
+        values = values.astype(np.int64)
     if np.issubdtype(values.dtype, np.floating):
         fractional = ~(np.isfinite(values) & (values == np.floor(values)))
         if fractional.any():
@@ -61,6 +66,9 @@ def _one_label(values: npt.NDArray[Any], class_names: tuple[str, ...] | None) ->
         if len(distinct) and distinct[-1] >= len(class_names):
             raise TaskError(f"label {distinct[-1]} has no name: only {len(class_names)} class names are given")
         return numbers.astype(np.int64), tuple(class_names[int(v)] for v in distinct)
+    unknown = next((str(v) for v in distinct if str(v) not in class_names), None)
+    if unknown is not None:
+        raise TaskError(f"label {unknown!r} is none of the class names {class_names}; leave them out, or mend either")
     return numbers.astype(np.int64), tuple(str(v) for v in distinct)
 
 
@@ -88,6 +96,12 @@ def renumbered(labels: Labels, class_names: Sequence[str], others: Sequence[str]
 def present_classes(labels: Labels) -> Labels:
     """Numbers of the classes that have an image."""
     return np.flatnonzero(labels.any(axis=0)) if labels.ndim == 2 else np.unique(labels)
+
+
+def among_present(labels: Labels) -> tuple[Labels, Labels]:
+    """The labels as if there were no other classes than those that have an image, and the numbers of these."""
+    present = present_classes(labels)
+    return labels[:, present] if labels.ndim == 2 else np.searchsorted(present, labels), present
 
 
 def grouped(labels: Labels, num_classes: int, groups: Mapping[str, Sequence[int]]) -> Labels:

@@ -60,12 +60,24 @@ class Task:
     skipped: tuple[str, ...] = dataclasses.field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse tasks without images, and classes that cannot be told apart by their names."""
+        """Refuse tasks without images, labels of no class, and classes that their names do not tell apart."""
         if not len(self.labels):
             raise TaskError(f"task {self.name!r} holds no images; put them in one folder per class")
         if len(set(self.class_names)) < len(self.class_names):
             twice = next(name for name in self.class_names if self.class_names.count(name) > 1)
             raise TaskError(f"two classes of task {self.name!r} are called {twice!r}; give each a name of its own")
+        if self.multi_label and self.labels.shape[1] != self.num_classes:
+            raise TaskError(
+                f"labels of task {self.name!r} are of {self.labels.shape[1]} classes, but it has {self.num_classes} "
+                "class names; give a name for each"
+            )
+        highest = 1 if self.multi_label else self.num_classes - 1
+        odd = np.argwhere((self.labels < 0) | (self.labels > highest))
+        if len(odd):
+            raise TaskError(
+                f"the label of image {odd[0][0]} of task {self.name!r} is {self.labels[tuple(odd[0])]}; labels must be "
+                f"whole numbers from 0 to {highest}"
+            )
 
     def __repr__(self) -> str:
         return f"Task({self.name!r}, {self.summary()}, from {self.source or 'elsewhere'})"
@@ -167,10 +179,11 @@ class Task:
         """Images `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)`, uint8 or float in [0, 1], and N labels.
 
         Labels may have gaps or be strings: each distinct value is one class. Labels `(N, classes)` of 0 and 1 make a
-        multi-label task.
+        multi-label task. `class_names` are indexed by numbers, False and True, or columns; strings must be among them.
 
         Raises:
-            TaskError: shapes differ, pixels are NaN, infinite or out of range, labels are fractional or negative.
+            TaskError: shapes differ, pixels are NaN, infinite or out of range, labels are fractional, negative or not
+                among the names.
         """
         return cls.of(read_arrays(images, labels, class_names), name=name, classes_of=classes_of)
 
@@ -336,12 +349,18 @@ class Task:
         return self.select(np.setdiff1d(np.arange(len(self)), held)), self.select(held)
 
     def subsample(self, count: int | None, *, seed: int = 0) -> Task:
-        """At most `count` images, taken evenly from the classes (stratified, without replacement)."""
+        """At most `count` images, taken evenly from the classes (stratified, without replacement).
+
+        Raises:
+            TaskError: that is fewer than one of each class.
+        """
+        if count is not None and count < 1:
+            raise TaskError(f"{count} images cannot be drawn from {self.name!r}; take 1 or more, or None for all")
         if count is None or count >= len(self):
             return self
-        parts = splitting.strata(self.labels, self.num_classes)
+        parts = [part for part in splitting.strata(self.labels, self.num_classes) if len(part)]
         if count < len(parts):
-            raise TaskError(f"{count} images cannot show the {self.num_classes} classes of {self.name!r}; take more")
+            raise TaskError(f"{count} images cannot show the {len(parts)} classes of {self.name!r}; take more")
         return self.select(splitting.spread_evenly(parts, count, seed))
 
     def stages(self, transform: Transform) -> tuple[Callable[[int], Image.Image], Transform]:

@@ -43,11 +43,22 @@ def test_it_minimises_the_stated_objective(num_classes, l2):
     assert found.accuracy == pytest.approx((expected.argmax(1) == labels).mean())
 
 
-def test_a_class_without_images_is_never_the_likeliest():
+def test_a_class_without_images_has_no_probability():
     features, labels = problem(2)
     found = fit_classifier(features, labels * 2, 3, l2=0.1)  # class 1 has none
     assert found.weight.shape == (3, 5)
-    assert (probabilities(found, features).argmax(axis=1) != 1).all()
+    assert (probabilities(found, features)[:, 1] == 0).all()
+    without = fit_classifier(features, labels, 2, l2=0.1)
+    np.testing.assert_array_equal(probabilities(found, features)[:, [0, 2]], probabilities(without, features))
+    assert found.accuracy == without.accuracy
+
+
+def test_classes_that_no_image_has_make_no_multi_label_classifier_look_better():
+    features, labels = problem(3)
+    several = np.stack([labels == 0, labels != 1], axis=1).astype(int)
+    more = np.hstack([several, np.zeros((90, 8), int)])
+    for measure in (cross_validated_accuracy, lambda *args, l2: fit_classifier(*args, l2=l2).accuracy):
+        assert measure(features, more, 10, l2=0.1) == measure(features, several, 2, l2=0.1)
 
 
 def test_a_constant_feature_does_no_harm():

@@ -202,3 +202,16 @@ def test_embeddings_with_and_without_a_prior_have_no_distance():
     other = dataclasses.replace(one, trivial=np.full_like(one.fisher, 0.5))
     with pytest.raises(DistanceError, match="some embeddings are by an estimator with a prior and some are not"):
         distance_matrix([one, other], "asymmetric")
+
+
+def test_embeddings_that_were_made_in_other_ways_are_compared_with_a_warning(recwarn):
+    task, probe = random_task(), load_probe()
+    usual, same = embed(task, probe), embed(task, probe, seed=1)
+    distance(usual, same)
+    assert not recwarn
+    with pytest.warns(
+        UserWarning, match=r"'noise' was made by montecarlo with l2=1 and 'noise' by empirical with l2=1"
+    ):
+        distance(usual, embed(task, probe, "empirical"))
+    with pytest.warns(UserWarning, match=r"with l2=1 and 'noise' by montecarlo with l2=0\.01"):
+        distance_matrix([usual, embed(task, probe, l2=0.01)])

@@ -6,7 +6,7 @@ import torch
 from safetensors.numpy import save_file
 from torch import nn
 
-from task2vec import EmbeddingError, ProbeMismatchError, Task, Task2VecError, TaskEmbedding, distance, embed
+from task2vec import EmbeddingError, ProbeMismatchError, Task, Task2VecError, TaskEmbedding, TaskError, distance, embed
 from task2vec.embedding import embedding_parts
 from tests.conftest import plain_probe, random_task
 
@@ -114,11 +114,24 @@ def test_a_class_with_one_image_is_embedded_like_any_other():
         ({"draws": 0}, "draws=0"),
         ({"l2": 0}, "l2=0"),
         ({"max_samples": 2}, "cannot show the 3 classes"),
+        ({"max_samples": -3}, "max_samples=-3 must be at least 2"),
+        ({"max_samples": 1}, "max_samples=1 must be at least 2"),
     ],
 )
 def test_impossible_settings_are_refused_with_their_value(settings, message):
     with pytest.raises(Task2VecError, match=message):
         embed(random_task(), small_probe(), **settings)
+
+
+def test_a_sample_of_equal_labels_is_blamed_on_its_size_and_not_on_the_images():
+    labels = np.zeros((12, 3), int)
+    labels[0] = 1
+    images = np.random.default_rng(0).integers(0, 255, (12, 32, 32, 3)).astype(np.uint8)
+    task = Task.from_arrays(images, labels, name="rare")
+    with pytest.raises(TaskError, match="the 2 images drawn of 'rare' have the same labels; raise max_samples"):
+        embed(task, small_probe(), max_samples=2)
+    with pytest.raises(TaskError, match="-3 images cannot be drawn from 'rare'"):
+        task.subsample(-3)
 
 
 def test_unreadable_images_are_left_out_and_named_on_the_embedding(tmp_path):

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import nn
+from torch.nn import functional as F
 
-from task2vec import ESTIMATORS, ProbeError, Task, VariationalConfig, embed
+from task2vec import ESTIMATORS, ProbeError, Task, VariationalConfig, embed, sensitivity
 from task2vec.fisher import Settings
 from task2vec.fisher.likelihood import Bernoulli, Categorical
 from task2vec.fisher.montecarlo import drawn_scores
@@ -148,6 +149,55 @@ def test_the_factors_multiply_to_the_covariance_of_the_score(likelihood, logits)
     independent = isinstance(likelihood, Bernoulli)
     expected = torch.diag_embed(p * (1 - p) if independent else p) - (0 if independent else p[:, :, None] * p[:, None])
     np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+@given(logits=arrays(np.float64, (3, 6), elements=st.floats(-800, 800)), seed=st.integers(0, 99))
+@pytest.mark.parametrize("likelihood", [Categorical(), Bernoulli()])
+def test_combined_factors_are_their_signed_sum(likelihood, logits, seed):
+    p = likelihood.probabilities(torch.from_numpy(logits))
+    signs = torch.from_numpy(np.random.default_rng(seed).choice([-1.0, 1.0], (3, 6)))
+    factors = torch.stack(list(likelihood.factors(p)), dim=1)
+    expected = (signs[:, : factors.shape[1], None] * factors).sum(dim=1)
+    np.testing.assert_allclose(likelihood.combined(p, signs), expected, rtol=1e-9, atol=1e-14)
+
+
+def with_absent_classes(task, several):
+    """The same images with seven more classes that none of them has, and without."""
+    images = np.stack([np.asarray(task[i][0]) for i in range(len(task))])
+    if several:
+        own = np.random.default_rng(1).integers(2, size=(len(task), 3))
+        wide = np.zeros((len(task), 10), int)
+        wide[:, [2, 5, 6]] = own
+        return Task.from_arrays(images, wide), Task.from_arrays(images, own)
+    more = np.concatenate([images, np.zeros((10, *images.shape[1:]), np.uint8)])
+    labels = np.concatenate([np.array([2, 5, 6])[task.labels], np.arange(10)])
+    return Task.from_arrays(more, labels).select(np.arange(len(task))), task
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("method", sorted(ESTIMATORS))
+def test_classes_without_images_play_no_part(method, several):
+    wide, own = with_absent_classes(random_task(9), several)
+    probe = probe_for(NETWORKS["bundled resnet"], own)
+    settings = {"draws": 3, "variational": VariationalConfig(max_passes=3), "l2": 0.1}
+    found, expected = embed(wide, probe, method, **settings), embed(own, probe, method, **settings)
+    np.testing.assert_array_equal(found.fisher, expected.fisher)
+    assert (found.classifier.accuracy, found.classifier.cross_validated) == (
+        expected.classifier.accuracy,
+        expected.classifier.cross_validated,
+    )
+    assert len(found.classes) == len(found.classifier.bias) == 10
+    if method == "exact" and not several:  # whoever checks it with the embedding's own classifier finds the same
+        brute = brute_force(wide, probe, found.classifier, all_labels)
+        assert relative_error(found.fisher, brute) < 1e-4
+        np.testing.assert_array_equal(sensitivity(wide, probe, method, **settings).fisher, found.fisher)
+
+
+def test_a_sample_needs_an_image_of_each_class_that_has_one():
+    wide, own = with_absent_classes(random_task(9), several=False)
+    probe = probe_for(NETWORKS["bundled resnet"], own)
+    found, expected = (embed(task, probe, max_samples=6) for task in (wide, own))
+    np.testing.assert_array_equal(found.fisher, expected.fisher)
 
 
 @pytest.mark.parametrize("method", sorted(set(ESTIMATORS) - {"variational"}))
@@ -381,3 +431,155 @@ def test_kernels_that_are_standardised_on_the_way_are_not_measured_and_those_pad
     assert [layer.name for layer in found.layers] == ["c", "d"]
     assert {"a.weight", "b.weight"} <= set(found.unmeasured)
     assert relative_error(found.fisher, brute_force(task, probe, found.classifier, all_labels, ["c", "d"])) < 1e-5
+
+
+class Two(nn.Module):
+    """Two convolutions one after the other; how the second is used is up to the subclass."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 6, 3, 2, 1), nn.Conv2d(6, 6, 3, 1, 1), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.second(torch.relu(self.a(x))).relu().mean((2, 3)))
+
+
+class SharesItsWeight(Two):
+    def __init__(self):
+        super().__init__()
+        self.c = nn.Conv2d(6, 6, 3, 1, 1)
+        self.c.weight = self.b.weight
+
+    def second(self, x):
+        return self.c(self.b(x).relu())
+
+
+class CallsAFunction(Two):
+    def second(self, x):
+        return F.conv2d(self.b(x).relu(), self.b.weight, padding=1)
+
+
+class ReadsItsWeight(Two):
+    def second(self, x):
+        return self.b(x) * self.b.weight.pow(2).mean()
+
+
+class ChangesWhatItSaw(Two):
+    def __init__(self):
+        super().__init__()
+        self.b = nn.Linear(6, 6)
+
+    def second(self, x):
+        x = x.permute(0, 2, 3, 1).contiguous()
+        y = self.b(x)
+        x.mul_(3)
+        return (y + x).permute(0, 3, 1, 2)
+
+
+class WithoutGradients(Two):
+    def forward(self, x):
+        with torch.no_grad():
+            x = torch.relu(self.b(self.a(x)[:, :, ::2].repeat(1, 1, 2, 1)))
+        return self.head(self.c(x).relu().mean((2, 3)))
+
+    def __init__(self):
+        super().__init__()
+        self.c = nn.Conv2d(6, 6, 3)
+
+
+@pytest.mark.parametrize(
+    ("network", "measured"),
+    [
+        (SharesItsWeight, ["a"]),
+        (CallsAFunction, ["a"]),
+        (ReadsItsWeight, ["a"]),
+        (ChangesWhatItSaw, ["a"]),
+        (WithoutGradients, ["c"]),
+    ],
+)
+def test_weights_with_a_gradient_that_no_call_shows_are_listed_and_the_others_measured(network, measured):
+    torch.manual_seed(0)
+    task = random_task(6)
+    probe = plain_probe(network().double(), "head")
+    kept = [parameter.grad for parameter in probe.module.parameters()]
+    found = embed(task, probe, "exact", dtype=torch.float64)
+    assert [layer.name for layer in found.layers] == measured
+    assert set(found.unmeasured) == {f"{name}.weight" for name in probe.layers if name not in measured}
+    if network is not ChangesWhatItSaw:  # autograd itself refuses it
+        assert relative_error(found.fisher, brute_force(task, probe, found.classifier, all_labels, measured)) < 1e-6
+    assert [parameter.grad for parameter in probe.module.parameters()] == kept
+    assert not any(parameter.requires_grad for parameter in probe.module.parameters())
+
+
+class ByKeyword(Two):
+    def forward(self, x):
+        return self.head(input=self.b(input=self.a(input=x).relu()).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("entry", [None, "b"])
+def test_layers_and_classifiers_that_are_called_by_keyword_are_measured(entry):
+    torch.manual_seed(0)
+    task, probe = random_task(6), plain_probe(ByKeyword().double(), "head")
+    found = embed(task, probe, "exact", dtype=torch.float64, from_layer=entry)
+    names = ["a", "b"] if entry is None else ["b"]
+    assert [layer.name for layer in found.layers] == names
+    assert relative_error(found.fisher, brute_force(task, probe, found.classifier, all_labels, names)) < 1e-6
+
+
+class OfTheBatch(Two):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(6, track_running_stats=False)
+
+    def second(self, x):
+        return self.norm(self.b(x))
+
+
+class Centred(Two):
+    def second(self, x):
+        x = self.b(x)
+        return x - x.mean(0, keepdim=True)
+
+
+@pytest.mark.parametrize("network", [OfTheBatch, Centred])
+def test_networks_that_mix_the_images_of_a_batch_are_refused(network):
+    torch.manual_seed(0)
+    with pytest.raises(ProbeError, match=r"mixes the images of a batch: an image's features depend on those beside it"):
+        embed(random_task(6), plain_probe(network(), "head"))
+
+
+class Shortcut(Two):
+    in_place = True
+
+    def second(self, x):
+        if self.in_place:
+            x = x.clone()
+            x += self.b(x.clone())
+            return x
+        return x + self.b(x)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_an_entry_inside_a_shortcut_is_refused_whatever_the_batch(in_place, batch_size):
+    torch.manual_seed(0)
+    network = Shortcut()
+    network.in_place = in_place
+    with pytest.raises(
+        ProbeError, match=r"from_layer='b' cannot be entered: something before it is also used after it"
+    ):
+        embed(random_task(6), plain_probe(network, "head"), from_layer="b", batch_size=batch_size)
+
+
+def test_what_hooks_make_of_a_layers_output_is_no_gradient_of_its_own():
+    torch.manual_seed(0)
+    task, probe = random_task(6), plain_probe(CallsTwice().double(), "head")
+    probe.layers["b"].register_forward_hook(lambda _, args, output: 3 * output.tanh())
+    found = embed(task, probe, "exact", dtype=torch.float64)
+    assert [layer.name for layer in found.layers] == ["a", "b"]
+    assert relative_error(found.fisher, brute_force(task, probe, found.classifier, all_labels)) < 1e-6
+
+
+class CallsTwice(Two):
+    def second(self, x):
+        return self.b(self.b(x))

@@ -236,6 +236,34 @@ class Columns(list):
         return [item[key] for item in self] if isinstance(key, str) else super().__getitem__(key)
 
 
+def test_truth_values_take_two_class_names_and_strings_none_but_their_own():
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    truth, words = np.array([True, False, True, False]), np.array(["dog", "cat", "dog", "cat"])
+    task = Task.from_arrays(images, truth, class_names=["cat", "dog"])
+    assert [task.class_names[label] for label in task.labels] == ["dog", "cat", "dog", "cat"]
+    assert Task.from_arrays(images, truth).class_names == ("False", "True")
+    task = Task.from_arrays(images, words, class_names=["dog", "cat", "owl"])
+    assert [task.class_names[label] for label in task.labels] == words.tolist()
+    with pytest.raises(TaskError, match="need two class names, that of False first"):
+        Task.from_arrays(images, truth, class_names=["cat", "dog", "owl"])
+    with pytest.raises(TaskError, match="label 'cat' is none of the class names"):
+        Task.from_arrays(images, words, class_names=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1, -1, 0], "the label of image 2 of task 'odd' is -1; labels must be whole numbers from 0 to 1"),
+        ([0, 2, 1, 0], "the label of image 1 of task 'odd' is 2"),
+        ([[0, 1], [1, 3], [0, 0], [1, 1]], "the label of image 1 of task 'odd' is 3"),
+        ([[0, 1, 1]] * 4, "labels of task 'odd' are of 3 classes, but it has 2 class names"),
+    ],
+)
+def test_labels_of_no_class_are_refused(labels, message):
+    with pytest.raises(TaskError, match=message):
+        Task("odd", np.array(labels), ("cat", "dog"), random_task(4).images)
+
+
 def test_map_style_datasets_of_pairs_and_of_mappings_are_tasks():
     image = Image.new("L", (5, 5), 77)
     pairs = [(image, i % 2) for i in range(4)]
