@@ -60,8 +60,8 @@ def remedies_section(found: Evaluation) -> str:
 
 **Regret, and the embedding's part in it.** What repeats of a trial leave to be known is in the section on noise: on
 what was tuned with two seeds the recommendation is judged beside somebody who knew the scores of one of them. More
-evidence helps, other models and looking deeper into the backbone help less; the embedding's part in what is explained
-grows with the number of sources, while its part in the choice stays within the interval:
+sources help most, and help what is explained more than the choice. Other models choose as well; the backbone's Fisher
+explains more, and chooses no better:
 
 {_choice_table(found)}
 
