@@ -144,8 +144,9 @@ def switch(model: nn.Module, name: str | None) -> None:
 
 
 def forget_derived(model: nn.Module) -> None:
-    """Let modules compute anew what they made of their weights and keep while they evaluate, as LeViT's attention does
-    of its position biases: the weights are others now. Training mode is where such modules forget.
+    """Invalidate what modules derive from their weights and keep in evaluation mode, such as LeViT's position biases.
+
+    Such modules forget it when training mode begins, so that mode is entered and left again.
     """
     for module in model.modules():
         if type(module).train is not nn.Module.train and not isinstance(module, Adapters) and not module.training:

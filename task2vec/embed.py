@@ -54,8 +54,9 @@ def embed(
         from_layer: Measure only from this module of the probe on, such as `"layer3"`; what precedes it is computed
             once. All layers if not given.
         max_samples: At most so many images, drawn evenly from the classes; None for all.
-        batch_size: Images that are computed at once; `"auto"` keeps their activations within a gigabyte. No result
-            depends on it beyond rounding, but for `variational` when it is below 16, the images that share one draw.
+        batch_size: Images that are computed at once; `"auto"` keeps their activations within a gigabyte. Results
+            do not depend on it beyond rounding. One exception: `variational` draws noise for 16 images at a time, so
+            that smaller batches draw other noise.
         compute: Where and how to compute; on the accelerator in bfloat16, if there is one and nothing is given. Nothing
             is compiled here: gradients are taken layer by layer.
         dtype: What to compute in, instead of what `compute` says. With bfloat16 or float16, sums are still float32.

@@ -130,8 +130,10 @@ class TrialTable:
 
 
 def on_equal_terms(table: TrialTable, target: TaskFacts) -> tuple[TrialTable, TaskFacts]:
-    """Evidence and a target of which the same kind of facts is known: with those that the target has and at least half
-    of the stored tasks have as well, of these tasks alone; without them where there are fewer.
+    """Evidence and target with the same kind of facts on both sides.
+
+    If at least half of the stored tasks have the kind of facts that the target has, those tasks are kept and the others
+    left out. Otherwise the facts are dropped on both sides.
     """
     looked = table.looked_at()
     if target.backbone is None or not looked.tasks:

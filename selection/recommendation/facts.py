@@ -1,9 +1,9 @@
 """What one pass of a target's images through the backbone says, before anything is tuned.
 
-The accuracy of a linear probe pins the level that tuning starts from, and it is a first trial for nothing. The same
-after each third of the blocks says how far the features that the task needs lie from where the backbone keeps them, and
-on features of parts of the image what tuning may get at, though the final features hide it. The backbone's own Fisher,
-from a pass forwards and backwards, says how much the task pulls at it, and in which layers.
+The accuracy of a linear probe is the level that tuning starts from, and a first trial for nothing. Probes after each
+third of the blocks say how far from the output the features lie that the task needs. Probes on features of each part of
+the image show what the pooled features lose, such as positions, and tuning may recover. The backbone's own Fisher, from
+a pass forwards and backwards, says how much the task pulls at it, and in which layers.
 
 Indices: i image, d feature.
 """

@@ -142,7 +142,7 @@ class TaskStore:
             ) from error
 
     def __deepcopy__(self, _: object) -> TaskStore:
-        """The very store: copies of who holds one, such as scikit-learn's clones, share it."""
+        """The store itself: copies of an object that holds one, such as scikit-learn's clones, share it."""
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -54,7 +54,7 @@ class Search:
         self.trials: list[Trial] = []
 
     def first(self) -> Recommendation:
-        """What is recommended at any length; how long it takes here shows how fast this machine is.
+        """The recommendation without a time limit. Measuring its first steps tells how slow this machine is.
 
         Raises:
             RecommendationError: see `recommend`.

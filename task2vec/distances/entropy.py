@@ -1,4 +1,4 @@
-"""How far from undecided it is, filter by filter, which of two tasks a filter matters to."""
+"""log 2 minus the mean binary entropy of a / (a + b) over the filters: 0 where both tasks use every filter equally."""
 
 from __future__ import annotations
 

@@ -99,9 +99,11 @@ class DiagonalFisher:
         around_batch: Callable[[], AbstractContextManager[object]] = nullcontext,
         largest_batch: int | None = None,
     ) -> npt.NDArray[np.float64]:
-        """Mean over the images of the summed squares of what each score pulls back to the weights, `(D,)`.
+        """Mean squared gradients, float64 `(D,)`.
 
-        Of a shard, the sum over its images is divided by how many the whole task has.
+        The vector-Jacobian product of every score with the weights is squared, summed over the scores of an image,
+        and averaged over the images and over the weights of each filter. Of a shard, the sum over its images is divided
+        by how many the whole task has.
 
         Args:
             scores: Which gradients to take.

@@ -41,8 +41,8 @@ DECODED_AT_ONCE = 16  # images that a worker hands over together
 class PixelStore:
     """Pixels by address: in memory first, then in a file that is removed with the store.
 
-    What another process gets of it has the pixels in memory, and those of the file as long as that is there: on another
-    machine, or once the store is gone here, it is not.
+    A pickled copy carries the pixels in memory. It reads the file's pixels only on this machine and while the store
+    exists; otherwise it has none of them.
     """
 
     def __init__(self, room: Room) -> None:
