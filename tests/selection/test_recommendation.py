@@ -59,7 +59,7 @@ def test_a_stored_copy_of_the_target_decides(recommender):
 def test_only_stored_tasks_that_agree_with_what_is_expected_are_given_as_reasons():
     """Of ten stored tasks nine lose nothing; the target's twin loses twenty points, which is not what is expected."""
     store = stored([{SSF: 0.70, LORA: 0.6}] + [{SSF: 0.90 + 0.001 * i, LORA: 0.8} for i in range(9)])
-    found = recommend(embedding("copy", seed=0), store, "vit", recommender="gaussian_process")
+    found = recommend(embedding("copy", seed=0), store, "vit", recommender="factorisation")
     gain = found.candidate.predicted - found.level
     near = {n.name for n in store.nearest(embedding("copy", seed=0), 10)}
     for name in near:
