@@ -136,7 +136,7 @@ def switch(model: nn.Module, name: str | None) -> None:
         _exchange_heads(model, own=entering.heads, new=adapters.heads)
         for part in entering.parts:
             part.adapter.enable(part.module, part.output)
-        adapters.kept = _batch_norms_kept(model, entering)
+        adapters.kept = _norms_kept(model, entering)
         adapters.frozen_norms = [module for module in adapters.kept if model.training and not module.training]
         for module in adapters.kept:
             module.eval()
@@ -156,7 +156,7 @@ def forget_derived(model: nn.Module) -> None:
                 part.training = mode
 
 
-def _batch_norms_kept(model: nn.Module, adapter: Adapter) -> list[_NormBase]:
+def _norms_kept(model: nn.Module, adapter: Adapter) -> list[_NormBase]:
     """Those whose statistics the adapter does not tune, outside the classifier."""
     outside = (*classifier_names(model), "adapters")
     tuned = {id(part.module) for part in adapter.parts if part.adapter.tunes_statistics}
