@@ -31,6 +31,7 @@ from task2vec.errors import (
     ProbeMismatchError,
     Task2VecError,
     TaskError,
+    TaskWarning,
     UnreadableImageError,
     WeightsError,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "Task2VecError",
     "TaskEmbedding",
     "TaskError",
+    "TaskWarning",
     "Thumbnail",
     "UnreadableImageError",
     "VariationalConfig",

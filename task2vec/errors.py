@@ -9,6 +9,10 @@ class TaskError(Task2VecError):
     """The images or labels cannot make a task."""
 
 
+class TaskWarning(UserWarning):
+    """Something in a data set is passed over that its owner may have meant to be used."""
+
+
 class UnreadableImageError(TaskError):
     """One image cannot be decoded, or too many of a task cannot."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -80,10 +81,17 @@ def task2vec(
     """Embed image datasets, find related ones, and tune the adapter that worked there."""
 
 
+def _print_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """A warning as a sentence, without the line of code that gave it."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def main() -> None:
     """Run the command line: what goes wrong is one sentence, and exit status 2, or 1 where nobody thought of it."""
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _print_warning
+            app()
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise

@@ -79,6 +79,11 @@ Before any try, with the share of the variance of gains over the linear probe th
 Regret that the recommendation saves before any try, target by target: {_saved(found)}. The share of the gains that it
 explains beyond what noise and the facts explain: {found.explains_more_than(LEARNED, NOISE).text()}.
 
+The fewer images a target has, the more of its scores is luck (see the section on noise), which nobody can foresee.
+Regret before any try by the number of training images:
+
+{_size_table(found)}
+
 ![Calibration](evaluation-calibration.png)
 ![Tasks coloured by what there is to gain](evaluation-map.png)"""
 
@@ -92,6 +97,18 @@ def regret_table(found: Evaluation) -> str:
     """Regret after each number of tries, a row for each recommender."""
     rows = [[row, *(found.regret(row, tries).text() for tries in TRIES)] for row in found.predictions]
     return markdown(["regret after tries", *map(str, TRIES)], rows)
+
+
+def _size_table(found: Evaluation) -> str:
+    """Regret by how many images are learned from."""
+    shown = [row for row in (BASELINE, LEARNED, NOISE) if row in found.predictions]
+    regrets = {row: np.array([choice.regret for choice in found.choices(row)]) for row in shown}
+    sizes = np.array([_rounded(target.num_images) for target in found.targets])
+    rows = []
+    for size in np.unique(sizes):
+        own = [found.mean(np.where(sizes == size, regrets[row], np.nan).tolist()).text() for row in shown]
+        rows.append([f"{size:,} images", str((sizes == size).sum()), *own])
+    return markdown(["targets", "number", *shown], rows)
 
 
 def _before_table(found: Evaluation) -> str:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -17,6 +18,20 @@ from task2vec.images import PLUGINS, image_extensions, open_image
 from task2vec.tasks.sources import ImageSource, OpenedPerProcess
 
 LEFT_BEHIND = frozenset({"thumbs.db", "desktop.ini"})  # by file browsers; as hidden files, they are not even counted
+
+
+class Names(NamedTuple):
+    """What lies in a folder or zip; all sorted.
+
+    Attributes:
+        files: The names of all files, relative to it.
+        links: Links that are passed over as what they lead to is among the files.
+        empty: Folders in which nothing lies.
+    """
+
+    files: list[str]
+    links: list[str]
+    empty: list[str]
 
 
 class Files:
@@ -29,8 +44,8 @@ class Files:
         """The bytes of a file."""
         return (self.path / name).read_bytes()
 
-    def names(self) -> tuple[list[str], list[str]]:
-        """The names of all files, and of links that are passed over as what they lead to is among the files; sorted."""
+    def names(self) -> Names:
+        """What there is to read."""
         return _walk(self.path)
 
 
@@ -45,10 +60,13 @@ class ZipFiles(Files):
         """The bytes of a member."""
         return self._archive.get().read(name)
 
-    def names(self) -> tuple[list[str], list[str]]:
-        """The names of all members, sorted; no links."""
+    def names(self) -> Names:
+        """What there is to read; no links."""
         members = self._archive.get().infolist()
-        return sorted({member.filename for member in members if not member.is_dir()}), []  # the last of a name counts
+        files = {member.filename for member in members if not member.is_dir()}  # the last of a name counts
+        inhabited = {str(folder) for name in files for folder in PurePosixPath(name).parents}
+        folders = {member.filename.rstrip("/") for member in members if member.is_dir()}
+        return Names(sorted(files), [], sorted(folders - inhabited))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +91,14 @@ class Listing:
         images: Names of the image files, sorted.
         skipped: Names of the other files, and of `links`; hidden ones left out.
         links: Names of links to what is read anyway.
+        empty: Names of folders in which nothing lies.
     """
 
     files: Files
     images: tuple[str, ...]
     skipped: tuple[str, ...]
     links: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
 
 
 def list_images(path: Path) -> Listing:
@@ -91,7 +111,7 @@ def list_images(path: Path) -> Listing:
         raise TaskError(f"there is no folder or zip at {path}; check the path")
     try:
         files = Files(path) if path.is_dir() else ZipFiles(path)
-        names, links = ([name for name in some if not _is_hidden(name)] for some in files.names())
+        names, links, empty = ([name for name in some if not _is_hidden(name)] for some in files.names())
     except (zipfile.BadZipFile, OSError) as error:
         raise TaskError(f"{path} is neither a folder nor a zip of one ({error})") from error
     known = image_extensions()
@@ -99,17 +119,26 @@ def list_images(path: Path) -> Listing:
     skipped = tuple(name for name in names if _ending(name) not in known)
     if not images:
         raise TaskError(f"no images under {path}; {_remedy(skipped)}")
-    return Listing(files, images, tuple(sorted((*skipped, *links))), tuple(links))
+    return Listing(files, images, tuple(sorted((*skipped, *links))), tuple(links), tuple(empty))
 
 
 def _remedy(skipped: Sequence[str]) -> str:
-    endings = Counter(map(_ending, skipped))
-    plugin = next((ending for ending in endings if ending in PLUGINS), None)
+    plugin = plugin_for(skipped)
     if plugin is not None:
-        return f"Pillow opens its {endings[plugin]} {plugin} files once {PLUGINS[plugin]} is installed and registered"
+        return plugin
+    endings = Counter(map(_ending, skipped))
     found = ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in endings.most_common(3))
     there = f" (it holds {found})" if found else ""
     return f"expected files such as CLASS/001.jpg or CLASS/001.png{there}"
+
+
+def plugin_for(skipped: Sequence[str]) -> str | None:
+    """What to install for the photographs among files that were passed over; None if there are none."""
+    endings = Counter(map(_ending, skipped))
+    plugin = next((ending for ending in endings if ending in PLUGINS), None)
+    if plugin is None:
+        return None
+    return f"Pillow opens its {endings[plugin]} {plugin} files once {PLUGINS[plugin]} is installed and registered"
 
 
 def _ending(name: str) -> str:
@@ -122,13 +151,14 @@ def _is_hidden(name: str) -> bool:
     return path.name.lower() in LEFT_BEHIND or any(part.startswith((".", "__MACOSX")) for part in path.parts)
 
 
-def _walk(root: Path) -> tuple[list[str], list[str]]:
-    """The names of all files below a folder, and of the links that are passed over.
+def _walk(root: Path) -> Names:
+    """What lies in a folder.
 
     Links are followed once: not into a folder that is read anyway, nor in a circle, nor to a file that is below the
     folder itself.
     """
     names: list[str] = []
+    empty: list[Path] = []
     again: list[Path] = []
     visited: set[tuple[int, int]] = set()
     pending: list[Path] = [root]
@@ -143,8 +173,11 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
                 again.append(folder)  # and no circle
             continue
         visited.add((status.st_dev, status.st_ino))
-        with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda e: e.name):
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda e: e.name)
+            if not entries and folder != root:
+                empty.append(folder)
+            for entry in entries:
                 path = folder / entry.name
                 if entry.is_symlink() and not path.exists():
                     continue
@@ -162,4 +195,5 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
             again.append(path)
         else:
             names.append(path.relative_to(root).as_posix())
-    return sorted(names), sorted(path.relative_to(root).as_posix() for path in again)
+    passed_over, without_files = (sorted(p.relative_to(root).as_posix() for p in paths) for paths in (again, empty))
+    return Names(sorted(names), passed_over, without_files)

@@ -8,13 +8,15 @@ with any number of folders around it.
 from __future__ import annotations
 
 import dataclasses
+import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from task2vec.errors import TaskError
-from task2vec.tasks.files import FileImages, Listing, list_images
+from task2vec.errors import TaskError, TaskWarning
+from task2vec.tasks.files import FileImages, Listing, list_images, plugin_for
 from task2vec.tasks.sources import LabelledImages
 from task2vec.tasks.split_names import TRAIN, chosen_split, split_of
 
@@ -151,17 +153,53 @@ def _read(listing: Listing, layout: Layout, role: str | None) -> LabelledImages:
             f"{class_names[0]}/CLASS, or give labels by Task.from_names or Task.from_table"
         )
     number = {name: c for c, name in enumerate(class_names)}
-    others = [other for other in layout.splits.values() if other != prefix]
+    others = tuple(other for other in layout.splits.values() if other != prefix)
     taken = set(inside)
-    skipped = [name for name in sorted(listing.images + listing.skipped) if name not in taken]
+    passed_over = [name for name in sorted(listing.images + listing.skipped) if name not in taken]
+    skipped = tuple(name for name in passed_over if not name.startswith(others))
+    _tell_of_lost_photographs(skipped, listing.empty, prefix, class_names, path)
     return LabelledImages(
         FileImages(listing.files, tuple(inside)),
         np.array([number[part[0]] for part in parts], np.int64),
         class_names,
         source=f"{path.name}/{prefix.split('/')[-2]}" if role else path.name,
         name=task_name(path.resolve()),
-        skipped=tuple(name for name in skipped if not name.startswith(tuple(others))),
+        skipped=skipped,
     )
+
+
+def _tell_of_lost_photographs(
+    skipped: Sequence[str], empty: Sequence[str], prefix: str, class_names: Sequence[str], path: Path
+) -> None:
+    """Warn of photographs that Pillow does not open, and of folders beside the class folders that give no class.
+
+    Args:
+        skipped: Names of files that are passed over.
+        empty: Folders in which nothing lies.
+        prefix: Of the class folders.
+        class_names: Those that have images.
+        path: Of the data set, for the warning.
+    """
+    own = [name.removeprefix(prefix) for name in skipped if name.startswith(prefix)]
+    files = Counter(name.split("/")[0] for name in own if "/" in name)
+    for name in empty:
+        if name.startswith(prefix):
+            files[name.removeprefix(prefix).split("/")[0]] += 0
+    lost = [f"{name} ({_count(files[name])})" for name in sorted(files) if name not in class_names]
+    if lost:
+        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+        warnings.warn(
+            f"no class is made of {', '.join(lost[:3])}{more} in {path / prefix}, as no image lies there",
+            TaskWarning,
+            stacklevel=2,
+        )
+    plugin = plugin_for(own)
+    if plugin is not None:
+        warnings.warn(f"photographs of {path / prefix} are passed over; {plugin}", TaskWarning, stacklevel=2)
+
+
+def _count(files: int) -> str:
+    return "empty" if not files else f"{files} other file{'s' if files > 1 else ''}"
 
 
 def _refuse_unnamed_splits(parts: list[list[str]], where: Path) -> None:

@@ -218,7 +218,7 @@ def _one_spelling(file: str) -> str:
 def _reader(files: Sequence[str], root: Path, path: Path) -> Files:
     if root.is_file():
         reader: Files = ZipFiles(root)
-        known = set(reader.names()[0])
+        known = set(reader.names().files)
         exists = any(file in known for file in files)
     else:
         reader, exists = Files(root), any((root / file).is_file() for file in files)

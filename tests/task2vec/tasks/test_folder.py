@@ -1,13 +1,16 @@
 """Folders as people have them: every spelling of splits, every type of image, strays and links."""
 
 import itertools
+import shutil
+import warnings
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from task2vec import Task, TaskError, read_splits
+from task2vec import Task, TaskError, TaskWarning, read_splits
 from task2vec.images import image_extensions
 from task2vec.tasks.split_names import split_of
 from tests.task2vec.tasks.folders import make_folder, write_image, zip_of
@@ -101,6 +104,32 @@ def test_images_of_a_type_that_needs_a_plugin_are_named_with_it(tmp_path):
     (tmp_path / "a" / "x.heic").write_bytes(b"")
     with pytest.raises(TaskError, match=r"Pillow opens its 1 \.heic files once pillow-heif is installed"):
         Task.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_folder_without_images_beside_the_classes_is_told_of(tmp_path, packed):
+    folder = make_folder(tmp_path / "pets" / "train").parent
+    make_folder(folder / "test")
+    (folder / "train" / "empty").mkdir()
+    (folder / "train" / "notes").mkdir()
+    (folder / "train" / "notes" / "a.txt").write_text("text")
+    path = Path(shutil.make_archive(str(tmp_path / "pets"), "zip", folder)) if packed else folder
+    expected = r"no class is made of empty \(empty\), notes \(1 other file\) in .*train"
+    with pytest.warns(TaskWarning, match=expected) as told:
+        task = Task.from_folder(path)
+    assert (len(told), task.class_names) == (1, ("cat", "dog"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Task.from_folder(path, split="test")
+
+
+def test_photographs_that_are_passed_over_for_want_of_a_plugin_are_told_of(tmp_path):
+    if ".heic" in image_extensions():
+        pytest.skip("the plugin is there")
+    folder = make_folder(tmp_path / "pets")
+    (folder / "cat" / "x.HEIC").write_bytes(b"")
+    with pytest.warns(TaskWarning, match=r"passed over; Pillow opens its 1 \.heic files once pillow-heif"):
+        assert len(Task.from_folder(folder)) == 6
 
 
 def test_files_that_are_passed_over_are_counted_and_named_and_a_stray_one_refuses_nothing(tmp_path):
