@@ -83,9 +83,27 @@ class Grid:
     sources: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        """Fill in the search space where no configuration is given; refuse seeds that are none."""
-        if not isinstance(self.seeds, tuple) or any(not isinstance(seed, int) or seed < 0 for seed in self.seeds):
-            raise SelectionError(f"seeds={self.seeds} must be a list of whole numbers from 0 on, such as [0, 1]")
+        """Fill in the search space where no configuration is given; refuse settings that are none."""
+        for name in ("exclude", "seeds", "configs"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not _is_tuple_of(int, self.seeds) or any(seed < 0 for seed in self.seeds):
+            raise SelectionError(f"seeds={self.seeds!r} must be a list of whole numbers from 0 on, such as [0, 1]")
+        if not _is_tuple_of(str, self.exclude):
+            raise SelectionError(f'exclude={self.exclude!r} must be a list of names, such as ["birds"]')
+        if self.images is not None and (not _is_a(int, self.images) or self.images < 1):
+            raise SelectionError(
+                f"images={self.images!r} must be a whole number from 1 on; leave it out for all images"
+            )
+        if not isinstance(self.subtasks, bool):
+            raise SelectionError(f"subtasks={self.subtasks!r} must be true or false")
+        if not isinstance(self.backbone, str):
+            raise SelectionError(f"backbone={self.backbone!r} must be the name of a timm model")
+        pairs = self.sources if isinstance(self.sources, tuple) else (self.sources,)
+        if not all(_is_tuple_of(str, pair) and len(pair) == 2 for pair in pairs):
+            raise SelectionError(
+                f'sources={self.sources!r} must name a source for patterns of names, such as "tin_*" = "tin"'
+            )
         if not self.configs:
             object.__setattr__(self, "configs", search_space(self.backbone))
 
@@ -101,17 +119,22 @@ class Grid:
             values = tomllib.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise SelectionError(f"{path} is not a grid ({error}); see selection.Grid") from error
-        configs = tuple(config for entry in values.pop("config", []) for config in _alternatives(entry))
-        sources = tuple(values.pop("sources", {}).items())
+        entries, sources = values.pop("config", []), values.pop("sources", {})
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise SelectionError(f"{path} has a config that is none; write each under a line [[config]]")
+        if not isinstance(sources, dict):
+            raise SelectionError(f'{path} has sources={sources!r}; write lines such as "tin_*" = "tin" under [sources]')
+        configs = tuple(config for entry in entries for config in _alternatives(entry, path))
         computing = {new: values.pop(old) for old, new in COMPUTING.items() if old in values}
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
         if unknown or "folder" not in values:
             raise SelectionError(f"{path} has {', '.join(sorted(unknown)) or 'no folder'}; see selection.Grid")
+        if not isinstance(values["folder"], str):
+            raise SelectionError(f"{path} has folder={values['folder']!r}, which is no path")
         folder = (path.parent / values.pop("folder")).absolute()
-        lists: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-        }
-        return cls(folder=folder, configs=configs, sources=sources, compute=Compute(**computing), **lists)
+        return cls(
+            folder=folder, configs=configs, sources=tuple(sources.items()), compute=Compute(**computing), **values
+        )
 
     def tasks(self) -> Iterator[GridTask]:
         """The tasks, all whole ones before the parts of any.
@@ -146,8 +169,24 @@ class Grid:
         return GridTask(train, test, source)
 
 
-def _alternatives(entry: dict[str, Any]) -> Iterator[AdapterConfig]:
-    """The configurations of an entry: every combination of what its lists offer."""
+def _is_a(kind: type, value: object) -> bool:
+    """Whether it is of a type; true and false are no numbers."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _is_tuple_of(kind: type, values: object) -> bool:
+    return isinstance(values, tuple) and all(_is_a(kind, value) for value in values)
+
+
+def _alternatives(entry: dict[str, Any], path: Path) -> Iterator[AdapterConfig]:
+    """The configurations of an entry: every combination of what its lists offer.
+
+    Raises:
+        SelectionError: a list offers nothing.
+    """
+    empty = next((name for name, value in entry.items() if value == []), None)
+    if empty is not None:
+        raise SelectionError(f"{empty} = [] in {path} offers no alternative; name some, or leave the line out")
     lists = [value if isinstance(value, list) else [value] for value in entry.values()]
     for values in product(*lists):
         yield AdapterConfig.from_dict(dict(zip(entry, values, strict=True)))

@@ -21,6 +21,7 @@ from torch import nn
 import adapters
 from adapters import AdapterConfig, BackboneId
 from adapters.data import Batches, transform_of
+from selection.errors import SelectionError
 from selection.evidence.attached import attach_for
 from selection.evidence.backbone import load_backbone
 from selection.evidence.grid import Grid, GridTask
@@ -57,10 +58,14 @@ def run_grid(
         progress: Show progress and the time left on standard error.
 
     Raises:
-        SelectionError: something failed, after all else was run; or there is no such cluster.
-        StoreError: the store cannot be written; what was finished before is in it.
+        SelectionError: something failed, after all else was run; there is no such cluster; or the store has a task of
+            other images under the name of one of the grid.
+        StoreError: the store has a task of other classes under such a name, or cannot be written; what was finished
+            before is in it.
     """
     tasks = list(grid.tasks())
+    for task in tasks:
+        _refuse_namesake(task.train, store)
     probe, compute = probe or load_probe(), compute or grid.compute
     compute = compute if cluster is None else cluster.compute(compute)
     backbone = load_backbone(grid.backbone)  # weights that cannot be had are said before anything is embedded
@@ -139,6 +144,24 @@ def run_trial(
     )
 
 
+def _refuse_namesake(task: Task, store: TaskStore) -> None:
+    """Make sure that a stored task of the same name is this task: trials of one say nothing about another.
+
+    Raises:
+        StoreError: its classes are others.
+        SelectionError: it has another number of images.
+    """
+    store.check_classes(task.name, task.class_names)
+    for stored in store.embeddings(name=task.name):
+        # A task that was decoded before it was embedded counts without the images that cannot be read.
+        if len(task) not in (stored.num_images, stored.num_images + len(stored.unreadable)):
+            raise SelectionError(
+                f"{store.location} has a task {task.name!r} of {stored.num_images} images, and the grid's has "
+                f"{len(task)}; rename its folder, use another store, or remove the stored task first (task2vec store "
+                "remove)"
+            )
+
+
 def _embedding_jobs(runner: Runner, tasks: Iterable[GridTask], probe: Probe, compute: Compute) -> Iterator[Job]:
     """A job for each task to embed; it is about the task."""
     shared = runner.share("probe", itself, probe)
@@ -193,7 +216,8 @@ def _trial(
 def _missing(grid: Grid, store: TaskStore, task: GridTask, seed: int) -> list[AdapterConfig]:
     """What is left to run on a stored task."""
     wanted = BackboneId.of_name(grid.backbone)
-    done = {t.config for t in store.task(task.train.name).trials if t.backbone.is_same(wanted) and t.seed == seed}
+    own = [t for t in store.task(task.train.name).trials if t.backbone.is_same(wanted) and t.seed == seed]
+    done = {trial.config for trial in own}
     return [config for config in grid.configs if config not in done]
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 import adapters
 from adapters import AdapterConfig
-from selection import Grid, SelectionError, TaskStore, run_grid
+from selection import Grid, SelectionError, StoreError, TaskStore, run_grid
 from selection.evidence.space import choices_of, search_space
 from selection.evidence.subtasks import subtasks
 from task2vec import Task, TaskError
@@ -32,7 +32,8 @@ def folder(tmp_path_factory):
 
 def grid_file(folder, tmp_path, text=""):
     path = tmp_path / "grid.toml"
-    path.write_text(f'folder = "{folder}"\nexclude = ["second"]\n{text}')
+    exclude = "" if text.startswith("exclude") else 'exclude = ["second"]\n'
+    path.write_text(f'folder = "{folder}"\n{exclude}{text}')
     return path
 
 
@@ -52,6 +53,18 @@ def test_lists_stand_for_alternatives_and_no_config_for_the_search_space(folder,
         ("colour = 1", "has colour"),
         ("seeds = [", "is not a grid"),
         ('[[config]]\nmethod = "magic"', "no method 'magic'"),
+        ('exclude = "another"', "exclude='another' must be a list of names"),
+        ("exclude = [1]", "must be a list of names"),
+        ("seeds = 1", "seeds=1 must be a list"),
+        ('images = "10"', "images='10' must be a whole number"),
+        ("images = 2.5", "images=2.5 must be a whole number"),
+        ("images = true", "images=True must be a whole number"),
+        ("subtasks = 1", "subtasks=1 must be true or false"),
+        ("backbone = 1", "must be the name of a timm model"),
+        ('sources = ["tin"]', "under \\[sources\\]"),
+        ('[sources]\n"tin_*" = 1', "must name a source"),
+        ('[config]\nmethod = "linear"', "under a line \\[\\[config\\]\\]"),
+        ('[[config]]\nmethod = "linear"\nepochs = []', "epochs = \\[\\] in .* offers no alternative"),
     ],
 )
 def test_grids_that_make_no_sense_are_named(folder, tmp_path, text, message):
@@ -115,7 +128,7 @@ def test_the_search_space_varies_what_a_method_has(folder):
 def paint(folder, split, classes, count):
     for name, colour in classes.items():
         place = folder / split / name
-        place.mkdir(parents=True)
+        place.mkdir(parents=True, exist_ok=True)
         for i in range(count):
             Image.new("RGB", (8, 8), tuple(min(255, c + 3 * i) for c in colour)).save(place / f"{i}.png")
 
@@ -150,6 +163,21 @@ def test_dots_in_names_belong_to_them_hidden_folders_are_passed_over_and_no_name
     (tmp_path / "tints" / "birds.v1.zip").write_bytes(b"")
     with pytest.raises(SelectionError, match=r"two tasks of .* are called birds.v1"):
         next(grid.tasks())
+
+
+def test_a_stored_task_of_the_same_name_and_other_images_gets_no_trials(tmp_path):
+    paint(tmp_path / "tints" / "colours", "train", COLOURS, 5)
+    paint(tmp_path / "tints" / "colours", "test", COLOURS, 2)
+    store, grid = TaskStore(), Grid(tmp_path / "tints", (QUICK,))
+    run_grid(grid, store, progress=False)
+    before = store.task("colours")
+    paint(tmp_path / "tints" / "colours", "train", COLOURS, 6)
+    with pytest.raises(SelectionError, match=r"a task 'colours' of \d+ images, and the grid's has \d+"):
+        run_grid(grid, store, progress=False)
+    paint(tmp_path / "tints" / "colours", "train", {"plaid": (1, 2, 3)}, 5)
+    with pytest.raises(StoreError, match="is stored with"):
+        run_grid(grid, store, progress=False)
+    assert store.task("colours") == before
 
 
 def test_trials_of_a_backbone_under_either_of_its_names_are_not_run_again(tmp_path):
