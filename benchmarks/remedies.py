@@ -16,7 +16,7 @@ from page import table
 from selection.evaluation import Evaluation
 from selection.evaluation.cheapest import WITHIN, CheapChoice
 from selection.evaluation.protocol import Learn, Predict, leave_one_source_out
-from selection.evaluation.rows import BASELINE, LEARNED, MODELS, NOISE, WITHOUT_BACKBONE, rows_of
+from selection.evaluation.rows import BASELINE, LEARNED, MODELS, NOISE, UNDER_PROBE, rows_of
 from selection.evaluation.summary import Mean
 from selection.evidence.table import TrialTable
 from selection.recommendation.acquisition import CHANCE, cheapest_within
@@ -84,7 +84,7 @@ def _choice_table(found: Evaluation) -> str:
         name = f"{'with noise' if row == NOISE else 'recommended'}, from {round(share * (sources - 1))} sources"
         lines.append([name, *_choices(found, each)])
     shown = {f"another model: {row}": row for row in MODELS if row != LEARNED}
-    shown["the backbone's Fisher not looked at"] = WITHOUT_BACKBONE
+    shown["the embedding under the probe"] = UNDER_PROBE
     lines += [[name, *_choices(found, [found.predictions[row]])] for name, row in shown.items()]
     for tries in (1, 3):
         choices = found.choices(LEARNED, tries)

@@ -87,7 +87,7 @@ def targets_of(tasks: Sequence[tuple[StoredTask, TaskEmbedding]], backbone: str)
     if any(task.backbone is None for task in table.tasks):
         table = table.without_facts()
     known = [task.backbone for task in table.tasks if task.backbone is not None]
-    if not all(facts.compares_with(known[0]) for facts in known):
+    if not all(facts.sketch and facts.compares_with(known[0]) for facts in known):
         table = table.without_fisher()
     stored = {task.name: task for task, _ in tasks}
     usual = _usual_seconds(tasks, table, wanted)

@@ -19,18 +19,19 @@ from selection.recommendation.recommenders import RECOMMENDERS, GaussianProcess,
 from selection.recommendation.recommenders.average import with_others
 from selection.recommendation.recommenders.features import (
     Described,
+    probe_directions,
+    probe_directions_by_depth,
     task_directions,
-    task_directions_by_depth,
     task_numbers,
 )
 from selection.recommendation.recommenders.gaussian_process import Wanted
 from task2vec.distances.of_variances import unit
 
 LEARNED, AVERAGE, BASELINE = "gaussian_process", "average", "best_fixed"
-BY_DEPTH = "gaussian_process, embedding by depth"
+BY_DEPTH = "gaussian_process, probe's embedding by depth"
 MODELS = (LEARNED, AVERAGE, BY_DEPTH, "boosted_trees", "factorisation")  # that learn from the trials
 CHOSEN = "the model that chose best for other sources"
-WITHOUT_BACKBONE = "... without the backbone's Fisher"
+UNDER_PROBE = "... with the embedding under the probe"
 NOISE, FACTS_ONLY, EMBEDDING_ONLY = "... with noise", "... with task facts only", "... with the embedding only"
 NOISE_DIMENSIONS = 64
 
@@ -43,14 +44,14 @@ def rows_of(mean_features: Mapping[str, npt.NDArray[np.float32]] | None = None) 
     """
     rows = {name: _plain(own) for name, own in RECOMMENDERS.items() if name not in (LEARNED, AVERAGE)}
     rows[AVERAGE] = _averaged
-    rows[BY_DEPTH] = _process(task_directions_by_depth)
+    rows[BY_DEPTH] = _process(probe_directions_by_depth)
     rows[LEARNED] = _process(task_directions)
-    rows[WITHOUT_BACKBONE] = _process(task_directions, facts_alone)
+    rows[UNDER_PROBE] = _process(probe_directions)
     if mean_features:
-        rows["... with mean features"] = _process(lambda tasks: _standardised(tasks, mean_features), facts_alone)
-    rows["... with shuffled embeddings"] = _process(shuffled, facts_alone)
-    rows[NOISE] = _process(noise, facts_alone)
-    rows[FACTS_ONLY] = _process(nothing, facts_alone)
+        rows["... with mean features"] = _process(lambda tasks: _standardised(tasks, mean_features))
+    rows["... with shuffled embeddings"] = _process(shuffled)
+    rows[NOISE] = _process(noise)
+    rows[FACTS_ONLY] = _process(nothing)
     rows[EMBEDDING_ONLY] = _process(task_directions, nothing)
     return rows
 
@@ -83,11 +84,6 @@ def _standardised(tasks: Sequence[TaskFacts], features: Mapping[str, npt.NDArray
     """Mean features without what all tasks share, of length 1, like the embeddings."""
     values = np.stack([features[task.name] for task in tasks]).astype(np.float64)
     return unit(values - values.mean(axis=0))
-
-
-def facts_alone(tasks: Sequence[TaskFacts]) -> Array:
-    """What is known of tasks beside any Fisher."""
-    return task_numbers([task.without_fisher() for task in tasks])
 
 
 def nothing(tasks: Sequence[TaskFacts]) -> Array:

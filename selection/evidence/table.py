@@ -48,8 +48,8 @@ class TaskFacts:
 
     @property
     def has_fisher(self) -> bool:
-        """Whether the backbone's Fisher was measured on it."""
-        return self.backbone is not None and bool(self.backbone.fisher)
+        """Whether the backbone's Fisher was measured on it, filter by filter."""
+        return self.backbone is not None and bool(self.backbone.sketch)
 
     def without_fisher(self) -> TaskFacts:
         """The same as if nobody had measured it."""
@@ -109,7 +109,11 @@ class TrialTable:
 
     def with_fisher_like(self, facts: BackboneFacts) -> TrialTable:
         """The tasks whose Fisher compares with these facts', if they are half of all; otherwise all, without it."""
-        alike = [t for t, task in enumerate(self.tasks) if task.backbone and task.backbone.compares_with(facts)]
+        alike = [
+            t
+            for t, task in enumerate(self.tasks)
+            if task.has_fisher and task.backbone and task.backbone.compares_with(facts)
+        ]
         return self.of_tasks(alike) if 2 * len(alike) >= len(self.tasks) else self.without_fisher()
 
     def without_fisher(self) -> TrialTable:
@@ -138,7 +142,7 @@ def on_equal_terms(table: TrialTable, target: TaskFacts) -> tuple[TrialTable, Ta
     looked = table.looked_at()
     if target.backbone is None or not looked.tasks:
         return table.without_facts(), dataclasses.replace(target, backbone=None)
-    alike = looked.with_fisher_like(target.backbone)
+    alike = looked.with_fisher_like(target.backbone) if target.has_fisher else looked.without_fisher()
     return alike, target if all(task.has_fisher for task in alike.tasks) else target.without_fisher()
 
 

@@ -3,7 +3,8 @@
 The accuracy of a linear probe is the level that tuning starts from, and a first trial for nothing. Probes after each
 third of the blocks say how far from the output the features lie that the task needs. Probes on features of each part of
 the image show what the pooled features lose, such as positions, and tuning may recover. The backbone's own Fisher, from
-a pass forwards and backwards, says how much the task pulls at it, and in which layers.
+a pass forwards and backwards, says how much the task pulls at it and in which layers, and filter by filter it is the
+task's embedding under the very network that will be tuned.
 
 Indices: i image, d feature.
 """
@@ -31,6 +32,7 @@ from selection.recommendation.transferability import SCORES, Outputs
 from selection.store import BackboneFacts
 from task2vec import Compute, Task
 from task2vec.classifier import cross_validated_accuracy
+from task2vec.log_sketch import log_sketch
 from task2vec.progress import reporting
 
 Array = npt.NDArray[np.float64]
@@ -43,6 +45,7 @@ MOST_SEEN = 10_000  # images that are looked at: more say hardly more of a linea
 MOST_IN_PLACE = 2000  # images that are looked at in place: the regression takes the cube of their number
 # Images that the Fisher is measured on, drawn evenly from the classes: as many as the library's tasks have.
 MOST_MEASURED = 500
+DIGITS = 3  # after the point of a sketch's numbers, which are tens
 PENALTY = 0.03  # of the probes, on standardised features
 BATCH_SIZE = 64
 
@@ -102,6 +105,7 @@ def facts_of(
         logme=SCORES["logme"](outputs),
         h_score=SCORES["h_score"](outputs),
         fisher=fisher.mass,
+        sketch=tuple(np.round(log_sketch(fisher.fisher), DIGITS).tolist()),
         image_size=seen.image_size,
     )
 

@@ -12,10 +12,9 @@ import numpy.typing as npt
 
 from adapters import BackboneId
 from selection.store.trial import FINGERPRINT
+from task2vec.log_sketch import SKETCH_SIZE
 
 Array = npt.NDArray[np.float64]
-
-LEAST = 1e-9  # mass of a Fisher: less stands for nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +37,8 @@ class BackboneFacts:
             (`task2vec.Sensitivity.mass`); empty where it was not measured.
         image_size: `(channels, height, width)` as the backbone took the images, by which the Fisher differs; None where
             that is not known.
+        sketch: `(SKETCH_SIZE,)`, of the logarithms of that Fisher filter by filter (`task2vec.log_sketch`): the task's
+            embedding under the backbone itself, in a few thousand bytes; empty where it was not measured.
     """
 
     backbone: BackboneId
@@ -50,6 +51,7 @@ class BackboneFacts:
     h_score: float
     fisher: Mapping[str, float] = dataclasses.field(default_factory=dict)
     image_size: tuple[int, int, int] | None = None
+    sketch: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         shares = (self.linear_probe, *self.by_depth, *self.in_place)
@@ -57,10 +59,12 @@ class BackboneFacts:
             raise ValueError("not the facts of a task: an accuracy is missing, or not between 0 and 1")
         if not (self.num_images > 0 and self.num_classes > 0):
             raise ValueError("not the facts of a task: it has no images, or no classes")
-        if not all(math.isfinite(value) for value in (self.logme, self.h_score, *self.fisher.values())):
+        if not all(math.isfinite(value) for value in (self.logme, self.h_score, *self.fisher.values(), *self.sketch)):
             raise ValueError("not the facts of a task: a number is infinite or NaN")
         if not all(mass >= 0 for mass in self.fisher.values()):
             raise ValueError("not the facts of a task: the Fisher of a layer is negative")
+        if len(self.sketch) not in (0, SKETCH_SIZE):
+            raise ValueError(f"not the facts of a task: a sketch of {len(self.sketch)} numbers, and not {SKETCH_SIZE}")
         if not FINGERPRINT.fullmatch(self.backbone.fingerprint):
             raise ValueError(f"{self.backbone.fingerprint[:100]!r} is no backbone's fingerprint")
 
@@ -72,19 +76,17 @@ class BackboneFacts:
 
     def without_fisher(self) -> BackboneFacts:
         """The same as if nobody had measured it."""
-        return dataclasses.replace(self, fisher={})
+        return dataclasses.replace(self, fisher={}, sketch=())
 
     @property
     def numbers(self) -> Array:
         """For recommenders, each about 1 large: the probe's accuracy; by how much the best of all probes exceeds it,
-        and by how much the one of all depths in place does; logarithms of classes and images, `(5,)`. Where the Fisher
-        was measured also the logarithm of its whole mass, `(6,)`.
+        and by how much the one of all depths in place does; logarithms of classes and images, `(5,)`.
         """
         best = max(self.linear_probe, *self.by_depth, *self.in_place)
         gains = [(best - self.linear_probe) / 0.15, (self.in_place[-1] - self.linear_probe) / 0.2]
         counts = [np.log(self.num_classes / 8), np.log(self.num_images / 300)]
-        mass = [np.log(max(sum(self.fisher.values()), LEAST)) / 0.6] if self.fisher else []
-        return np.array([self.linear_probe / 0.25, *gains, *counts, *mass])
+        return np.array([self.linear_probe / 0.25, *gains, *counts])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

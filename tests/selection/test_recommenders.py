@@ -19,8 +19,8 @@ from selection.recommendation.recommenders.best_fixed import average_gains, best
 from selection.recommendation.recommenders.factorisation import factors_of
 from selection.recommendation.recommenders.features import (
     config_numbers,
+    probe_directions_by_depth,
     task_directions,
-    task_directions_by_depth,
     task_numbers,
 )
 from selection.recommendation.recommenders.gaussian_process import (
@@ -34,6 +34,7 @@ from selection.recommendation.recommenders.gaussian_process import (
 from selection.recommendation.recommenders.nearest_vote import distances_to, nearest_vote, shepard_weights
 from selection.recommendation.recommenders.side_information import variances_of
 from task2vec import distance_matrix, mean_log_embedding
+from task2vec.log_sketch import SKETCH_SIZE, log_sketch
 from tests.selection.test_store import embedding
 
 START = starting_settings(3, 0.01) | {"length of fact 0": 0.7}
@@ -150,12 +151,16 @@ def test_the_likelihood_and_its_gradient_are_those_of_a_joint_gaussian(table):
         ("mmmmmmm-", "f", 7, "with facts"),
         ("mmmmmmmm", "-", 8, "without facts"),
         ("mmm-----", "m", 8, "without facts"),
+        ("oooooooo", "m", 8, "with facts"),
+        ("mmmmmmmm", "o", 8, "with facts"),
     ],
 )
 def test_no_more_is_used_of_a_target_than_is_known_of_the_stored_tasks(table, known, asked, tasks, terms):
-    """-: nobody looked, f: facts alone, m: with the Fisher, l: with the Fisher on larger images."""
-    measured = dataclasses.replace(facts(0.5), fisher={"blocks.0.mlp.fc1": 2.0}, image_size=(3, 96, 96))
-    kinds = {"-": None, "f": facts(0.5), "m": measured, "l": dataclasses.replace(measured, image_size=(3, 224, 224))}
+    """-: nobody looked, f: facts alone, m: with the Fisher, l: on larger images, o: as it was kept before, by layer."""
+    older = dataclasses.replace(facts(0.5), fisher={"blocks.0.mlp.fc1": 2.0}, image_size=(3, 96, 96))
+    measured = dataclasses.replace(older, sketch=(1.0,) * SKETCH_SIZE)
+    larger = dataclasses.replace(measured, image_size=(3, 224, 224))
+    kinds = {"-": None, "f": facts(0.5), "m": measured, "l": larger, "o": older}
     stored = tuple(dataclasses.replace(t, backbone=kinds[k]) for t, k in zip(table.tasks, known, strict=True))
     found, target = on_equal_terms(
         dataclasses.replace(table, tasks=stored), dataclasses.replace(TARGET, backbone=kinds[asked])
@@ -241,6 +246,20 @@ def test_the_directions_keep_the_log_cosine_distances(table):
     np.testing.assert_allclose(squared / 2, expected, atol=1e-9)
 
 
+def test_where_the_backbone_was_measured_the_directions_are_those_of_its_own_log_fisher(table):
+    generator = np.random.default_rng(0)
+    fishers = np.exp(generator.normal(size=(len(table.tasks), 20_000)))
+    tasks = [
+        dataclasses.replace(task, backbone=dataclasses.replace(facts(0.5), sketch=tuple(log_sketch(fisher))))
+        for task, fisher in zip(table.tasks, fishers, strict=True)
+    ]
+    logs = np.log(fishers) - np.log(fishers).mean(axis=0)
+    units = logs / np.linalg.norm(logs, axis=1, keepdims=True)
+    found = task_directions(tasks)
+    np.testing.assert_allclose(found @ found.T, units @ units.T, atol=4 / SKETCH_SIZE**0.5)
+    assert np.abs(found @ found.T - task_directions(table.tasks) @ task_directions(table.tasks).T).max() > 0.2
+
+
 @pytest.fixture
 def process():
     return GaussianProcess(dict(START))
@@ -267,11 +286,11 @@ def test_parts_of_the_embedding_have_a_length_each_and_their_kernels_are_multipl
     """A part whose length is beyond all distances says nothing, and the other one decides as if it were alone."""
     alone = starting_settings(3, 0.01)
     parts = alone | {"length of embedding 1": 1e6}
-    by_depth = GaussianProcess(parts, lambda tasks: task_directions_by_depth(tasks)[[0, 2]])
-    first = GaussianProcess(alone, lambda tasks: task_directions_by_depth(tasks)[0])
+    by_depth = GaussianProcess(parts, lambda tasks: probe_directions_by_depth(tasks)[[0, 2]])
+    first = GaussianProcess(alone, lambda tasks: probe_directions_by_depth(tasks)[0])
     expected = first(table, TARGET, table.configs)
     np.testing.assert_allclose(by_depth(table, TARGET, table.configs).mean, expected.mean, atol=1e-6)
-    learned = GaussianProcess.learn(table, task_directions_by_depth)
+    learned = GaussianProcess.learn(table, probe_directions_by_depth)
     assert [name for name in learned.settings if "embedding " in name] == [f"length of embedding {n}" for n in range(3)]
 
 

@@ -26,6 +26,21 @@ WEAK_DECAY = 1e-4  # of weights; less than that changes nothing
 
 
 def task_directions(tasks: Sequence[TaskFacts]) -> Array:
+    """Unit vectors `(T, T)` for tasks: of their embeddings under the backbone that will be tuned, where its Fisher was
+    measured on all of them, and otherwise under the probe.
+    """
+    if all(task.has_fisher for task in tasks):
+        return backbone_directions(tasks)
+    return probe_directions(tasks)
+
+
+def backbone_directions(tasks: Sequence[TaskFacts]) -> Array:
+    """Unit vectors `(T, T)` of the backbone's own log Fisher less its mean over the tasks, from their sketches."""
+    sketches = np.array([task.backbone.sketch for task in tasks if task.backbone is not None], np.float64)
+    return _in_their_span(unit(sketches - sketches.mean(axis=0)))
+
+
+def probe_directions(tasks: Sequence[TaskFacts]) -> Array:
     """Unit vectors `(T, T)` whose squared Euclidean distances are twice the tasks' log_cosine distances.
 
     They are log embeddings without the reference, in the space that the tasks span.
@@ -35,7 +50,7 @@ def task_directions(tasks: Sequence[TaskFacts]) -> Array:
     return _in_their_span(directions)
 
 
-def task_directions_by_depth(tasks: Sequence[TaskFacts]) -> Array:
+def probe_directions_by_depth(tasks: Sequence[TaskFacts]) -> Array:
     """The same `(3, T, T)` for thirds of the embeddings by themselves, from the probe's first filters to its last."""
     embeddings = [task.embedding for task in tasks]
     whole = logs(np.stack([e.fisher for e in embeddings]).astype(np.float64)) - reference_of(embeddings)
@@ -60,14 +75,11 @@ def task_numbers(tasks: Sequence[TaskFacts]) -> Array:
     """What is known of tasks beside their embeddings, `(T, F)`, about 1 large.
 
     These are the linear probe's accuracy and the logarithms of classes and images; where somebody looked at every task
-    through the backbone, also what probes reach at other depths and in place, and how much Fisher the backbone has on
-    it (`BackboneFacts.numbers`).
+    through the backbone, also what probes reach at other depths and in place (`BackboneFacts.numbers`).
     """
     looked = [task.backbone for task in tasks if task.backbone is not None]
     if len(looked) < len(tasks):
         return np.stack([_probe_numbers(task) for task in tasks])
-    if not all(facts.fisher for facts in looked):
-        looked = [facts.without_fisher() for facts in looked]
     return np.stack([facts.numbers for facts in looked])
 
 
