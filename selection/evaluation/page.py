@@ -66,9 +66,9 @@ Tries reveal the validation accuracy that a user would see.
 
 {regret_table(found)}
 
-The rows with dots are `gaussian_process`, the default, knowing less: without the Fisher of the backbone on the task;
-with something else in place of the embedding and without that Fisher; with one of both alone. The last row is, for
-each source, whichever of the models that learn did best on all others.
+The rows with dots are `gaussian_process`, the default, with something else in place of the task's embedding under the
+backbone that is tuned: with that under the probe, or with nothing that tells tasks apart; or with the facts or the
+embedding alone. The last row is, for each source, whichever of the models that learn did best on all others.
 
 ![Regret against tries](evaluation-regret.png)
 

@@ -9,9 +9,9 @@ Indices: t task, c configuration, n observation.
                           + a_1 F_tt' + a_2 E_tt' + a_3 d_tt'    how much there is to gain on a task
                           + (a_4 F_tt' + a_5 E_tt' + a_6 d_tt') K_cc'    which configuration gains it there
 
-F is a Gaussian kernel of the tasks' facts with a length for each of them, and E one of their embeddings,
-exp(-log_cosine(t, t') / l^2), a Gaussian of the unit vectors whose cosine log_cosine is (or a product of such kernels
-of parts of the embeddings, with a length each); d is 1 for a task with itself; K is a Gaussian kernel of the
+F is a Gaussian kernel of the tasks' facts with a length for each of them, and E one of their embeddings under the
+backbone that is tuned, or under the probe where that was not measured, exp(-log_cosine(t, t') / l^2), a Gaussian of the
+unit vectors whose cosine log_cosine is (or a product of such kernels of parts of the embeddings, with a length each); d is 1 for a task with itself; K is a Gaussian kernel of the
 configurations, in part shared by all of one method. The products say that what worked on a task is expected to work on
 tasks like it, for the same configuration and for similar ones.
 
