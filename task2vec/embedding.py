@@ -21,7 +21,7 @@ from task2vec_base import write_atomically
 
 FORMAT_VERSION = 1
 FINGERPRINT = re.compile(r"[0-9a-f]{32}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # and what is no character, which no file takes
 
 
 class Layer(NamedTuple):
@@ -51,6 +51,7 @@ class TaskEmbedding:
         trivial: float32 `(D,)`, what the estimator finds for the trivial task t0; None stands for ever smaller
             constants.
         convergence: What an iterative estimator reached; None for the others.
+        multi_label: Whether an image may be of several classes or none.
         thumbnails: Small pictures of a few of the images; none unless they were asked for.
     """
 
@@ -68,6 +69,7 @@ class TaskEmbedding:
     trivial: npt.NDArray[np.float32] | None = None
     convergence: Convergence | None = None
     num_images: int = 0
+    multi_label: bool = False
     thumbnails: tuple[Thumbnail, ...] = ()
 
     def __post_init__(self) -> None:

@@ -115,7 +115,8 @@ def add(
         opened.check_classes(name or task.name, task.class_names)
     embedding = o.embedding_of(source, probe, probe_weights, split, seed, compute, thumbnails=thumbnails)
     opened.add(embedding, name=name, trials=read, adapter=adapter, tags=tag or (), source=origin)
-    _say(describe_embedding(embedding) | {"task": name or embedding.task, "trials": len(read)}, as_json)
+    called = name or embedding.task
+    _say(describe_embedding(embedding) | {"task": called, "trials": len(opened.task(called).trials)}, as_json)
 
 
 @app.command()
@@ -191,13 +192,21 @@ def _report(report: ImportReport, as_json: bool) -> None:
 
 
 def _read_trials(path: Path) -> list[Trial]:
-    trials = []
+    """The trials of one task.
+
+    Raises:
+        StoreError: a line is no trial, two name different tasks, or two are the same trial.
+    """
+    found: list[tuple[str, Trial]] = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         try:
-            trials.append(Trial.from_line(line)[1])
+            found.append(Trial.from_line(line))
         except (ValueError, TypeError) as error:
             raise StoreError(f"line {number} of {path} is not a trial ({error}); see Trial.to_dict") from error
-    return trials
+    names = sorted({name for name, _ in found if name})
+    if len(names) > 1:
+        raise StoreError(f"{path} holds trials of {names[0]!r} and {names[1]!r}; give a file of one task's trials")
+    return [trial for _, trial in found]
 
 
 def _say(facts: dict[str, object], as_json: bool) -> None:

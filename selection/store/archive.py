@@ -31,7 +31,7 @@ from safetensors.numpy import save as to_bytes
 from selection.errors import StoreError
 from selection.store.facts import BackboneFacts
 from selection.store.files import NAMES, digest_of
-from selection.store.rows import long_name
+from selection.store.rows import long_name, words_of
 from selection.store.schema import NAME_LENGTH, is_text
 from selection.store.store import StoredTask, TaskStore
 from selection.store.trial import Trial, config_of_version_0_1
@@ -137,6 +137,7 @@ def _write_entries(store: TaskStore, archive: zipfile.ZipFile) -> None:
 
     lines, number, pictures = [], 0, 0
     for task in store.tasks():
+        words_of(task.tags, task.source)
         embeddings = store.embeddings(name=task.name)
         numbers = range(number, number + len(embeddings))
         number += len(embeddings)
@@ -279,7 +280,8 @@ def _add(store: TaskStore, entries: list[_Entry]) -> ImportReport:
             pictures = () if store.thumbnails(name) else pictures
             if trials or embeddings or adapter or pictures:
                 extended.append(name)
-        first = embeddings[0] if embeddings else store.embeddings(name=name)[0]
+        # Whatever of its own is stored again must describe the task as it is described.
+        first = embeddings[0] if embeddings else _describing(own, store.embeddings(name=name))
         first = dataclasses.replace(first, thumbnails=pictures)
         source = "" if own is not None and own.source else entry.task.source
         known = [] if own is None else [found.backbone.fingerprint for found in own.facts]
@@ -288,6 +290,11 @@ def _add(store: TaskStore, entries: list[_Entry]) -> ImportReport:
         for embedding in embeddings[1:]:
             store.add(embedding, name=name)
     return ImportReport(tuple(added), tuple(extended), tuple(conflicts))
+
+
+def _describing(task: StoredTask | None, embeddings: list[TaskEmbedding]) -> TaskEmbedding:
+    """The embedding that a task's number of images is from."""
+    return next((e for e in embeddings if task and e.num_samples == task.num_images), embeddings[0])
 
 
 def _new_trials(own: StoredTask, other: StoredTask) -> tuple[list[Trial], list[str]]:

@@ -29,6 +29,7 @@ from selection.store.schema import (
     TrialRow,
     checksum_of,
     config_digest_of,
+    is_text,
 )
 from selection.store.trial import Trial
 from task2vec import EmbeddingError, TaskEmbedding, Thumbnail
@@ -79,6 +80,34 @@ def put_embedding(session: Session, row: TaskRow, embedding: TaskEmbedding) -> N
         setattr(found, column, value)
 
 
+def describe(row: TaskRow, embedding: TaskEmbedding) -> None:
+    """Give a task the classes and the number of images of an embedding."""
+    row.num_images, row.classes = embedding.num_samples, json.dumps(embedding.classes)
+
+
+def describe_again(row: TaskRow, embedding: TaskEmbedding) -> None:
+    """The same where the embedding replaces one of the same probe and estimator; another one beside what a task has
+    may be of some of its images only.
+    """
+    if any((e.probe, e.method) == (embedding.probe, embedding.method) for e in row.embeddings):
+        describe(row, embedding)
+
+
+def words_of(tags: Iterable[str], source: str) -> list[str]:
+    """The tags of a task, if they and its source can be kept, exported and found again.
+
+    Raises:
+        StoreError: a tag, all tags or the source is no text, or holds control characters.
+    """
+    if isinstance(tags, str):
+        raise StoreError(f"tags={tags!r} must be several words; give ({tags!r},)")
+    words = list(tags)
+    odd = next((text for text in (*words, source) if not is_text(text)), None)
+    if odd is not None:
+        raise StoreError(f"{str(odd)[:100]!r} is no tag or source: it is no text, or holds control characters")
+    return words
+
+
 def refuse_other_classes(row: TaskRow, classes: Sequence[str]) -> None:
     """Make sure that a task of that name is the same task: its trials say nothing about other classes.
 
@@ -125,7 +154,7 @@ def put_many(named: dict[str, TaskEmbedding], session: Session) -> None:
         row = get_task(session, name)
         assert row is not None
         refuse_other_classes(row, named[name].classes)
-        row.num_images, row.classes = named[name].num_samples, json.dumps(named[name].classes)
+        describe_again(row, named[name])
         put_embedding(session, row, named[name])
         put_thumbnails(row, named[name].thumbnails)
 

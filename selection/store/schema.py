@@ -20,7 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 SCHEMA_VERSION = 7
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # and what is no character, which no file takes
 
 NAME_LENGTH = 200  # the most characters that the name of a task, an estimator or a backbone may have
 # What tells one trial from another: a config by its digest, since PostgreSQL's indexes take no text of any length.
@@ -123,7 +123,7 @@ class ThumbnailRow(Base):
 
 
 def is_text(value: object, longest: int | None = None) -> bool:
-    """Whether something is a text without control characters, which no name has and PostgreSQL partly refuses."""
+    """Whether something is a text without control characters, which no name has and databases partly refuse."""
     return isinstance(value, str) and not _CONTROL.search(value) and (longest is None or len(value) <= longest)
 
 

@@ -30,6 +30,8 @@ from selection.store.filter import ALL, TaskFilter
 from selection.store.migrations import upgrade
 from selection.store.rows import (
     REVISION,
+    describe,
+    describe_again,
     get_task,
     long_name,
     put_embedding,
@@ -42,6 +44,7 @@ from selection.store.rows import (
     to_facts,
     to_thumbnails,
     to_trial,
+    words_of,
 )
 from selection.store.schema import (
     NAME_LENGTH,
@@ -194,9 +197,11 @@ class TaskStore:
 
         Raises:
             StoreError: the name is empty, too long, or that of a stored task of other classes; an estimator's or a
-                backbone's name is too long; the adapter is none; or the store cannot be written.
+                backbone's name is too long; a tag or the source is no text; the adapter is none; or the store cannot be
+                written.
         """
-        name, new_trials, new_tags, new_facts = _checked(name or embedding.task), list(trials), list(tags), list(facts)
+        name, new_trials, new_facts = _checked(name or embedding.task), list(trials), list(facts)
+        new_tags = words_of(tags, source)
         _refuse_long_names([embedding], new_trials)
         kept = self._keep(adapter)
 
@@ -205,9 +210,10 @@ class TaskStore:
             if row is None:
                 row = TaskRow(name=name, tags="[]", source="")
                 session.add(row)
+                describe(row, embedding)
             else:
                 refuse_other_classes(row, embedding.classes)
-            row.num_images, row.classes = embedding.num_samples, json.dumps(embedding.classes)
+                describe_again(row, embedding)
             row.tags = json.dumps(sorted({*json.loads(row.tags), *new_tags}))
             row.source = source or row.source
             row.adapter = kept or row.adapter

@@ -1,10 +1,12 @@
 """Exporting, importing and merging stores, with archives from friends and from strangers."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
 import pickle
+import sqlite3
 import stat
 import zipfile
 
@@ -73,6 +75,40 @@ def test_merging_keeps_both_sides_and_names_what_contradicts(filled, tmp_path):
     assert (merged.tags, merged.source) == (("blue", "small", "wild"), "garden")
     kept = filled.embeddings(name="birds", method="montecarlo")[0]
     np.testing.assert_array_equal(kept.fisher, embedding("birds").fisher)
+
+
+def test_another_embedding_beside_what_a_task_has_leaves_its_number_of_images(filled, tmp_path):
+    other = TaskStore(tmp_path / "other.db")
+    other.add(dataclasses.replace(embedding("birds", method="empirical", seed=8), num_samples=6))
+    before = filled.task("birds").num_images
+    assert merge_stores(filled, other).extended == ("birds",)
+    merge_stores(filled, other)
+    filled.add_many([dataclasses.replace(embedding("birds", method="hutchinson", seed=8), num_samples=7)])
+    assert filled.task("birds").num_images == before != 6
+    filled.add(dataclasses.replace(embedding("birds", seed=8), num_samples=9))
+    assert filled.task("birds").num_images == 9
+
+
+@pytest.mark.parametrize(
+    "words", [{"tags": "medical"}, {"tags": [1]}, {"tags": ["a\nb"]}, {"source": "Kaggle\tv2"}, {"source": "\udc80"}]
+)
+def test_tags_and_sources_that_no_archive_could_hold_are_refused_and_nothing_is_stored(words):
+    store = TaskStore()
+    with pytest.raises(StoreError, match=r"must be several words|is no tag or source"):
+        store.add(embedding("birds"), **words)
+    assert len(store) == 0
+
+
+def test_a_source_that_an_older_version_let_through_is_found_before_it_is_exported(tmp_path):
+    TaskStore(tmp_path / "tasks.db").add(embedding("birds"))
+    with contextlib.closing(sqlite3.connect(tmp_path / "tasks.db")) as database:
+        database.execute("UPDATE tasks SET source = 'Kaggle' || char(9) || 'v2' WHERE name = 'birds'")
+        database.commit()
+    store = TaskStore(tmp_path / "tasks.db")
+    (problem,) = store.verify()
+    assert "the source of 'birds' is damaged" in problem
+    with pytest.raises(StoreError, match="is no tag or source"):
+        export_store(store, tmp_path / "all.zip")
 
 
 def test_a_task_of_the_same_name_with_other_classes_is_another_one(filled, tmp_path):

@@ -191,6 +191,9 @@ def test_trials_from_a_file_are_stored_and_bad_lines_are_named(saved, tmp_path):
     shown = run("store", "show", "spots", "--store", tmp_path / "my.db").stdout
     assert "75.0%" in shown
     assert " - " in shown
+    (tmp_path / "mixed.jsonl").write_text(trial(0.75).to_line("x") + trial(0.8).to_line("y"))
+    failed = run("store", "add", tmp_path / "my.db", saved, "--trials", tmp_path / "mixed.jsonl", ok=False)
+    assert "holds trials of 'x' and 'y'" in failed.stderr
     (tmp_path / "trials.jsonl").write_text(trial(0.75).to_line("x") + "{}\n")
     failed = run("store", "add", tmp_path / "my.db", saved, "--trials", tmp_path / "trials.jsonl", ok=False)
     assert "line 2 of" in failed.stderr
