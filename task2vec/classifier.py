@@ -69,7 +69,7 @@ def cross_validated_accuracy(
     """Share of images that a classifier fitted on the other four fifths puts into their class (or of images and
     classes, in a multi-label task).
 
-    The folds are drawn at random, each class spread evenly over them. A class's only image counts as wrong.
+    The folds are drawn at random, each class spread evenly over them. See `share_of_held_out` for a class's only image.
 
     Args:
         features: `(N, d)`.
@@ -90,7 +90,24 @@ def cross_validated_accuracy(
             continue
         weight, bias = _fit(features[learned], labels[learned], num_classes, l2, TOLERANCE_IN_FOLDS)
         right[held] = _right(features[held] @ weight.T + bias, labels[held])
-    return _accuracy(right, labels)
+    return share_of_held_out(right, labels)
+
+
+def share_of_held_out(right: npt.NDArray[np.bool_], labels: npt.NDArray[np.int64]) -> float:
+    """Share of images that were put into their class by other images.
+
+    Nobody can tell a class by other images of it where it has one image: such images do not count. Where all classes
+    are of that kind nothing is known, and it is chance.
+
+    Args:
+        right: bool `(N,)`, or `(N, C)` where an image has several labels.
+        labels: As for `cross_validated_accuracy`.
+    """
+    if labels.ndim == 2:
+        return _accuracy(right, labels)
+    _, number, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    counted = counts[number] > 1
+    return float(right[counted].mean()) if counted.any() else 1 / len(counts)
 
 
 Fit = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]

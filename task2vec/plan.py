@@ -168,6 +168,7 @@ class Plan:
             classifier=classifier,
             task=task.name,
             num_images=self.num_images,
+            multi_label=task.multi_label,
             unmeasured=probe.unmeasured + unmeasured,
             unreadable=task.unreadable,
             trivial=None if estimate.trivial is None else estimate.trivial.astype(np.float32),

@@ -31,7 +31,8 @@ WithoutMethods = Annotated[
     list[str] | None, typer.Option("--without-method", help="Not this method; may be given several times.")
 ]
 Within = Annotated[
-    float | None, typer.Option(help="The cheapest expected within so much of the best, such as 0.01 for one point.")
+    float | None,
+    typer.Option(help="The cheapest as likely as not within this of the best, such as 0.01 (a point)."),
 ]
 Cost = Annotated[str, typer.Option(help="What --within makes cheap: seconds or parameters.")]
 Recommender = Annotated[str, typer.Option(help=f"One of {', '.join(sorted(selection.RECOMMENDERS))}.")]

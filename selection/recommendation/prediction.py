@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
-from selection.recommendation.acquisition import cheapest_within, expected_improvement
+from selection.recommendation.acquisition import chances_within, cheapest_within, expected_improvement
 
 Array = npt.NDArray[np.float64]
 
@@ -90,6 +90,14 @@ class Prediction:
             worth = worth / seconds
         return max(left, key=lambda number: worth[number])
 
+    def chances_within(self, within: float) -> Array:
+        """Each candidate's chance to be within so much accuracy of the best, `(C,)`.
+
+        Raises:
+            ValueError: there is no model to expect accuracies.
+        """
+        return chances_within(self.mean, self._modelled(), within)
+
     def cheapest_within(self, cost: Array, within: float) -> int:
         """The cheapest candidate that is as likely as not within so much accuracy of the best.
 
@@ -100,9 +108,12 @@ class Prediction:
         Raises:
             ValueError: there is no model to expect accuracies.
         """
+        return cheapest_within(self.mean, self._modelled(), cost, within)
+
+    def _modelled(self) -> Array:
         if self.covariance is None:
             raise ValueError("without a model there is an order of candidates, but no accuracy to be within of")
-        return cheapest_within(self.mean, self.covariance, cost, within)
+        return self.covariance
 
 
 def interval_around(expected: float, std: float) -> tuple[float, float]:

@@ -33,6 +33,9 @@ from task2vec.weights import is_known
 
 DEFAULT_RECOMMENDER = "gaussian_process"
 CONSIDERED = 150  # tasks with trials, the nearest ones; a learned model takes the cube of their trials
+SEVERAL_LABELS = (
+    "your images have several labels each, those of the stored trials one: trust the order, not the accuracies"
+)
 SHOWN = 5  # stored tasks that are named as evidence
 CLOSE = 0.05  # of accuracy, within which a stored task's gain agrees with what is expected, however sure that is
 
@@ -79,8 +82,8 @@ def recommend(
         methods: Only these.
         without_methods: Not these.
         exclude: Names of stored tasks to leave out.
-        within: Recommend the cheapest configuration that is expected to reach the best one's accuracy less this, such
-            as 0.01, instead of the best one.
+        within: Recommend the cheapest configuration that is as likely as not to reach the best accuracy less this,
+            such as 0.01, instead of the one that is expected best.
         cost: What makes a configuration cheap: expected seconds of training, or trainable parameters.
         by_time: After trials on the target, recommend what is expected to improve most a second, instead of in all.
 
@@ -105,13 +108,14 @@ def recommend(
     if not kept:
         raise RecommendationError("all configurations that are allowed failed; allow others")
     candidates = [table.configs[c] for c in kept]
-    prediction, note = RECOMMENDERS[recommender](table, target, candidates), found.note
+    prediction = RECOMMENDERS[recommender](table, target, candidates)
+    note = found.note or (SEVERAL_LABELS if embedding.multi_label else "")
     if prediction.mean.shape != (len(candidates),) or not np.isfinite(prediction.mean).all():
         raise RecommendationError(
             f"recommender {recommender!r} did not give one number for each of {len(candidates)} candidates; mend it, "
             "or choose another"
         )
-    published = with_published(prediction, candidates, str(asked)) if note else None
+    published = with_published(prediction, candidates, str(asked)) if found.note else None
     if published is not None:
         prediction = published
         note += f"; the order of the methods is that published for it on {' and '.join(RESULTS)}"
@@ -122,11 +126,13 @@ def recommend(
         raise RecommendationError(f"all {len(candidates)} candidates were tried; the best one is the answer")
     if within is not None and after.covariance is None:
         raise RecommendationError(f"{recommender} expects no accuracies, only an order; leave within={within} out")
+    chance = None
     if within is None:
         chosen = prediction.next_try(tried, seconds[kept] if by_time else None)
     else:
         costs = seconds[kept] if cost == "seconds" else table.parameters[kept].astype(np.float64)
         chosen = after.cheapest_within(costs, within)
+        chance = float(after.chances_within(within)[chosen])
     config = candidates[chosen]
     level = target.level if facts is None else facts.linear_probe
     near = _nearest(table, found.distances, config)
@@ -141,7 +147,9 @@ def recommend(
         num_tasks=len(table.tasks),
         warm_start=warm_start(embedding, store, found.tasks, config, asked),
         note=note,
+        multi_label=embedding.multi_label,
         within=within,
+        chance=chance,
         facts=target.backbone,
         fisher=None if facts is None else _by_block(facts, found.table),
         image_size=_image_size(found.table),

@@ -77,10 +77,12 @@ class Recommendation:
             it is expected to gain here.
         recommender: Which one of `selection.RECOMMENDERS` it comes from.
         level: What a linear probe reaches on the target, in [0, 1].
+        multi_label: Whether that is a share of labels, as the target's images have several each, and not of images.
         num_tasks: How many stored tasks the expectations rest on.
         warm_start: A tuned adapter of the same configuration to start from, where that is expected to help.
         note: What to know about where the evidence comes from; empty if nothing.
         within: How far below the best expectation `config` was allowed to be; None if it had to be the best.
+        chance: That it is within that much of the best, in [0, 1]; None without `within`.
         timed_here: Whether expected seconds are those of this machine, where a few steps were measured.
         facts: What the target looks like to the backbone; None if nobody looked.
         fisher: Where the backbone's Fisher on the target lies, beside that on the stored tasks; None if it was not
@@ -97,7 +99,9 @@ class Recommendation:
     num_tasks: int
     warm_start: Path | None = None
     note: str = ""
+    multi_label: bool = False
     within: float | None = None
+    chance: float | None = None
     timed_here: bool = False
     facts: BackboneFacts | None = None
     fisher: FisherByBlock | None = None

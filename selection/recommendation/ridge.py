@@ -15,13 +15,16 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from task2vec.classifier import share_of_held_out
+
 Array = npt.NDArray[np.float64]
 
 PENALTIES = 10.0 ** np.arange(-6, 1.5, 0.5)  # on features whose gram matrix has a mean diagonal of 1
 
 
 def leave_one_out_accuracy(features: Array, labels: npt.NDArray[np.int64], num_classes: int) -> float:
-    """Share of images that are put into their class by the others, at the penalty with the least squared error.
+    """Share of images that are put into their class by the others, at the penalty with the least squared error; see
+    `task2vec.classifier.share_of_held_out` for a class's only image.
 
     Args:
         features: float64 `(N, d)`.
@@ -44,5 +47,5 @@ def leave_one_out_accuracy(features: Array, labels: npt.NDArray[np.int64], num_c
         predicted = targets - left / np.maximum(1 - own, np.finfo(np.float64).eps)[:, None]
         error = float(np.square(targets - predicted).mean())
         if error < least:
-            least, accuracy = error, float(((predicted + usual).argmax(axis=1) == labels).mean())
+            least, accuracy = error, share_of_held_out((predicted + usual).argmax(axis=1) == labels, labels)
     return accuracy

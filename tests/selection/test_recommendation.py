@@ -26,6 +26,7 @@ from selection import (
 from selection.evidence.library import library_warm_starts
 from selection.evidence.table import table_of
 from selection.recommendation import warm_start
+from selection.recommendation.acquisition import CHANCE, chances_within, cheapest_within
 from selection.recommendation.warm_start import expected_gain
 from tests.selection.test_store import embedding, trial
 
@@ -272,6 +273,34 @@ def test_the_gain_of_a_warm_start_is_the_line_through_the_shipped_trials_less_it
     line = linregress([row["distance"] for row in rows], [row["warm"] - row["cold"] for row in rows])
     assert expected_gain(0.0) == pytest.approx(line.intercept - line.intercept_stderr)
     assert expected_gain(0.3) < line.intercept + 0.3 * line.slope
+
+
+def test_several_labels_an_image_are_ranked_by_tasks_of_one_label_and_get_no_accuracies():
+    store = stored([{SSF: 0.80, LORA: 0.795, WIDE: 0.81}] * 4)
+    target = dataclasses.replace(embedding("new", seed=50), multi_label=True)
+    found = recommend(target, store, "vit")
+    assert not found.is_calibrated
+    assert "trust the order" in found.note
+    assert "of their labels right" in found.explain()
+    assert found.config == recommend(embedding("new", seed=50), store, "vit").config
+
+
+def test_where_all_candidates_are_expected_to_be_always_right_the_cheapest_is_within_a_point():
+    mean, cost = np.array([1.4, 1.2, 1.1, 0.5]), np.array([3.0, 2.0, 1.0, 0.1])
+    covariance = 0.01**2 * np.eye(4)
+    np.testing.assert_array_equal(chances_within(mean, covariance, 0.01), [1, 1, 1, 0])
+    assert cheapest_within(mean, covariance, cost, 0.01) == 2
+
+
+def test_the_chance_of_being_good_enough_is_told_and_that_none_is_likely_enough():
+    store = stored([{SSF: 0.60, LORA: 0.60, WIDE: 0.60}, {SSF: 0.50, LORA: 0.50, WIDE: 0.50}] * 4)
+    target = embedding("new", seed=50)
+    for within, phrase in ((0.5, "cheapest that is as likely as not within 50 points"), (0.0, "No candidate is as")):
+        found = recommend(target, store, "vit", within=within)
+        assert phrase in found.explain()
+        assert f"{found.chance:.0%}" in found.explain()
+    assert found.chance < CHANCE
+    assert recommend(target, store, "vit").chance is None
 
 
 def test_the_cheapest_that_is_good_enough_is_recommended_where_that_is_asked_for():

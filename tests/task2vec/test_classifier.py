@@ -7,7 +7,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from task2vec.classifier import cross_validated_accuracy, fit_classifier
+from task2vec.classifier import cross_validated_accuracy, fit_classifier, share_of_held_out
 
 
 def problem(num_classes, seed=0):
@@ -106,6 +106,19 @@ def test_cross_validated_accuracy_is_that_of_images_the_classifier_was_not_fitte
         ]
     )
     assert cross_validated_accuracy(features, classes, 3, l2=0.1) == pytest.approx(expected, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("labels", "right", "expected"),
+    [
+        ([0, 0, 1, 1], [1, 1, 1, 0], 0.75),
+        ([0, 0, 1, 2], [1, 0, 0, 0], 0.5),  # the classes 1 and 2 have one image each
+        ([0, 1, 2, 3], [0, 0, 0, 0], 0.25),  # chance
+        ([[1, 0], [1, 1]], [[1, 1], [1, 0]], 0.75),
+    ],
+)
+def test_a_classs_only_image_says_nothing_of_how_well_classes_are_told_apart(labels, right, expected):
+    assert share_of_held_out(np.array(right, bool), np.array(labels)) == expected
 
 
 def test_cross_validation_copes_with_classes_of_one_image_and_several_labels():

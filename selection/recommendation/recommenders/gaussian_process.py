@@ -11,9 +11,10 @@ Indices: t task, c configuration, n observation.
 
 F is a Gaussian kernel of the tasks' facts with a length for each of them, and E one of their embeddings under the
 backbone that is tuned, or under the probe where that was not measured, exp(-log_cosine(t, t') / l^2), a Gaussian of the
-unit vectors whose cosine log_cosine is (or a product of such kernels of parts of the embeddings, with a length each); d is 1 for a task with itself; K is a Gaussian kernel of the
-configurations, in part shared by all of one method. The products say that what worked on a task is expected to work on
-tasks like it, for the same configuration and for similar ones.
+unit vectors whose cosine log_cosine is (or a product of such kernels of parts of the embeddings, with a length each); d
+is 1 for a task with itself; K is a Gaussian kernel of the configurations, in part shared by all of one method. The
+products say that what worked on a task is expected to work on tasks like it, for the same configuration and for similar
+ones.
 
 Where the linear probe leaves little wrong, there is little to gain, and trials repeat better: r makes both smaller
 where it leaves less than half. A score that is the mean of several repeats says more than that of a single trial, whose
