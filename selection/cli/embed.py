@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +17,12 @@ from selection.errors import SelectionError
 from selection.evidence.embedding import name_of
 from selection.jobs.failures import LOGS
 from task2vec import DEFAULT_METHOD, Probe, Task2VecError, TaskEmbedding
+from task2vec.tasks.files import Files
 from task2vec.tasks.splits import read_task
 from task2vec_base import write_atomically
 
 SETTINGS = "settings.json"  # how all embeddings in a folder are made
+EMBEDDED = "datasets.json"  # by the name of each data set, the digest of the files that were embedded
 MATTER = ("split_name", "draws", "from_layer", "max_samples", "seed", "thumbnails")  # settings that change an embedding
 
 
@@ -109,12 +111,18 @@ def _embed_each(images: Path, out: Path, probe: Probe, method: str, as_json: boo
     places = {name: out / f"{name}.safetensors" for name in names}
     out.mkdir(parents=True, exist_ok=True)
     _same_settings(out, {"probe": probe.fingerprint, "method": method} | {n: settings[n] for n in MATTER})
-    which = settings["split_name"]
-    missing = [path for path in found if not _is_saved(places[name_of(path)], path, probe, method, which)]
+    digests, embedded = {name_of(path): _digest_of(path) for path in found}, _embedded(out)
+    missing = [
+        path
+        for path in found
+        if embedded.get(name_of(path)) != digests[name_of(path)] or not _is_whole(places[name_of(path)], probe, method)
+    ]
     typer.echo(f"{len(found) - len(missing)} of {len(found)} data sets are embedded in {out} already", err=True)
     for embedding in selection.embed_all(missing, probe, method, **settings):
         place = places[embedding.task]
         embedding.save(place)
+        embedded[embedding.task] = digests[embedding.task]
+        write_atomically(out / EMBEDDED, lambda path: path.write_text(json.dumps(embedded, indent=2) + "\n"))
         print_unreadable(embedding)
         counts = f"{embedding.num_samples:,} images, {len(embedding.classes)} classes, norm {short(embedding.norm)}"
         facts = describe_embedding(embedding) | {"saved": str(place)}
@@ -143,20 +151,29 @@ def _same_settings(out: Path, settings: dict[str, Any]) -> None:
         raise SelectionError(f"the embeddings in {out} are made with {'; '.join(odd)}; give another folder with --out")
 
 
-def _is_saved(place: Path, images: Path, probe: Probe, method: str, split: str | None) -> bool:
-    """Whether an embedding of this data set as it is now, by this probe and method, lies there, whole."""
-    if not place.exists() or _changed_since(place.stat().st_mtime, images):
-        return False
+def _embedded(out: Path) -> dict[str, str]:
+    """What the embeddings in a folder are of: digests by names; empty if nobody noted them."""
+    try:
+        noted = json.loads((out / EMBEDDED).read_text())
+    except (OSError, ValueError):
+        return {}
+    return noted if isinstance(noted, dict) else {}
+
+
+def _is_whole(place: Path, probe: Probe, method: str) -> bool:
+    """Whether an embedding by this probe and method lies there, undamaged."""
     try:
         embedding = TaskEmbedding.load(place)
-        task = read_task(images, split=split)
     except Task2VecError:
         return False
-    same = (embedding.probe, embedding.method) == (probe.fingerprint, method)
-    return same and (embedding.num_images, embedding.classes) == (len(task), task.class_names)
+    return (embedding.probe, embedding.method) == (probe.fingerprint, method)
 
 
-def _changed_since(when: float, images: Path) -> bool:
-    """Whether a file of a data set, or what a folder of it holds, was changed after a time in seconds."""
-    inside = [images] if images.is_file() else chain([images], images.rglob("*"))
-    return any(path.stat().st_mtime > when for path in inside if path.exists())
+def _digest_of(images: Path) -> str:
+    """What tells a data set from what it was before: names, sizes and times of its files, none of which is opened."""
+    names = [""] if images.is_file() else Files(images).names().files
+    digest = hashlib.sha256()
+    for name in names:
+        status = (images / name).stat()
+        digest.update(repr((name, status.st_size, status.st_mtime_ns)).encode())
+    return digest.hexdigest()

@@ -18,6 +18,7 @@ from selection.evidence.backbone import load_backbone
 from selection.jobs.failures import LOGS
 from selection.results.description import FILE as RESULT
 from selection.results.folder import describe_recommendation, save_merged
+from selection.results.lock import refuse_among_images
 from selection.results.result import MERGED, load_adapted
 from task2vec import Splits, read_splits
 from task2vec.tasks.splits import read_task
@@ -96,6 +97,7 @@ def tune(
     config = _config(method, texts, [name for name, value in limits.items() if value is not None])
     compute = o.compute_of(device, precision, workers)
     cluster = o.cluster_of(ray, ray_address, cpus, gpus, memory)
+    refuse_among_images(out, images)
     if split is None:
         splits = read_splits(images, separator=separator)
     else:

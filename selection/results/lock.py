@@ -32,6 +32,23 @@ def alone_in(folder: str | Path | None, *, several: bool = False) -> Any:
     return nullcontext() if folder is None else _locked(Path(folder), several)
 
 
+def refuse_among_images(folder: str | Path | None, images: str | Path) -> None:
+    """Make sure that a run writes nothing into the folder that it reads: its figures would be images of a new class.
+
+    Args:
+        folder: Where it will write; None for nowhere.
+        images: The data set, a folder or a file.
+
+    Raises:
+        SelectionError: it would.
+    """
+    read = Path(images).resolve()
+    if folder is not None and read.is_dir() and Path(folder).resolve().is_relative_to(read):
+        raise SelectionError(
+            f"{folder} lies in {images}, where the figures written there would be read as images; give another folder"
+        )
+
+
 @contextmanager
 def _locked(folder: Path, several: bool) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)

@@ -99,7 +99,7 @@ def auto_tune(
         progress: Show progress bars on standard error.
 
     Raises:
-        SelectionError: there is no try, no time, or `within` with several tries.
+        SelectionError: there is no try, no time, `within` with several tries, or `out` lies among the images.
         Task2VecError, RecommendationError, StoreError, AdapterError: see `embed`, `recommend` and `adapters.fit`.
     """
     most = (1 if seconds is None else math.inf) if tries is None else tries
@@ -112,7 +112,7 @@ def auto_tune(
     compute = compute or Compute()
     probe, model = probe or load_probe(), load_backbone(backbone)
     model.to(compute.device_for(next(model.parameters()).device))
-    splits = splits_of(task)
+    splits = splits_of(task, out)
     splits.train.learnable()
     folder = None if out is None else Path(out)
     if cluster is not None and folder is not None:

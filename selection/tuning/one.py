@@ -23,7 +23,7 @@ from selection.evidence.runner import VALIDATION_SHARE
 from selection.recommendation.result import Recommendation
 from selection.results.description import Description, Measured
 from selection.results.folder import describe_recommendation, preprocessing_of, versions, write_result
-from selection.results.lock import alone_in
+from selection.results.lock import alone_in, refuse_among_images
 from selection.results.proof import outputs_of
 from selection.results.result import probabilities_of
 from selection.results.validation import Validation
@@ -73,7 +73,7 @@ def tune(
     `on_epoch` are those of `adapters.fit`, `log` is the kind of `adapters.training_log`, and the other arguments are
     those of `auto_tune`.
     """
-    splits, model = splits_of(task), load_backbone(backbone)
+    splits, model = splits_of(task, out), load_backbone(backbone)
     with alone_in(out):
         return tune_alone(
             splits,
@@ -179,11 +179,18 @@ def _both(
     return call
 
 
-def splits_of(task: Task | Splits | str | Path) -> Splits:
-    """The splits as they are, a task's images as those to learn from, or what lies at a path."""
+def splits_of(task: Task | Splits | str | Path, out: str | Path | None) -> Splits:
+    """The splits as they are, a task's images as those to learn from, or what lies at a path.
+
+    Raises:
+        SelectionError: `out`, where the run will write, lies among the images.
+    """
     if isinstance(task, Splits):
         return task
-    return Splits(task) if isinstance(task, Task) else read_splits(task)
+    if isinstance(task, Task):
+        return Splits(task)
+    refuse_among_images(out, task)
+    return read_splits(task)
 
 
 def decoded(splits: Splits, *transforms: Transform, compute: Compute, progress: bool) -> Splits:

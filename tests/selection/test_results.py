@@ -91,6 +91,20 @@ def test_a_run_of_another_kind_does_not_overwrite_a_result(folder, tmp_path):
         tune(folder, NAME, config, **settings)
 
 
+@pytest.mark.parametrize("inside", [".", "tuned", "train/tuned"])
+def test_a_result_among_the_images_is_refused_before_it_becomes_a_class(folder, inside):
+    before = sorted(folder.rglob("*"))
+    for started in (
+        lambda out: tune(folder, NAME, AdapterConfig("linear"), out=out),
+        lambda out: auto_tune(folder, NAME, out=out),
+    ):
+        with pytest.raises(SelectionError, match="where the figures written there would be read as images"):
+            started(folder / inside)
+    failed = run("tune", folder, "--method", "linear", "-o", folder / inside, ok=False)
+    assert "would be read as images" in failed.stderr.replace("\n", " ")
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_a_result_says_what_it_is(tuned, folder):
     own = Description.read(tuned.out)
     assert own.class_names == ("dark", "light")

@@ -262,6 +262,17 @@ def test_a_data_set_that_has_grown_or_changed_is_embedded_again(tmp_path):
     assert "15 images" in run(*arguments, cwd=tmp_path).stdout
 
 
+def test_a_data_set_in_whose_place_an_older_one_was_moved_is_embedded_again(tmp_path):
+    for count, place in ((4, "older"), (4, "sets")):
+        paint(tmp_path / place / "colours", "train", COLOURS, count)
+    arguments = ("embed", tmp_path / "sets", "--each", "--out", tmp_path / "saved")
+    run(*arguments, cwd=tmp_path)
+    shutil.rmtree(tmp_path / "sets" / "colours")
+    (tmp_path / "older" / "colours").rename(tmp_path / "sets" / "colours")
+    assert "12 images" in run(*arguments, cwd=tmp_path).stdout
+    assert run(*arguments, cwd=tmp_path).stdout == ""
+
+
 def test_a_data_set_that_cannot_be_read_is_named_after_all_others_are_embedded(cluster, folder, tmp_path):
     for name in ("colours", "tints"):
         (tmp_path / "sets" / name).parent.mkdir(exist_ok=True)
