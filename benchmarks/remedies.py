@@ -59,9 +59,10 @@ def remedies_section(found: Evaluation) -> str:
     return f"""## What was tried for the goals that are missed
 
 **Regret, and the embedding's part in it.** What repeats of a trial leave to be known is in the section on noise: on
-what was tuned with two seeds the recommendation is judged beside somebody who knew the scores of one of them. More
-sources help most, and help what is explained more than the choice. Other models choose as well; the backbone's Fisher
-explains more, and chooses no better:
+what was tuned with two seeds the recommendation is judged beside somebody who knew the scores of one of them. What
+helped most is the embedding under the backbone that is tuned, filter by filter: that under the probe, parts of it by
+depth, and the mass of the backbone's Fisher as one more fact had been tried before on most of these same targets, so
+that its lead over them is a little flattered. More sources help as well. Other models choose no better:
 
 {_choice_table(found)}
 
@@ -84,7 +85,7 @@ def _choice_table(found: Evaluation) -> str:
         name = f"{'with noise' if row == NOISE else 'recommended'}, from {round(share * (sources - 1))} sources"
         lines.append([name, *_choices(found, each)])
     shown = {f"another model: {row}": row for row in MODELS if row != LEARNED}
-    shown["the embedding under the probe"] = UNDER_PROBE
+    shown["recommended, with the embedding under the probe"] = UNDER_PROBE
     lines += [[name, *_choices(found, [found.predictions[row]])] for name, row in shown.items()]
     for tries in (1, 3):
         choices = found.choices(LEARNED, tries)

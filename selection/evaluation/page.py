@@ -14,6 +14,7 @@ from selection.evaluation.figures import plot_calibration, plot_gains, plot_regr
 from selection.evaluation.repeats import FEWEST, noise_and_spread
 from selection.evaluation.rows import BASELINE, LEARNED, NOISE
 
+FEW_IMAGES = 250  # to learn from
 DRAWN = ("random", BASELINE, "nearest_vote", LEARNED, NOISE)  # rows of the figure
 
 
@@ -103,11 +104,11 @@ def _size_table(found: Evaluation) -> str:
     """Regret by how many images are learned from."""
     shown = [row for row in (BASELINE, LEARNED, NOISE) if row in found.predictions]
     regrets = {row: np.array([choice.regret for choice in found.choices(row)]) for row in shown}
-    sizes = np.array([_rounded(target.num_images) for target in found.targets])
+    few = np.array([target.num_images <= FEW_IMAGES for target in found.targets])
     rows = []
-    for size in np.unique(sizes):
-        own = [found.mean(np.where(sizes == size, regrets[row], np.nan).tolist()).text() for row in shown]
-        rows.append([f"{size:,} images", str((sizes == size).sum()), *own])
+    for name, which in ((f"up to {FEW_IMAGES} images", few), (f"more than {FEW_IMAGES} images", ~few)):
+        own = [found.mean(np.where(which, regrets[row], np.nan).tolist()).text() for row in shown]
+        rows.append([name, str(which.sum()), *own])
     return markdown(["targets", "number", *shown], rows)
 
 

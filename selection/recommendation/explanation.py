@@ -53,14 +53,19 @@ def _expected(found: Recommendation) -> list[str]:
         chosen = found.candidate
         low, high = chosen.interval
         gain = 100 * (chosen.accuracy - found.level)
-        adds = f"add {gain:.0f} points" if gain >= 0.5 else "add less than a point"
+        adds = f"add {_points(gain)}" if gain >= 0.5 else "add less than a point"
         if gain <= -0.5:
-            adds = f"lose {-gain:.0f} points"
+            adds = f"lose {_points(-gain)}"
         said.append(
             f"Tuning is expected to {adds}, to {chosen.accuracy:.0%}, and with a chance of 80% to end between "
             f"{low:.0%} and {high:.0%}."
         )
     return said
+
+
+def _points(number: float, digits: str = ".0f") -> str:
+    text = f"{number:{digits}}"
+    return f"{text} point" if text == "1" else f"{text} points"
 
 
 def _where(found: Recommendation) -> list[str]:
@@ -101,7 +106,7 @@ def _instead(found: Recommendation) -> list[str]:
     """What else there was to choose."""
     others = [candidate for candidate in found.ranking if candidate.config != found.config]
     if found.within is not None and found.chance is not None:
-        best, points = found.ranking[0], f"within {100 * found.within:g} points of the best"
+        best, points = found.ranking[0], f"within {_points(100 * found.within, 'g')} of the best"
         if found.chance < CHANCE:
             return [f"No candidate is as likely as not {points}; this one is likeliest to be, at {found.chance:.0%}."]
         text = f"It is the cheapest that is as likely as not {points} ({found.chance:.0%})"
