@@ -28,6 +28,8 @@ UNREADABLE = (
 
 # Formats that Pillow knows by name, but decodes not at all or only with another program's help.
 NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+OVERSHOOT = 0.3  # of a range: bicubic resampling adds at most 0.28 of it beyond each of its ends
+DIM = 16  # of 255: nothing is seen of a picture whose brightest pixel is darker
 PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}  # what opens others
 
 
@@ -71,20 +73,37 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _stretch(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """32-bit pixels have no agreed range: 0 to 1, 0 to 255 and 0 to 65535 are kept as such, others are an error."""
-    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65535:
-        raise ValueError("pixel values lie outside 0 to 65535")
-    if values.max() <= 1:
-        return np.rint(255 * values).astype(np.uint8)
-    if values.max() <= 255:
-        return values.astype(np.uint8)
-    _refuse_black(int(values.max()))
+    """32-bit pixels have no agreed range: 0 to 1, 0 to 255 and 0 to 65535 are kept as such, others are an error.
+
+    What resampling adds beyond the ends of the first two ranges is cut off.
+    """
+    if not np.isfinite(values).all():
+        raise ValueError("it has NaN or infinite pixels")
+    low, high = float(values.min()), float(values.max())
+    if _is_within(low, high, 1):
+        return np.rint(255 * values.clip(0, 1)).astype(np.uint8)
+    if _is_within(low, high, 255):
+        if high < DIM:
+            raise ValueError(f"its pixels span {low:g} to {high:g}, which is neither 0 to 1 nor 0 to 255; rescale them")
+        return values.clip(0, 255).astype(np.uint8)
+    if low < 0 or high > 65535:
+        raise ValueError(f"its pixels span {low:g} to {high:g}, outside of 0 to 65535; rescale them to 0 to 1")
+    _refuse_black(int(high))
     return (values / 257).astype(np.uint8)
 
 
+def _is_within(low: float, high: float, top: float) -> bool:
+    """Whether pixels from `low` to `high` are of the range from 0 to `top`, but for what resampling adds beyond."""
+    return low >= -OVERSHOOT * high and high <= (1 + OVERSHOOT) * top
+
+
 def _refuse_black(brightest: int) -> None:
-    """Refuse pixels of 8, 10 or 12 bits in 16: nothing would be seen of them."""
-    if 0 < brightest < 4096:
+    """Refuse pixels of 8, 10 or 12 bits in 16: nothing would be seen of them.
+
+    14 bits in 16 are seen, with a quarter of the brightness, and pictures of 16 bits that are as dark cannot be told
+    from them.
+    """
+    if 0 < brightest < 256 * DIM:
         raise ValueError(
             f"its 16-bit pixels are at most {brightest} of 65535, which is black; save it with 8 bits, or stretched"
         )
@@ -94,8 +113,8 @@ def arrays_to_uint8(images: np.ndarray[Any, Any] | torch.Tensor) -> np.ndarray[A
     """Image arrays of any layout to uint8 `(N, H, W, 3)`.
 
     Takes `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)` with C of 1, 3 or 4, as uint8 (other integers and booleans if
-    they fit) or as floats in [0, 1]. Where both layouts would fit, numpy arrays are read as channels last and tensors
-    as channels first.
+    they fit) or as floats in [0, 1], from which what resampling adds beyond is cut off. Where both layouts would fit,
+    numpy arrays are read as channels last and tensors as channels first.
 
     Raises:
         TaskError: the shape or the values do not fit; names the first offending image.
@@ -133,8 +152,8 @@ def _to_uint8(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         raise TaskError(f"image {int(not_finite.argmax())} has NaN or infinite pixels; clean or drop it")
     low, high = float(flat.min()), float(flat.max())
     top = 1.0 if is_float else 255.0
-    if low < 0 or high > top:
+    if not (_is_within(low, high, top) if is_float else low >= 0 and high <= top):
         raise TaskError(
             f"{array.dtype} images must lie in [0, {top:g}] and yours span [{low:g}, {high:g}]; rescale them"
         )
-    return np.rint(array * 255).astype(np.uint8) if is_float else array.astype(np.uint8)
+    return np.rint(array.clip(0, 1) * 255).astype(np.uint8) if is_float else array.astype(np.uint8)

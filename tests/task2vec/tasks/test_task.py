@@ -170,12 +170,42 @@ def test_pixels_of_more_than_8_bits_keep_their_brightness(pixels, ending, seen, 
 
 @pytest.mark.parametrize(
     ("brightest", "dtype", "ending"),
-    [(255, np.uint16, "png"), (1023, np.uint16, "png"), (4095, np.int32, "tiff"), (300, np.float32, "tiff")],
+    [(255, np.uint16, "png"), (1023, np.uint16, "png"), (4095, np.int32, "tiff"), (400, np.float32, "tiff")],
 )
 def test_8_to_12_bits_saved_as_more_are_no_image_since_they_would_be_black(brightest, dtype, ending, tmp_path):
     Image.fromarray(np.linspace(0, brightest, 256).astype(dtype).reshape(16, 16)).save(tmp_path / f"x.{ending}")
     with pytest.raises(UnreadableImageError, match=f"are at most {brightest} of 65535, which is black"):
         open_image((tmp_path / f"x.{ending}").read_bytes, "x")
+
+
+@pytest.mark.parametrize("top", [1, 255])
+def test_what_resampling_adds_beyond_the_range_of_float_pixels_is_cut_off(top, tmp_path):
+    edges = np.random.default_rng(0).integers(0, 2, (20, 20)).astype(np.float32)
+    resized = Image.fromarray(edges * top).resize((50, 50), Image.Resampling.BICUBIC)
+    pixels = np.asarray(resized)
+    assert pixels.min() < -0.05 * top
+    assert pixels.max() > 1.05 * top
+    resized.save(tmp_path / "x.tiff")
+    found = np.asarray(open_image((tmp_path / "x.tiff").read_bytes, "x"))[..., 0]
+    np.testing.assert_allclose(found, 255 * (pixels / top).clip(0, 1), atol=1)
+    if top == 1:
+        task = Task.from_arrays(np.stack([pixels, pixels]), [0, 1])
+        np.testing.assert_array_equal(np.asarray(task[0][0])[..., 0], found)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 10), (0, 1.4), (-0.5, 0.5), (-1, 1), (-5, 12), (-100, 200), (0, 70_000)])
+def test_float_pixels_of_no_known_range_are_refused_from_files_and_arrays(low, high, tmp_path):
+    pixels = np.linspace(low, high, 256, dtype=np.float32).reshape(16, 16)
+    Image.fromarray(pixels).save(tmp_path / "x.tiff")
+    with pytest.raises(UnreadableImageError, match=f"its pixels span {low:g} to {high:g}, .*; rescale them"):
+        open_image((tmp_path / "x.tiff").read_bytes, "x")
+    with pytest.raises(TaskError, match=r"must lie in \[0, 1\]"):
+        Task.from_arrays(np.stack([pixels, pixels]), [0, 1])
+
+
+def test_fourteen_bits_in_sixteen_are_as_dark_as_they_are_seen(tmp_path):
+    Image.fromarray(np.linspace(0, 16_383, 256).astype(np.uint16).reshape(16, 16)).save(tmp_path / "x.png")
+    assert np.asarray(open_image((tmp_path / "x.png").read_bytes, "x")).max() == 63
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
