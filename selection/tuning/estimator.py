@@ -82,7 +82,7 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):
 
         Args:
             X: Rows of numbers `(N, features)`; images as an array `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)`; or a
-                list of paths or of PIL images.
+                list of paths of image files, or of PIL images.
             y: A label for each, of any type that scikit-learn takes.
 
         Raises:
@@ -164,6 +164,12 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):
         if _are_arrays(images) and images.ndim == 2:
             images = self._as_images(images)
         task = unlabelled(images)[0]
+        given = 1 if isinstance(images, str | Path | Image.Image) else len(images)
+        if len(task) != given:
+            raise ValueError(
+                f"X has length {given}, but {len(task)} images lie there, which labels and predictions could not "
+                "belong to; give the path of every image, not of folders or zips"
+            )
         if labels is None:
             return task
         return Task(task.name, labels.astype(np.int64), tuple(map(str, self.classes_)), task.images, source=task.source)

@@ -12,6 +12,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from selection import AdapterClassifier, StoreError, TaskStore
 from tests.conftest import random_task
+from tests.task2vec.tasks.folders import make_folder, zip_of
 
 EXCEPTIONS: dict[str, str] = {}
 """scikit-learn's checks that an image classifier cannot pass, each with its reason: none at present. Rows of numbers
@@ -60,6 +61,27 @@ def test_arrays_files_and_pictures_are_the_same_images(fitted, images, tmp_path)
     for same in ([Image.fromarray(p) for p in pixels], [tmp_path / f"{i}.png" for i in range(6)]):
         np.testing.assert_allclose(fitted.predict_proba(same), expected, atol=1e-5)
     np.testing.assert_allclose(fitted.predict_proba([str(tmp_path / "3.png")])[0], expected[3], atol=1e-4)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_paths_of_several_images_are_refused_as_rows_would_not_be_those_of_labels(fitted, tmp_path, packed):
+    folder = make_folder(tmp_path / "pets")
+    paths = [folder / "cat", folder / "dog"]
+    if packed:
+        paths = [zip_of(path, path.with_suffix(".zip")) for path in paths]
+    labels = ["dark", "light"] * 5
+    said = r"X has length 10, but 30 images lie there, .* give the path of every image"
+    for ask in (
+        lambda: classifier().fit(paths * 5, labels),
+        lambda: fitted.predict(paths * 5),
+        lambda: fitted.predict_proba(np.array(list(map(str, paths * 5)))),
+        lambda: fitted.score(paths * 5, labels),
+    ):
+        with pytest.raises(ValueError, match=said):
+            ask()
+    with pytest.raises(ValueError, match="X has length 1, but 3 images lie there"):
+        fitted.predict(str(paths[0]))
+    assert len(fitted.predict([folder / "cat" / "0.png"])) == len(fitted.predict(folder / "cat" / "0.png")) == 1
 
 
 def test_rows_are_images_of_the_shape_that_is_given():
