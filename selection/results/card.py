@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import timm
 import yaml
 
 from selection.results.description import Description, Measured
@@ -108,12 +109,16 @@ def _row(what: str, measured: Measured | None, *, is_fair: bool = True) -> str:
 
 def _use(own: Description, merged: bool) -> str:
     size = "".join(f", {name}={value}" for name, value in own.model_arguments.items())
-    alone = f"""
+    package = _registered_by(own.backbone) if merged else "timm"
+    how, more = " alone", ""
+    if package != "timm":
+        how, more = f", once {package} has made the backbone known to it", f", {package}"
+    plain = f"""
 
-The merged weights load with timm alone:
+The merged weights load with timm{how}:
 
 ```python
-import json, timm
+import json, timm{more}
 from safetensors.torch import load_file
 
 about = json.load(open("result.json"))
@@ -127,7 +132,12 @@ import selection
 
 result = selection.load_result(".")
 print(result.predict(["image.jpg"]).classes)
-```{alone if merged else ""}"""
+```{plain if merged else ""}"""
+
+
+def _registered_by(backbone: str) -> str:
+    """The package whose import makes a backbone one of timm's models."""
+    return timm.model_entrypoint(backbone.split(".")[0]).__module__.split(".")[0]
 
 
 def _why(own: Description) -> str:
