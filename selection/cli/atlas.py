@@ -32,6 +32,7 @@ def atlas(
     thumbnails: Annotated[bool, typer.Option(help="Show pictures of the images of tasks that have some.")] = True,
     name: o.DistanceName = o.DISTANCE,
     split: o.Split = None,
+    separator: o.Separator = None,
     probe: o.ProbeName = o.PROBE,
     probe_weights: o.ProbeWeights = None,
     device: o.Device = "auto",
@@ -42,7 +43,9 @@ def atlas(
     """Write one page with a map of the stored tasks, a card for each, and their distances; it needs no network."""
     opened = o.open_store(store)
     compute = o.compute_of(device, precision, workers)
-    placed = None if target is None else o.embedding_of(target, probe, probe_weights, split, seed, compute)
+    placed = None
+    if target is not None:
+        placed = o.embedding_of(target, probe, probe_weights, split, seed, compute, separator=separator)
     page = write_atlas(
         opened,
         out,

@@ -38,6 +38,7 @@ def nearest(
     k: Annotated[int, typer.Option("-k", help="How many.", min=1)] = 5,
     name: o.DistanceName = o.DISTANCE,
     split: o.Split = None,
+    separator: o.Separator = None,
     probe: o.ProbeName = o.PROBE,
     probe_weights: o.ProbeWeights = None,
     device: o.Device = "auto",
@@ -49,7 +50,7 @@ def nearest(
     """List the stored tasks that are nearest to a task."""
     opened = o.open_store(store)
     compute = o.compute_of(device, precision, workers)
-    embedding = o.embedding_of(source, probe, probe_weights, split, seed, compute)
+    embedding = o.embedding_of(source, probe, probe_weights, split, seed, compute, separator=separator)
     found = opened.nearest(embedding, k, distance=name)
     if as_json:
         print_json({"task": embedding.task, "nearest": [{"task": n.name, "distance": n.distance} for n in found]})

@@ -194,19 +194,22 @@ def embedding_of(
     seed: int,
     compute: Compute,
     *,
+    separator: str | None = None,
     thumbnails: bool = False,
 ) -> TaskEmbedding:
     """The embedding saved at `source`, or that of the images there; says which images could not be read.
 
     Raises:
-        SelectionError: thumbnails are asked for, and the saved embedding has none.
+        SelectionError: of a saved embedding, thumbnails are asked for that it lacks, or a separator is given.
     """
     if is_embedding(source):
+        if separator is not None:
+            raise SelectionError(f"--separator {separator} is of a table, but {source} is an embedding; leave it out")
         embedding = TaskEmbedding.load(source)
         if thumbnails and not embedding.thumbnails:
             raise SelectionError(f"{source} has no thumbnails; embed the images with --thumbnails, or give the images")
     else:
-        task = read_task(source, split=split)
+        task = read_task(source, split=split, separator=separator)
         network = task2vec.load_probe(probe, checkpoint=weights)
         embedding = task2vec.embed(task, network, compute=compute, seed=seed, thumbnails=thumbnails, progress=True)
     print_unreadable(embedding)

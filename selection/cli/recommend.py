@@ -75,7 +75,7 @@ def recommend(
     if model is not None:
         model.to(compute.device_for(next(model.parameters()).device))  # where it is looked through, and timed
     if task is None:
-        embedding = o.embedding_of(source, probe, probe_weights, split, seed, compute)
+        embedding = o.embedding_of(source, probe, probe_weights, split, seed, compute, separator=separator)
     else:
         task, embedding = _embedded(task, task2vec.load_probe(probe, checkpoint=probe_weights), model, compute, seed)
     facts = None

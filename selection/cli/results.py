@@ -13,6 +13,7 @@ from selection.cli.output import print_json, print_table
 from selection.errors import SelectionError
 from selection.results.predictions import Predictions
 from selection.results.result import load_result
+from selection.results.validation import Validation
 from task2vec_base import write_atomically
 
 ResultFolder = Annotated[Path, typer.Argument(help="Folder that `task2vec tune` wrote.")]
@@ -60,6 +61,7 @@ def _write(found: Predictions, out: Path) -> None:
 def validate(
     result: ResultFolder,
     folder: Annotated[Path, typer.Argument(help="Folder, zip or table of labelled images; its test split if any.")],
+    separator: o.Separator = None,
     plot: o.Picture = None,
     checkpoint: o.Checkpoint = None,
     device: o.Device = "auto",
@@ -67,12 +69,18 @@ def validate(
     workers: o.Workers = "auto",
     as_json: o.Json = False,
 ) -> None:
-    """Measure a tuned model on labelled images: accuracy, class by class, and calibration."""
+    """Measure a tuned model on labelled images: accuracy, class by class, and calibration.
+
+    Of a model that tells several labels an image, accuracy is the share of all labels that are right, and mean average
+    precision stands in for the calibration.
+    """
     loaded = load_result(result, checkpoint=checkpoint, compute=o.compute_of(device, precision, workers))
-    found = loaded.validate(folder)
+    if plot is not None and loaded.description.multi_label:
+        raise SelectionError("a model that tells several labels an image has no confusions to draw; leave --plot out")
+    found = loaded.validate(folder, separator=separator)
     for message in found.unreadable:
         typer.echo(f"left out: {message}", err=True)
-    if plot is not None:
+    if plot is not None and isinstance(found, Validation):
         found.plot().savefig(plot, dpi=110)
     if as_json:
         print_json(found.to_dict())
@@ -82,7 +90,7 @@ def validate(
         for own in found.to_dict()["classes"]
     )
     print_table("Class by class", ("class", "images", "found", "right when named"), rows)
-    typer.echo(f"Accuracy: {found.measured}. Calibration error: {found.calibration_error:.3f}.")
+    typer.echo(str(found))
 
 
 def _share(value: float | None) -> str:

@@ -97,6 +97,7 @@ def add(
     tag: Annotated[list[str] | None, typer.Option(help="A word to find it by; may be given several times.")] = None,
     origin: Annotated[str, typer.Option(help="Where its images come from.")] = "",
     split: o.Split = None,
+    separator: o.Separator = None,
     probe: o.ProbeName = o.PROBE,
     probe_weights: o.ProbeWeights = None,
     device: o.Device = "auto",
@@ -111,9 +112,11 @@ def add(
     read = [] if trials is None else _read_trials(trials)
     compute = o.compute_of(device, precision, workers)
     if not o.is_embedding(source):
-        task = read_task(source, split=split)
+        task = read_task(source, split=split, separator=separator)
         opened.check_classes(name or task.name, task.class_names)
-    embedding = o.embedding_of(source, probe, probe_weights, split, seed, compute, thumbnails=thumbnails)
+    embedding = o.embedding_of(
+        source, probe, probe_weights, split, seed, compute, separator=separator, thumbnails=thumbnails
+    )
     opened.add(embedding, name=name, trials=read, adapter=adapter, tags=tag or (), source=origin)
     called = name or embedding.task
     _say(describe_embedding(embedding) | {"task": called, "trials": len(opened.task(called).trials)}, as_json)

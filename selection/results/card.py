@@ -12,6 +12,7 @@ from selection.results.description import Description, Measured
 
 SHOWN = 5  # rows of the ranking
 CLASSES_SHOWN = 50
+MEAN_AVERAGE_PRECISION = "mean_average_precision"  # among the others of what was measured on several labels an image
 BAR = 20  # characters of the longest one
 
 
@@ -41,9 +42,11 @@ def _header(own: Description) -> str:
         "base_model": f"timm/{own.backbone}" if "." in own.backbone else own.backbone,
     }
     if own.test is not None:
-        metric = {"type": "accuracy", "value": round(own.test.accuracy, 4)}
+        mean = own.test.others.get(MEAN_AVERAGE_PRECISION)
+        values = {"accuracy": own.test.accuracy} | ({} if mean is None else {MEAN_AVERAGE_PRECISION: mean})
+        metrics = [{"type": kind, "value": round(value, 4)} for kind, value in values.items()]
         dataset = {"name": own.task, "type": "imagefolder", "split": "test"}
-        result = {"task": {"type": "image-classification"}, "dataset": dataset, "metrics": [metric]}
+        result = {"task": {"type": "image-classification"}, "dataset": dataset, "metrics": metrics}
         facts["model-index"] = [{"name": own.task, "results": [result]}]
     return f"---\n{yaml.safe_dump(facts, sort_keys=False)}---"
 
@@ -65,8 +68,16 @@ def _accuracy(own: Description) -> str:
         _row("test images, which played no part in training", own.test),
         _row(_role_of_validation(own.num_tries), own.validation, is_fair=own.num_tries == 1),
     ]
-    lines = ["| accuracy on | | 95% interval | images |", "| --- | ---: | ---: | ---: |", *filter(None, rows)]
-    return "## How good it is\n\n" + "\n".join(lines)
+    beside = "mean average precision" if own.multi_label else "95% interval"
+    lines = [f"| accuracy on | | {beside} | images |", "| --- | ---: | ---: | ---: |", *filter(None, rows)]
+    text = "## How good it is\n\n" + "\n".join(lines)
+    if not own.multi_label:
+        return text
+    return f"""{text}
+
+An image may be of several classes or none. Accuracy is the share of right answers to whether an image is of a class,
+over all images and all {len(own.class_names)} classes: where images are of few classes each, a model that names none
+has a high one too."""
 
 
 def _by_class(own: Description) -> str:
@@ -101,10 +112,10 @@ def _role_of_validation(num_tries: int) -> str:
 def _row(what: str, measured: Measured | None, *, is_fair: bool = True) -> str:
     if measured is None:
         return ""
-    between = "-"
+    beside = _share(measured.others.get(MEAN_AVERAGE_PRECISION))  # there is none where an image has one label
     if is_fair and measured.interval is not None:
-        between = "{:.1%} to {:.1%}".format(*measured.interval)
-    return f"| {what} | {measured.accuracy:.1%} | {between} | {measured.num_images:,} |"
+        beside = "{:.1%} to {:.1%}".format(*measured.interval)
+    return f"| {what} | {measured.accuracy:.1%} | {beside} | {measured.num_images:,} |"
 
 
 def _use(own: Description, merged: bool) -> str:

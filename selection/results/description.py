@@ -11,6 +11,7 @@ from typing import Any
 import timm
 from scipy.stats import binomtest
 
+from adapters.metrics import Metrics
 from selection.errors import SelectionError
 from selection.results.proof import Outputs
 
@@ -35,6 +36,12 @@ class Measured:
     num_images: int
     others: Mapping[str, float] = dataclasses.field(default_factory=dict)
     num_labels: int = 1
+
+    @classmethod
+    def of(cls, metrics: Metrics, num_images: int, num_labels: int) -> Measured:
+        """What was found on so many images that stand for so many labels each."""
+        others = {name: value for name, value in vars(metrics).items() if name != "accuracy" and value is not None}
+        return cls(metrics.accuracy, num_images, others, num_labels)
 
     @property
     def interval(self) -> tuple[float, float] | None:

@@ -21,6 +21,7 @@ from selection.errors import SelectionError
 from selection.evidence.backbone import load_backbone
 from selection.results.description import Description
 from selection.results.images import unlabelled
+from selection.results.label_validation import LabelValidation
 from selection.results.predictions import Predictions
 from selection.results.proof import is_known
 from selection.results.validation import Validation
@@ -78,32 +79,53 @@ class Result:
         own = self.description
         return Predictions(kept, own.class_names, probabilities, own.multi_label, tuple(unreadable.values()))
 
-    def validate(self, images: Task | Splits | str | Path, *, batch_size: int = BATCH_SIZE) -> Validation:
+    def validate(
+        self, images: Task | Splits | str | Path, *, separator: str | None = None, batch_size: int = BATCH_SIZE
+    ) -> Validation | LabelValidation:
         """How well it does on labelled images.
 
         Args:
             images: A task, or the path of one. Of several splits the test images count, else the validation images,
                 else all. Classes are matched by their names.
+            separator: What stands between several labels of an image in a table, as in `Task.from_table`.
             batch_size: Images at once.
 
+        Returns:
+            A `LabelValidation` where the model tells several labels an image, otherwise a `Validation`.
+
         Raises:
-            SelectionError: the model or the task has several labels an image, or none of the images can be read.
+            SelectionError: the model tells several labels an image and the task has one, or the other way round; none
+                of the images can be read; or a separator is given for a task.
             TaskError: a class is not one of the model's.
         """
         if isinstance(images, str | Path):
-            images = read_to_measure(images)
+            images = read_to_measure(images, separator=separator)
+        elif separator is not None:
+            raise SelectionError(f"separator={separator!r} is of a table; leave it out where a task is given")
         task = (images.test or images.validation or images.train) if isinstance(images, Splits) else images
-        if self.description.multi_label or task.multi_label:
-            raise SelectionError("validation counts one label an image; use adapters.evaluate for several")
-        named = dataclasses.replace(
-            task, class_names=self.description.class_names, source=f"the model in {self.folder}"
-        )
-        task = task.in_classes_of(named)
+        task = task.in_classes_of(self._known_classes(task))
         probabilities, unreadable = self._probabilities(task, batch_size)
         if len(unreadable) == len(task):
             raise SelectionError(f"none of {len(task)} images of {task.name!r} can be read, such as {unreadable[0]}")
         kept = np.setdiff1d(np.arange(len(task)), np.fromiter(unreadable, np.int64))
-        return Validation.of(probabilities, task.labels[kept], named.class_names, tuple(unreadable.values()))
+        kind = LabelValidation if task.multi_label else Validation
+        return kind.of(probabilities, task.labels[kept], task.class_names, tuple(unreadable.values()))
+
+    def _known_classes(self, measured: Task) -> Task:
+        """The model's classes, as a task whose class numbers another one can take.
+
+        Raises:
+            SelectionError: one of both has several labels an image.
+        """
+        own = self.description
+        if own.multi_label != measured.multi_label:
+            tells, has = ("several labels", "one") if own.multi_label else ("one label", "several")
+            raise SelectionError(
+                f"the model in {self.folder} tells {tells} an image, but those of {measured.source or measured.name} "
+                f"have {has}; give images labelled alike, in a table with a separator for several labels"
+            )
+        labels = np.zeros((1, len(own.class_names)) if own.multi_label else 1, np.int64)
+        return Task(own.task, labels, own.class_names, measured.images, source=f"the model in {self.folder}")
 
     def _probabilities(self, task: Task, batch_size: int) -> tuple[npt.NDArray[np.float32], dict[int, str]]:
         own = self.description

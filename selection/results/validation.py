@@ -62,14 +62,15 @@ class Validation:
     @property
     def recall(self) -> npt.NDArray[np.float64]:
         """Share of each class's images that were found, `(C,)`; NaN without images."""
-        counts = self.confusion.sum(axis=1)
-        return np.where(counts > 0, np.diag(self.confusion) / np.maximum(counts, 1), np.nan)
+        return shares(np.diag(self.confusion), self.confusion.sum(axis=1))
 
     @property
     def precision(self) -> npt.NDArray[np.float64]:
         """Share of the images taken for each class that are of it, `(C,)`; NaN if none was taken for it."""
-        counts = self.confusion.sum(axis=0)
-        return np.where(counts > 0, np.diag(self.confusion) / np.maximum(counts, 1), np.nan)
+        return shares(np.diag(self.confusion), self.confusion.sum(axis=0))
+
+    def __str__(self) -> str:
+        return f"Accuracy: {self.measured}. Calibration error: {self.calibration_error:.3f}."
 
     def __repr__(self) -> str:
         return f"Validation({self.measured}, calibration error {self.calibration_error:.3f})"
@@ -78,7 +79,7 @@ class Validation:
         """Plain values for JSON."""
         measured = self.measured
         classes = [
-            {"class": name, "images": int(row.sum()), "recall": _plain(recall), "precision": _plain(precision)}
+            {"class": name, "images": int(row.sum()), "recall": plain(recall), "precision": plain(precision)}
             for name, row, recall, precision in zip(
                 self.class_names, self.confusion, self.recall, self.precision, strict=True
             )
@@ -127,6 +128,11 @@ def calibration_error(probabilities: npt.NDArray[np.float32], labels: npt.NDArra
     return float(np.abs(gaps).sum() / len(labels))
 
 
-def _plain(value: float) -> float | None:
+def shares(parts: npt.NDArray[np.int64], wholes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Each part as a share of its whole; NaN of a whole that is nothing."""
+    return np.where(wholes > 0, parts / np.maximum(wholes, 1), np.nan)
+
+
+def plain(value: float) -> float | None:
     """JSON knows no NaN."""
     return None if np.isnan(value) else float(value)

@@ -237,8 +237,8 @@ def describe(
         config=adapters.adapter_of(tuned.model).config.to_dict(),
         preprocessing=preprocessing,
         num_images=counts,
-        validation=_measured(tuned.fit.best, counts["validation"], labels),
-        test=None if tuned.test is None else _measured(tuned.test, counts["test"], labels),
+        validation=Measured.of(tuned.fit.best, counts["validation"], labels),
+        test=None if tuned.test is None else Measured.of(tuned.test, counts["test"], labels),
         test_by_class=() if tuned.by_class is None else tuple(tuned.by_class.to_dict()["classes"]),
         parameters=adapters.num_adapter_parameters(tuned.model),
         seconds=tuned.fit.seconds,
@@ -247,8 +247,3 @@ def describe(
         outputs=outputs_of(tuned.model if tuned.merged is None else tuned.merged, preprocessing["input_size"]),
         versions=versions(),
     )
-
-
-def _measured(metrics: Metrics, num_images: int, num_labels: int) -> Measured:
-    others = {name: value for name, value in vars(metrics).items() if name != "accuracy" and value is not None}
-    return Measured(metrics.accuracy, num_images, others, num_labels)

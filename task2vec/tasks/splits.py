@@ -82,14 +82,14 @@ def read_task(
     return Task.from_folder(path, split=split, name=name)
 
 
-def read_to_measure(path: str | Path) -> Task:
+def read_to_measure(path: str | Path, *, separator: str | None = None) -> Task:
     """The labelled images of a folder, a zip or a table that tell how good a model is: the test split, else the
     validation split, else all; images of a single class will do.
 
     Raises:
-        TaskError: as `Task.from_folder` and `Task.from_table`.
+        TaskError: as `Task.from_folder` and `Task.from_table`; or a separator is given for what is no table.
     """
-    found = _read(Path(path))
+    found = _read(Path(path), separator=separator)
     return Task.as_found(next(found[role] for role in (TEST, VALIDATION, TRAIN) if role in found))
 
 

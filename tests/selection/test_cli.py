@@ -123,6 +123,21 @@ def test_a_table_is_taken_wherever_a_folder_is(folder, tmp_path):
     assert tuned["config"]["method"] == "bitfit"
 
 
+def test_a_table_of_several_labels_an_image_is_read_wherever_one_is_taken(folder, tmp_path):
+    table, db, several = tmp_path / "several.csv", tmp_path / "my.db", ("--separator", ";")
+    rows = [f"{path},{path.parent.name}{';even' * (int(path.stem) % 2 == 0)}\n" for path in folder.rglob("*.png")]
+    table.write_text("file,label\n" + "".join(rows))
+    assert "give separator=';'" in run("nearest", table, ok=False).stderr
+    assert as_json("nearest", table, *several)["task"] == "several"
+    run("store", "create", db, "--empty")
+    assert as_json("store", "add", db, table, *several)["classes"] == 3
+    run("atlas", db, "-o", tmp_path / "atlas.html", "--target", table, *several)
+    run("embed", table, *several, "-o", tmp_path / "e.safetensors")
+    for command in ("nearest", "recommend"):
+        said = run(command, tmp_path / "e.safetensors", *several, ok=False).stderr
+        assert "--separator ; is of a table, but" in said
+
+
 def test_a_given_method_is_tuned_saved_and_merged(folder, tmp_path):
     facts = as_json("tune", folder, "-o", tmp_path / "out", "--method", "lora", "--rank", "2", "--epochs", "1")
     assert facts["config"]["method"] == "lora"

@@ -276,6 +276,58 @@ def test_the_accuracy_of_several_labels_is_that_of_labels():
     assert Measured(0.625, 16, num_labels=3).interval is None
 
 
+@pytest.fixture(scope="module")
+def labelled(folder, tmp_path_factory):
+    """A table of several labels an image, and what was tuned on it."""
+    root = tmp_path_factory.mktemp("labelled")
+    table, out = root / "several.csv", root / "tuned"
+    rows = [
+        f"{path},{path.parent.name}{';even' if int(path.stem) % 2 == 0 else ''},{path.parts[-3]}\n"
+        for path in sorted(folder.rglob("*.png"))
+    ]
+    table.write_text("file,label,split\n" + "".join(rows))
+    splits = read_splits(table, separator=";")
+    tune(splits, NAME, AdapterConfig("bitfit", epochs=2), compute=COMPUTE, out=out, progress=False)
+    return table, out
+
+
+def test_several_labels_an_image_are_validated_as_adapters_evaluates_them(labelled, folder):
+    table, out = labelled
+    own, result = Description.read(out), load_result(out, compute=COMPUTE)
+    found = result.validate(table, separator=";")
+    metrics = adapters.evaluate(result.model, read_splits(table, separator=";").test, workers=0)
+    for name, value in vars(metrics).items():
+        assert found.to_dict()[name] == pytest.approx(value, abs=1e-6)
+    assert found.measured.num_labels == 3
+    assert found.measured.accuracy == pytest.approx(own.test.accuracy, abs=1e-6)
+    assert float(np.mean(found.recall)) == pytest.approx(metrics.mean_class_accuracy)
+    assert found.images.tolist() == [5, 6, 5]  # dark, even, light
+    said = run("validate", out, table, "--separator", ";").stdout
+    assert "of all labels of 10 images. Mean average precision: " in said
+    assert as_json("validate", out, table, "--separator", ";")["classes"][1]["class"] == "even"
+    for asked, message in (
+        ((folder,), "tells several labels an image, but those of spots/test have one"),
+        ((folder, "--separator", ";"), "separator are of a table"),
+        ((table, "--separator", ";", "--plot", "x.png"), "has no confusions to draw"),
+    ):
+        assert message in run("validate", out, *asked, ok=False).stderr
+
+
+def test_a_model_of_one_label_an_image_is_not_measured_on_several(tuned, labelled):
+    said = run("validate", tuned.out, labelled[0], "--separator", ";", ok=False).stderr
+    assert "tells one label an image, but those of several.csv/test have several" in said
+
+
+def test_the_card_says_what_accuracy_of_several_labels_counts(labelled):
+    own, said = Description.read(labelled[1]), (labelled[1] / "README.md").read_text()
+    assert "| accuracy on | | mean average precision | images |" in said
+    mean = own.test.others["mean_average_precision"]
+    assert f"| {own.test.accuracy:.1%} | {mean:.1%} | 10 |" in said
+    assert "over all images and all 3 classes" in said
+    metrics = yaml.safe_load(said.split("---")[1])["model-index"][0]["results"][0]["metrics"]
+    assert {row["type"]: row["value"] for row in metrics}["mean_average_precision"] == round(mean, 4)
+
+
 def test_calibration_is_nought_where_probabilities_come_true_and_one_where_all_is_sure_and_wrong():
     sure = np.array([[1.0, 0.0]] * 4, np.float32)
     assert calibration_error(sure, np.zeros(4, np.int64)) == 0
