@@ -8,10 +8,15 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+COLUMNS = ("image", "class")  # of a table, before those of the probabilities
+SEPARATORS = ("|", ";", ",", "/")  # between the names of several classes
+RARE = 0x2502  # the code of the first of the marks that draw boxes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +53,31 @@ class Predictions:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The name of each image's likeliest class; with several labels an image, of all found, joined by `|`."""
+        """The name of each image's likeliest class; with several labels an image, of all found, between which stands
+        `separator`.
+        """
         if self.multi_label:
-            return tuple("|".join(self.class_names[c] for c in np.flatnonzero(row)) for row in self.labels)
+            return tuple(self.separator.join(self.class_names[c] for c in np.flatnonzero(row)) for row in self.labels)
         return tuple(self.class_names[label] for label in self.labels)
+
+    @property
+    def separator(self) -> str:
+        """What stands between the names of several classes: `|`, or where a class has that in its name, the first of
+        `;`, `,`, `/` and rare marks that none has.
+        """
+        marks = chain(SEPARATORS, map(chr, count(RARE)))
+        return next(mark for mark in marks if not any(mark in name for name in self.class_names))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of `to_csv`: image, class, and one for each class, of its name unless that is taken already."""
+        found = list(COLUMNS)
+        for name in self.class_names:
+            column = name
+            while column in COLUMNS or (column != name and column in self.class_names):
+                column = f"probability of {column}"
+            found.append(column)
+        return tuple(found)
 
     def records(self) -> list[dict[str, Any]]:
         """For each image its name, its class and the probability of every class, as plain values."""
@@ -64,7 +90,7 @@ class Predictions:
         """A header and a line for each image: its name, its class, and the probability of every class."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["image", "class", *self.class_names])
+        writer.writerow(self.columns)
         for name, found, row in zip(self.names, self.classes, self.probabilities, strict=True):
             writer.writerow([name, found, *(f"{p:.6f}" for p in row)])
         return text.getvalue()

@@ -105,5 +105,5 @@ def _read(path: Path, **columns: Any) -> dict[str, LabelledImages]:
         table = read_table_splits(path, root=None if root is None else Path(root), **columns)
         return {role or TRAIN: images for role, images in table.items()}
     if columns:
-        raise TaskError(f"{', '.join(columns)} are of a table, but {path} is none")
+        raise TaskError(f"{', '.join(columns)} {'is' if len(columns) == 1 else 'are'} of a table, but {path} is none")
     return read_folder_splits(path)

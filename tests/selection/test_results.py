@@ -1,5 +1,7 @@
 """A tuned model in use: written, read back, predicting, validated, exported."""
 
+import csv
+import io
 import json
 import os
 import re
@@ -20,6 +22,7 @@ from adapters import AdapterConfig
 from adapters.data import transform_of
 from selection import SelectionError, auto_tune, load_backbone, load_result, tune
 from selection.results.description import Description, Measured
+from selection.results.predictions import Predictions
 from selection.results.result import probabilities_of
 from selection.results.validation import Validation, calibration_error
 from selection.tuning.one import write
@@ -271,6 +274,43 @@ def test_predictions_of_files_whose_names_are_no_text_are_written(tuned, folder,
     assert os.fsencode(json.loads((tmp_path / "p.json").read_text())[0]["image"]) == odd
 
 
+def predictions(class_names, multi_label=False):
+    rows = np.array([[0.9] * len(class_names)], np.float32)
+    return Predictions(("x.png",), tuple(class_names), rows, multi_label)
+
+
+@pytest.mark.parametrize(
+    ("class_names", "columns"),
+    [
+        (("cat", "dog"), ["image", "class", "cat", "dog"]),
+        (("class", "image"), ["image", "class", "probability of class", "probability of image"]),
+        (
+            ("image", "probability of image"),
+            ["image", "class", "probability of probability of image", "probability of image"],
+        ),
+    ],
+)
+def test_every_column_of_a_table_of_predictions_has_a_name_of_its_own(class_names, columns):
+    found = predictions(class_names)
+    (row,) = csv.DictReader(io.StringIO(found.to_csv()))
+    assert list(row) == columns
+    assert (row["image"], row["class"]) == ("x.png", class_names[0])
+
+
+@pytest.mark.parametrize(
+    ("class_names", "said"),
+    [
+        (("oak", "ash"), "oak|ash"),
+        (("oak|red", "ash"), "oak|red;ash"),
+        (("a|b;c", "d,e/f"), "a|b;c\u2502d,e/f"),
+    ],
+)
+def test_names_of_several_classes_are_told_apart_whatever_they_hold(class_names, said):
+    found = predictions(class_names, multi_label=True)
+    assert found.classes == (said,)
+    assert said.split(found.separator) == list(class_names)
+
+
 def test_the_accuracy_of_several_labels_is_that_of_labels():
     assert str(Measured(0.625, 16, num_labels=3)) == "62.5% of all labels of 16 images"
     assert Measured(0.625, 16, num_labels=3).interval is None
@@ -307,7 +347,7 @@ def test_several_labels_an_image_are_validated_as_adapters_evaluates_them(labell
     assert as_json("validate", out, table, "--separator", ";")["classes"][1]["class"] == "even"
     for asked, message in (
         ((folder,), "tells several labels an image, but those of spots/test have one"),
-        ((folder, "--separator", ";"), "separator are of a table"),
+        ((folder, "--separator", ";"), "separator is of a table"),
         ((table, "--separator", ";", "--plot", "x.png"), "has no confusions to draw"),
     ):
         assert message in run("validate", out, *asked, ok=False).stderr
