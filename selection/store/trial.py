@@ -7,10 +7,12 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 from adapters import AdapterConfig, BackboneId, ConfigError
 
+LARGEST = 2**63 - 1  # whole number that a database keeps
 FINGERPRINT = re.compile(r"[0-9a-f]{32}|")  # or nothing, where the weights were not at hand
 
 
@@ -37,7 +39,8 @@ class Trial:
         curve: For each epoch the validation accuracy and the seconds that it took; empty if not kept.
 
     Raises:
-        ValueError: an accuracy is NaN or outside [0, 1].
+        ValueError: an accuracy is NaN or outside [0, 1], a time, a number of parameters or of images is impossible, a
+            whole number is none that a database keeps, or a name is no text.
     """
 
     config: AdapterConfig
@@ -56,8 +59,17 @@ class Trial:
         for name, value in (("score", self.score), ("validation", self.validation)):
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name}={value} is not an accuracy in [0, 1]; a score that was not measured is None")
-        if not math.isfinite(self.seconds):
-            raise ValueError(f"seconds={self.seconds} is not a time")
+        if not _is_time(self.seconds):
+            raise ValueError(f"seconds={self.seconds} is not a time; give how many seconds the tuning took")
+        for name, least in (("parameters", 0), ("seed", 0), ("num_images", 1)):
+            number = getattr(self, name)
+            if not (isinstance(number, Integral) and least <= number <= LARGEST):
+                raise ValueError(f"{name}={number} must be a whole number from {least} to {LARGEST}")
+        for epoch, point in enumerate(self.curve):
+            if not (len(point) == 2 and 0 <= point[0] <= 1 and _is_time(point[1])):
+                raise ValueError(
+                    f"curve has {point} for epoch {epoch}, which is not an accuracy in [0, 1] and the seconds it took"
+                )
         if not FINGERPRINT.fullmatch(self.backbone.fingerprint):
             raise ValueError(f"{self.backbone.fingerprint[:100]!r} is no backbone's fingerprint")
         odd = next((text for text in (str(self.backbone), self.environment) if not text.isprintable()), None)
@@ -99,3 +111,7 @@ class Trial:
         """The task's name (empty if the line has none) and the trial, from what `to_line` gave."""
         values = json.loads(line)
         return values.pop("task", ""), cls.from_dict(values)
+
+
+def _is_time(seconds: float) -> bool:
+    return math.isfinite(seconds) and seconds >= 0

@@ -2,6 +2,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -626,6 +627,35 @@ def test_any_sequence_of_changes_equals_a_plain_dictionary(steps):
         assert {t.seed: t.score for t in store.task(name).trials} == trials
         stored = next(e for e in store.embeddings("a" * 32) if e.task == name)
         np.testing.assert_array_equal(stored.fisher, embedding(seed=seed).fisher)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seconds": -5.0}, "seconds=-5.0 is not a time"),
+        ({"seconds": float("inf")}, "seconds=inf is not a time"),
+        ({"parameters": -3}, "parameters=-3 must be a whole number from 0"),
+        ({"parameters": 2.5}, "parameters=2.5 must be a whole number from 0"),
+        ({"parameters": 2**63}, "parameters=9223372036854775808 must be a whole number from 0 to 9223372036854775807"),
+        ({"num_images": 0}, "num_images=0 must be a whole number from 1"),
+        ({"seed": -1}, "seed=-1 must be"),
+        ({"seed": 2**63}, "seed=9223372036854775808 must be"),
+        ({"curve": ((0.5, 1.0), (2.0, 1.0))}, "curve has (2.0, 1.0) for epoch 1"),
+        ({"curve": ((float("nan"), 1.0),)}, "curve has (nan, 1.0) for epoch 0"),
+        ({"curve": ((0.5, -1.0),)}, "curve has (0.5, -1.0) for epoch 0"),
+        ({"environment": "\ud800"}, "is no backbone or environment"),
+        ({"backbone": BackboneId("vit\ud800")}, "is no backbone or environment"),
+    ],
+)
+def test_a_trial_that_cannot_be_is_refused(changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        dataclasses.replace(trial(), **changes)
+
+
+def test_the_largest_whole_numbers_of_a_trial_come_back():
+    largest, store = trial(seed=2**63 - 1, parameters=2**63 - 1), TaskStore()
+    store.add(embedding(), trials=[largest])
+    assert store.task("birds").trials == (largest,)
 
 
 def test_a_score_that_was_not_measured_is_none_and_comes_back(store):
