@@ -5,6 +5,7 @@ Indices: i image, c class.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,7 +67,8 @@ def _one_label(values: npt.NDArray[Any], class_names: tuple[str, ...] | None) ->
         if len(distinct) and distinct[-1] >= len(class_names):
             raise TaskError(f"label {distinct[-1]} has no name: only {len(class_names)} class names are given")
         return numbers.astype(np.int64), tuple(class_names[int(v)] for v in distinct)
-    unknown = next((str(v) for v in distinct if str(v) not in class_names), None)
+    known = set(map(spelled, class_names))
+    unknown = next((str(v) for v in distinct if spelled(str(v)) not in known), None)
     if unknown is not None:
         raise TaskError(f"label {unknown!r} is none of the class names {class_names}; leave them out, or mend either")
     return numbers.astype(np.int64), tuple(str(v) for v in distinct)
@@ -80,6 +82,26 @@ def several_labels(names: Sequence[Sequence[str]]) -> tuple[Labels, tuple[str, .
     for i, row in enumerate(names):
         labels[i, [number[name] for name in row]] = 1
     return labels, class_names
+
+
+def spelled(name: str) -> str:
+    """A class's name with composed accents (Unicode's form C): macOS writes the same name with decomposed ones."""
+    return unicodedata.normalize("NFC", name)
+
+
+def spelled_alike(labels: Labels, class_names: tuple[str, ...]) -> tuple[Labels, tuple[str, ...]]:
+    """The same labels and names, where names that only decomposed accents tell apart are one class."""
+    names = [spelled(name) for name in class_names]
+    distinct = tuple(dict.fromkeys(names))
+    if len(distinct) == len(names) or len(set(class_names)) < len(names):  # names that are the same are no spellings
+        return labels, tuple(names)
+    number = np.array([distinct.index(name) for name in names], np.int64)
+    if labels.ndim == 1:
+        return number[labels], distinct
+    found = np.zeros((len(labels), len(distinct)), np.int64)
+    for c, column in enumerate(number):
+        found[:, column] |= labels[:, c]
+    return found, distinct
 
 
 def renumbered(labels: Labels, class_names: Sequence[str], others: Sequence[str]) -> Labels:

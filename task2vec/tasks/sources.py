@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from task2vec.tasks.labels import spelled_alike
 from task2vec.tasks.preprocessing import Resize
 
 Handle = TypeVar("Handle")
@@ -78,7 +79,7 @@ class LabelledImages:
     Attributes:
         images: The images.
         labels: int64 `(N,)`, or `(N, classes)` of 0 and 1.
-        class_names: One name for each label.
+        class_names: One name for each label, with composed accents.
         source: Where the images come from, for people to read.
         name: What to call the task, unless its user says otherwise.
         skipped: Names of files that were passed over, as they are no images or in no class.
@@ -90,6 +91,12 @@ class LabelledImages:
     source: str
     name: str
     skipped: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Make one class of names that only the spelling of their accents tells apart."""
+        labels, class_names = spelled_alike(self.labels, self.class_names)
+        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "class_names", class_names)
 
 
 class OpenedPerProcess(Generic[Handle]):

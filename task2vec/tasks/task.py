@@ -44,7 +44,7 @@ class Task:
         name: What the task is called in stores and tables.
         labels: int64 `(N,)`, each in `[0, num_classes)`; or, where an image may be of several classes or none,
             int64 `(N, num_classes)` of 0 and 1.
-        class_names: One name for each label.
+        class_names: One name for each label, with composed accents, whatever the spelling in which they were given.
         images: Where the images come from.
         unreadable: Names of images that were left out because they could not be decoded.
         source: Where the images come from, for people to read.
@@ -61,6 +61,7 @@ class Task:
 
     def __post_init__(self) -> None:
         """Refuse tasks without images, labels of no class, and classes that their names do not tell apart."""
+        object.__setattr__(self, "class_names", tuple(map(label_spaces.spelled, self.class_names)))
         if not len(self.labels):
             raise TaskError(f"task {self.name!r} holds no images; put them in one folder per class")
         if len(set(self.class_names)) < len(self.class_names):
@@ -345,8 +346,21 @@ class Task:
             raise TaskError(f"share={share} must lie between 0 and 1, and seed={seed} must be a whole number from 0 on")
         held = splitting.held_out(splitting.strata(self.labels, self.num_classes), share, seed)
         if len(np.unique(self.labels[held], axis=0)) < 2:
-            raise TaskError(f"task {self.name!r} has too few images to set {share:.0%} aside; add images")
+            raise TaskError(
+                f"task {self.name!r} has too few images to set {share:.0%} aside, {self._scarce()}; add images, or "
+                "give those to choose by as a split of their own, such as a folder val/ beside train/"
+            )
         return self.select(np.setdiff1d(np.arange(len(self)), held)), self.select(held)
+
+    def _scarce(self) -> str:
+        """What keeps the task from being split: classes of a single image, or too few images with other labels."""
+        if self.multi_label:
+            return "as those set aside would all have the same labels"
+        names = [self.class_names[c] for c in np.flatnonzero(np.bincount(self.labels) == 1)]
+        if not names:
+            return "all of one class"
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return f"with a single one of {', '.join(map(repr, names[:3]))}{more}"
 
     def subsample(self, count: int | None, *, seed: int = 0) -> Task:
         """At most `count` images, taken evenly from the classes (stratified, without replacement).

@@ -1,5 +1,7 @@
 """Labels from a table."""
 
+from itertools import product
+
 import pytest
 
 from task2vec import Task, TaskError, read_splits
@@ -40,6 +42,18 @@ def test_a_split_column_makes_splits_of_one_label_space(folder):
     assert (splits.train.labels.tolist(), splits.validation.labels.tolist(), splits.test) == ([1, 0], [1], None)
     assert len(Task.from_table(folder / "t.csv")) == 2
     assert Task.from_table(folder / "t.csv", split="dev", classes_of=splits.train).labels.tolist() == [1]
+
+
+@pytest.mark.parametrize("separator", [None, "|"])
+def test_labels_are_the_same_class_however_their_accents_are_spelled(folder, separator):
+    labels = ("caf\u00e9", "cafe\u0301", "tea")
+    rows = "".join(f"{i}.png,{label},{split}\n" for i, (label, split) in enumerate(product(labels, ("train", "test"))))
+    (folder / "labels.csv").write_text("file,label,split\n" + rows)
+    write_image(folder / "0.png")
+    splits = read_splits(folder / "labels.csv", separator=separator)
+    for task in (splits.train, splits.test):
+        assert task.class_names == ("caf\u00e9", "tea")
+        assert len(task) == 3
 
 
 def test_several_labels_are_separated_by_what_is_said(folder):

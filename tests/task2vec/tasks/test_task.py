@@ -1,4 +1,5 @@
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from task2vec import Splits, Task, TaskError, UnreadableImageError, embed, load_probe
+from task2vec import Splits, Task, TaskError, UnreadableImageError, embed, load_probe, read_splits
 from task2vec.images import open_image
 from tests.conftest import random_task
 from tests.task2vec.tasks.folders import damage, make_folder, write_image, zip_of
@@ -348,6 +349,47 @@ def test_a_subsample_has_the_size_asked_for_and_every_class_in_proportion(counts
     sizes = np.bincount(part.labels, minlength=len(counts))
     assert (sizes >= 1).all()
     assert (np.abs(sizes - count * np.array(counts) / len(labels)) <= len(counts)).all()
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "scarce"),
+    [
+        ([0] * 20 + [1], "ab", "with a single one of 'b'"),
+        ([0, 1, 2, 3, 4], "abcde", "with a single one of 'a', 'b', 'c' and 2 more"),
+        ([[0, 1], [1, 0], [1, 1]], "ab", "as those set aside would all have the same labels"),
+    ],
+)
+def test_a_task_that_cannot_be_split_says_which_class_is_scarce_and_what_helps(labels, names, scarce):
+    task = Task.from_arrays(np.zeros((len(labels), 4, 4)), labels, class_names=list(names))
+    with pytest.raises(TaskError, match=rf"set 20% aside, {scarce}; add images, .* a folder val/ beside train/"):
+        task.split(0.2)
+
+
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+
+
+def test_class_folders_are_the_same_class_however_their_accents_are_spelled(tmp_path):
+    make_folder(tmp_path / "drinks" / "train", (COMPOSED, "tea"))
+    make_folder(tmp_path / "drinks" / "test", (DECOMPOSED, "tea"))
+    splits = read_splits(tmp_path / "drinks")
+    assert splits.train.class_names == splits.test.class_names == (COMPOSED, "tea")
+    make_folder(tmp_path / "mixed", (COMPOSED, DECOMPOSED, "tea"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mixed = Task.from_folder(tmp_path / "mixed")
+    assert mixed.class_names == (COMPOSED, "tea")
+    assert [mixed.class_names[label] for label in mixed.labels] == [COMPOSED] * 6 + ["tea"] * 3
+
+
+def test_names_of_classes_are_the_same_however_their_accents_are_spelled():
+    images = np.zeros((3, 4, 4))
+    for names in (None, [COMPOSED, "tea"], [DECOMPOSED, "tea"]):
+        task = Task.from_arrays(images, [COMPOSED, DECOMPOSED, "tea"], class_names=names)
+        assert task.class_names == (COMPOSED, "tea")
+        assert task.labels.tolist() == [0, 0, 1]
+    rows = Task.from_arrays(images, np.eye(3, dtype=int), class_names=[COMPOSED, "tea", DECOMPOSED])
+    assert rows.class_names == (COMPOSED, "tea")
+    assert rows.labels.tolist() == [[1, 0], [0, 1], [1, 0]]
 
 
 def test_decoding_runs_ahead_in_order():
