@@ -63,7 +63,7 @@ class Trial:
             raise ValueError(f"seconds={self.seconds} is not a time; give how many seconds the tuning took")
         for name, least in (("parameters", 0), ("seed", 0), ("num_images", 1)):
             number = getattr(self, name)
-            if not (isinstance(number, Integral) and least <= number <= LARGEST):
+            if not (isinstance(number, Integral) and least <= int(number) <= LARGEST):
                 raise ValueError(f"{name}={number} must be a whole number from {least} to {LARGEST}")
         for epoch, point in enumerate(self.curve):
             if not (len(point) == 2 and 0 <= point[0] <= 1 and _is_time(point[1])):

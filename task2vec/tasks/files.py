@@ -44,6 +44,10 @@ class Files:
         """The bytes of a file."""
         return (self.path / name).read_bytes()
 
+    def sizes(self, names: Sequence[str]) -> list[int]:
+        """The bytes that files have; 0 of one that is not there."""
+        return [_size(self.path / name) for name in names]
+
     def names(self) -> Names:
         """What there is to read."""
         return _walk(self.path)
@@ -59,6 +63,11 @@ class ZipFiles(Files):
     def read(self, name: str) -> bytes:
         """The bytes of a member."""
         return self._archive.get().read(name)
+
+    def sizes(self, names: Sequence[str]) -> list[int]:
+        """The bytes that members have; 0 of one that is not there."""
+        known = {member.filename: member.file_size for member in self._archive.get().infolist()}
+        return [known.get(name, 0) for name in names]
 
     def names(self) -> Names:
         """What there is to read; no links."""
@@ -139,6 +148,13 @@ def plugin_for(skipped: Sequence[str]) -> str | None:
     if plugin is None:
         return None
     return f"Pillow opens its {endings[plugin]} {plugin} files once {PLUGINS[plugin]} is installed and registered"
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _ending(name: str) -> str:

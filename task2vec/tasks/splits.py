@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from task2vec.errors import TaskError
+from task2vec.tasks.copies import tell_of_copies
 from task2vec.tasks.folder import read_folder_splits
 from task2vec.tasks.sources import LabelledImages
 from task2vec.tasks.split_names import TEST, TRAIN, VALIDATION
@@ -48,7 +49,8 @@ class Splits:
 def read_splits(path: str | Path, *, name: str | None = None, **columns: Any) -> Splits:
     """Read a folder, a zip or a table into all of its splits.
 
-    The classes are those of the training split. Where there are no splits, everything is for training.
+    The classes are those of the training split. Where there are no splits, everything is for training. A `TaskWarning`
+    tells of image files that lie in two splits with the same content.
 
     Args:
         path: What `Task.from_folder` or `Task.from_table` reads.
@@ -62,6 +64,7 @@ def read_splits(path: str | Path, *, name: str | None = None, **columns: Any) ->
     found = _read(Path(path), **columns)
     if TRAIN not in found:
         raise TaskError(f"{path} has no training split; it has {', '.join(i.source for i in found.values())}")
+    tell_of_copies(found)
     train = Task.of(found.pop(TRAIN), name=name)
     others = {role: Task.of(images, name=name, classes_of=train) for role, images in found.items()}
     return Splits(train, others.get(VALIDATION), others.get(TEST))

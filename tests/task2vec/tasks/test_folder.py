@@ -1,6 +1,7 @@
 """Folders as people have them: every spelling of splits, every type of image, strays and links."""
 
 import itertools
+import re
 import shutil
 import warnings
 import zipfile
@@ -12,6 +13,8 @@ from PIL import Image
 
 from task2vec import Task, TaskError, TaskWarning, read_splits
 from task2vec.images import image_extensions
+from task2vec.tasks import copies
+from task2vec.tasks.files import Files
 from task2vec.tasks.split_names import split_of
 from tests.task2vec.tasks.folders import make_folder, write_image, zip_of
 
@@ -174,6 +177,36 @@ def test_splits_that_are_links_to_what_is_read_anyway_are_refused(tmp_path, whol
             link.symlink_to(image)
     with pytest.raises(TaskError, match=r"in .*pets is one of \d+ links in splits to what is read from that folder"):
         read_splits(tmp_path / "pets")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_files_of_one_content_in_two_splits_are_told_of(tmp_path, packed):
+    root = tmp_path / "pets"
+    make_folder(root / "train", per_class=5)
+    shutil.copytree(root / "train", root / "test")
+    make_folder(root / "val")  # of other colours
+    with pytest.warns(TaskWarning) as told:
+        read_splits(zip_of(root, tmp_path / "pets.zip") if packed else root)
+    (one,) = told
+    assert re.match(r"of the images of pets(\.zip)?/test 10 are also in pets(\.zip)?/train, such as ", str(one.message))
+
+
+def test_of_many_files_that_may_be_copies_a_sample_is_read(tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 255, (120, 8, 8, 3)).astype(np.uint8)
+    for i, image in enumerate(pixels):  # of one size each, and the last twenty copies of the first
+        place = tmp_path / "spots" / ("train" if i < 60 else "test") / "ab"[i % 2] / f"{i:03}.bmp"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image if i < 100 else pixels[i - 100]).save(place)
+    read, own = [], Files.read
+    monkeypatch.setattr(Files, "read", lambda self, name: read.append(name) or own(self, name))
+    with pytest.warns(TaskWarning, match=r"test 20 are also in spots/train"):
+        read_splits(tmp_path / "spots")
+    assert len(read) == 120
+    read.clear()
+    monkeypatch.setattr(copies, "BUDGET", 60 * copies.OPENING)
+    with pytest.warns(TaskWarning, match=r"test at least \d+ are also in spots/train"):
+        read_splits(tmp_path / "spots")
+    assert len(read) == 60
 
 
 def test_splits_of_links_to_images_elsewhere_are_read(tmp_path):

@@ -1,10 +1,11 @@
 """Labels from a table."""
 
+import shutil
 from itertools import product
 
 import pytest
 
-from task2vec import Task, TaskError, read_splits
+from task2vec import Task, TaskError, TaskWarning, read_splits
 from tests.task2vec.tasks.folders import write_image, zip_of
 
 ROWS = "a.png,oak\nb.png,ash\nsub/c.png,oak\n"
@@ -12,8 +13,8 @@ ROWS = "a.png,oak\nb.png,ash\nsub/c.png,oak\n"
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ("a.png", "b.png", "sub/c.png"):
-        write_image(tmp_path / "trees" / name)
+    for i, name in enumerate(("a.png", "b.png", "sub/c.png")):
+        write_image(tmp_path / "trees" / name, (200, 10 * i, 10))
     return tmp_path / "trees"
 
 
@@ -54,6 +55,14 @@ def test_labels_are_the_same_class_however_their_accents_are_spelled(folder, sep
     for task in (splits.train, splits.test):
         assert task.class_names == ("caf\u00e9", "tea")
         assert len(task) == 3
+
+
+def test_files_of_one_content_in_two_splits_of_a_table_are_told_of(folder):
+    shutil.copy(folder / "a.png", folder / "again.png")
+    rows = "a.png,oak,train\nb.png,ash,train\nagain.png,oak,test\nsub/c.png,ash,test\nnone.png,ash,test\n"
+    (folder / "t.csv").write_text("file,label,split\n" + rows)
+    with pytest.warns(TaskWarning, match=r"of the images of t.csv/test 1 is also in t.csv/train, such as again.png, "):
+        read_splits(folder / "t.csv")
 
 
 def test_several_labels_are_separated_by_what_is_said(folder):
