@@ -63,6 +63,9 @@ from selection.results.hub import (
     from_pretrained as from_pretrained,
     push_to_hub as push_to_hub,
 )
+from selection.results.label_validation import (
+    LabelValidation as LabelValidation,
+)
 from selection.results.predictions import (
     Predictions as Predictions,
 )
