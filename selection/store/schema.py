@@ -6,7 +6,7 @@ adapters by their content. Schema 3 knows at which change an embedding was writt
 up, and who it is, so that the index of another store is not mistaken for its own. Schema 4 has trials whose test score
 was not measured, and the learning curve of each. Schema 5 knows what a task looks like to the backbones that were
 tuned on it. Schema 6 has small pictures of a task's images, where somebody asked for them. Schema 7 tells configs of
-trials apart by their digests, so that a config may be of any length.
+trials apart by their digests, so that a config may be of any length. Schema 8 keeps seeds and parameters of 64 bits.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ import uuid
 import sqlalchemy as sql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # and what is no character, which no file takes
 
 NAME_LENGTH = 200  # the most characters that the name of a task, an estimator or a backbone may have
 # What tells one trial from another: a config by its digest, since PostgreSQL's indexes take no text of any length.
 TRIAL_KEY = ("task_id", "backbone_fingerprint", "config_digest", "seed", "num_images")
+
+_LARGE = sql.BigInteger().with_variant(sql.Integer, "sqlite")  # whose integers are of 64 bits
 
 
 class Base(DeclarativeBase):
@@ -93,10 +95,10 @@ class TrialRow(Base):
     backbone_fingerprint: Mapped[str] = mapped_column(sql.String(32))
     score: Mapped[float | None]
     validation: Mapped[float]
-    parameters: Mapped[int]
+    parameters: Mapped[int] = mapped_column(_LARGE)
     seconds: Mapped[float]
-    seed: Mapped[int]
-    num_images: Mapped[int]
+    seed: Mapped[int] = mapped_column(_LARGE)
+    num_images: Mapped[int] = mapped_column(_LARGE)
     environment: Mapped[str] = mapped_column(sql.Text, server_default="")
     curve: Mapped[str] = mapped_column(sql.Text, server_default="[]")
 

@@ -652,8 +652,8 @@ def test_a_trial_that_cannot_be_is_refused(changes, message):
         dataclasses.replace(trial(), **changes)
 
 
-def test_the_largest_whole_numbers_of_a_trial_come_back():
-    largest, store = trial(seed=2**63 - 1, parameters=2**63 - 1), TaskStore()
+def test_the_largest_whole_numbers_of_a_trial_come_back(store):
+    largest = trial(seed=2**63 - 1, parameters=2**63 - 1)
     store.add(embedding(), trials=[largest])
     assert store.task("birds").trials == (largest,)
 
@@ -762,12 +762,14 @@ POSTGRES_TRIALS_6 = """
     ALTER TABLE trials DROP COLUMN config_digest;
     ALTER TABLE trials ALTER COLUMN config TYPE VARCHAR(2000);
     ALTER TABLE trials ADD UNIQUE (task_id, backbone_fingerprint, config, seed, num_images);
-    ALTER TABLE embeddings ALTER COLUMN method TYPE VARCHAR(32)
+    ALTER TABLE embeddings ALTER COLUMN method TYPE VARCHAR(32);
+    ALTER TABLE trials ALTER COLUMN seed TYPE INTEGER, ALTER COLUMN parameters TYPE INTEGER,
+                       ALTER COLUMN num_images TYPE INTEGER
 """
 
 
 def back_to_schema_6(connection):
-    """Take back what schema 7 changed; neither the key of then nor its columns may survive by chance."""
+    """Take back what schemas 7 and 8 changed; neither the key of then nor its columns may survive by chance."""
     statements = SQLITE_TRIALS_6 if connection.dialect.name == "sqlite" else POSTGRES_TRIALS_6
     for statement in statements.split(";"):
         connection.execute(sql.text(statement))
@@ -781,12 +783,17 @@ def as_database(store):
     return sql.create_engine(store.location if "://" in store.location else f"sqlite:///{store.location}")
 
 
+def _taken(kind):
+    """How many characters a column takes, and whether numbers of 64 bits."""
+    return getattr(kind, "length", None), isinstance(kind, sql.BigInteger)
+
+
 def tables_of(engine):
-    """For each table its columns, with the most characters that they take, its unique keys, indexes and parents."""
+    """For each table its columns, with what they take, its unique keys, indexes and parents."""
     found = sql.inspect(engine)
     return {
         name: (
-            {(c["name"], getattr(c["type"], "length", None), c["nullable"]) for c in found.get_columns(name)},
+            {(c["name"], _taken(c["type"]), c["nullable"]) for c in found.get_columns(name)},
             {(c["name"], *c["column_names"]) for c in found.get_unique_constraints(name)},
             {i["name"] for i in found.get_indexes(name)},
             [(k["referred_table"], k["options"]) for k in found.get_foreign_keys(name)],
@@ -813,7 +820,7 @@ def test_a_store_whose_trials_have_no_digests_yet_keeps_every_trial(store):
     assert again.verify() == []
     assert tables_of(engine) == new
     again.add_trials("birds", [dataclasses.replace(many[0], score=1.0)])  # the same trial, stored in its place
-    again.add_trials("fish", [dataclasses.replace(trial(), config=long_config())])
+    again.add_trials("fish", [dataclasses.replace(trial(), config=long_config(), seed=2**40)])
     assert again.task("birds").trials[0] == dataclasses.replace(many[0], score=1.0)
     assert len(again.task("birds").trials) == 1201
     assert again.task("fish").trials[1].config == long_config()
