@@ -132,6 +132,7 @@ def tune(
         "backbone": name,
         "validation_accuracy": tuned.fit.best.accuracy,
         "test_accuracy": None if tuned.test is None else tuned.test.accuracy,
+        **_of_several_labels(splits, tuned),
         "best_epoch": tuned.fit.best_epoch,
         "seconds": tuned.fit.seconds,
         "parameters": adapters.num_adapter_parameters(tuned.model),
@@ -146,6 +147,13 @@ def tune(
         print_recommendation(recommendation)
     facts["config"] = brief(adapters.adapter_of(tuned.model).config)
     print_facts("Tuned", facts)
+
+
+def _of_several_labels(splits: Splits, tuned: selection.Tuned) -> dict[str, float | None]:
+    """Mean average precision on the test images: accuracy counts labels there, most of which are easy to tell."""
+    if not splits.train.multi_label:
+        return {}
+    return {"test_mean_average_precision": None if tuned.test is None else tuned.test.mean_average_precision}
 
 
 def _check(training: dict[str, Any]) -> None:

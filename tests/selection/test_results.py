@@ -331,6 +331,12 @@ def labelled(folder, tmp_path_factory):
     return table, out
 
 
+def test_tuning_on_several_labels_an_image_tells_their_mean_average_precision(labelled, tmp_path):
+    arguments = ("tune", labelled[0], "--separator", ";", "--method", "bitfit", "--epochs", "1", "-o", tmp_path)
+    said = as_json(*arguments)
+    assert said["test_mean_average_precision"] == Description.read(tmp_path).test.others["mean_average_precision"]
+
+
 def test_several_labels_an_image_are_validated_as_adapters_evaluates_them(labelled, folder):
     table, out = labelled
     own, result = Description.read(out), load_result(out, compute=COMPUTE)
