@@ -59,10 +59,10 @@ def remedies_section(found: Evaluation) -> str:
     return f"""## What was tried for the goals that are missed
 
 **Regret, and the embedding's part in it.** What repeats of a trial leave to be known is in the section on noise: on
-what was tuned with two seeds the recommendation is judged beside somebody who knew the scores of one of them. What
-helped most is the embedding under the backbone that is tuned, filter by filter: that under the probe, parts of it by
-depth, and the mass of the backbone's Fisher as one more fact had been tried before on most of these same targets, so
-that its lead over them is a little flattered. More sources help as well. Other models choose no better:
+what was tuned with two seeds the recommendation is judged beside somebody who knew the scores of one of them. More
+sources help most, and help what is explained more than the choice. The embedding under the backbone that is tuned,
+filter by filter, explains more than that under the probe; which of them, or which model, chooses better is lost in the
+noise:
 
 {_choice_table(found)}
 
