@@ -21,7 +21,7 @@ from task2vec_base import write_atomically
 
 FORMAT_VERSION = 1
 FINGERPRINT = re.compile(r"[0-9a-f]{32}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # and what is no character, which no file takes
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Layer(NamedTuple):

@@ -114,8 +114,8 @@ def _embed_each(images: Path, out: Path, probe: Probe, method: str, as_json: boo
     digests, embedded = {name_of(path): _digest_of(path) for path in found}, _embedded(out)
     missing = [
         path
-        for path in found
-        if embedded.get(name_of(path)) != digests[name_of(path)] or not _is_whole(places[name_of(path)], probe, method)
+        for path, digest in zip(found, digests.values(), strict=True)
+        if not digest or embedded.get(name_of(path)) != digest or not _is_whole(places[name_of(path)], probe, method)
     ]
     typer.echo(f"{len(found) - len(missing)} of {len(found)} data sets are embedded in {out} already", err=True)
     for embedding in selection.embed_all(missing, probe, method, **settings):
@@ -170,10 +170,15 @@ def _is_whole(place: Path, probe: Probe, method: str) -> bool:
 
 
 def _digest_of(images: Path) -> str:
-    """What tells a data set from what it was before: names, sizes and times of its files, none of which is opened."""
-    names = [""] if images.is_file() else Files(images).names().files
+    """What tells a data set from what it was before: names, sizes and times of its files, none of which is opened.
+
+    Empty where they cannot be listed, which embedding it will say better.
+    """
     digest = hashlib.sha256()
-    for name in names:
-        status = (images / name).stat()
-        digest.update(repr((name, status.st_size, status.st_mtime_ns)).encode())
+    try:
+        for name in [""] if images.is_file() else Files(images).names().files:
+            status = (images / name).stat()
+            digest.update(repr((name, status.st_size, status.st_mtime_ns)).encode())
+    except OSError:
+        return ""
     return digest.hexdigest()

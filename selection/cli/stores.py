@@ -13,6 +13,7 @@ from selection.cli.output import brief, describe_embedding, print_facts, print_j
 from selection.errors import StoreError
 from selection.evidence.library import load_library
 from selection.store import ImportReport, TaskStore, export_store, import_archive, merge_stores
+from selection.store.archive import key_of
 from selection.store.engine import sqlite_file
 from selection.store.trial import Trial
 from task2vec.tasks.splits import read_task
@@ -117,8 +118,13 @@ def add(
     embedding = o.embedding_of(
         source, probe, probe_weights, split, seed, compute, separator=separator, thumbnails=thumbnails
     )
-    opened.add(embedding, name=name, trials=read, adapter=adapter, tags=tag or (), source=origin)
     called = name or embedding.task
+    other = next((own for own, _ in read if own not in ("", called, embedding.task)), None)
+    if other is not None:
+        raise StoreError(f"{trials} holds trials of {other!r}, and the task is called {called!r}; give its own trials")
+    opened.add(
+        embedding, name=name, trials=[trial for _, trial in read], adapter=adapter, tags=tag or (), source=origin
+    )
     _say(describe_embedding(embedding) | {"task": called, "trials": len(opened.task(called).trials)}, as_json)
 
 
@@ -194,11 +200,11 @@ def _report(report: ImportReport, as_json: bool) -> None:
     print_table("Store", ("", "", ""), rows)
 
 
-def _read_trials(path: Path) -> list[Trial]:
-    """The trials of one task.
+def _read_trials(path: Path) -> list[tuple[str, Trial]]:
+    """Trials, each with the name of its task; empty where the line has none.
 
     Raises:
-        StoreError: a line is no trial, two name different tasks, or two are the same trial.
+        StoreError: a line is no trial, or two are results of the same one.
     """
     found: list[tuple[str, Trial]] = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
@@ -206,10 +212,12 @@ def _read_trials(path: Path) -> list[Trial]:
             found.append(Trial.from_line(line))
         except (ValueError, TypeError) as error:
             raise StoreError(f"line {number} of {path} is not a trial ({error}); see Trial.to_dict") from error
-    names = sorted({name for name, _ in found if name})
-    if len(names) > 1:
-        raise StoreError(f"{path} holds trials of {names[0]!r} and {names[1]!r}; give a file of one task's trials")
-    return [trial for _, trial in found]
+    seen: dict[object, int] = {}
+    for number, (name, trial) in enumerate(found, 1):
+        first = seen.setdefault((name, *key_of(trial)), number)
+        if found[first - 1][1] != trial:
+            raise StoreError(f"lines {first} and {number} of {path} are two results of one trial; keep one of them")
+    return found
 
 
 def _say(facts: dict[str, object], as_json: bool) -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from itertools import product
 from pathlib import Path
@@ -84,9 +84,10 @@ class Grid:
 
     def __post_init__(self) -> None:
         """Fill in the search space where no configuration is given; refuse settings that are none."""
-        for name in ("exclude", "seeds", "configs"):
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("exclude", "seeds", "configs", "sources"):
+            values = getattr(self, name)
+            if isinstance(values, Iterable) and not isinstance(values, str):
+                object.__setattr__(self, name, tuple(values))
         if not _is_tuple_of(int, self.seeds) or any(seed < 0 for seed in self.seeds):
             raise SelectionError(f"seeds={self.seeds!r} must be a list of whole numbers from 0 on, such as [0, 1]")
         if not _is_tuple_of(str, self.exclude):
@@ -99,8 +100,7 @@ class Grid:
             raise SelectionError(f"subtasks={self.subtasks!r} must be true or false")
         if not isinstance(self.backbone, str):
             raise SelectionError(f"backbone={self.backbone!r} must be the name of a timm model")
-        pairs = self.sources if isinstance(self.sources, tuple) else (self.sources,)
-        if not all(_is_tuple_of(str, pair) and len(pair) == 2 for pair in pairs):
+        if not isinstance(self.sources, tuple) or not all(_is_tuple_of(str, p) and len(p) == 2 for p in self.sources):
             raise SelectionError(
                 f'sources={self.sources!r} must name a source for patterns of names, such as "tin_*" = "tin"'
             )

@@ -152,14 +152,14 @@ def _refuse_namesake(task: Task, store: TaskStore) -> None:
         SelectionError: it has another number of images.
     """
     store.check_classes(task.name, task.class_names)
-    for stored in store.embeddings(name=task.name):
-        # A task that was decoded before it was embedded counts without the images that cannot be read.
-        if len(task) not in (stored.num_images, stored.num_images + len(stored.unreadable)):
-            raise SelectionError(
-                f"{store.location} has a task {task.name!r} of {stored.num_images} images, and the grid's has "
-                f"{len(task)}; rename its folder, use another store, or remove the stored task first (task2vec store "
-                "remove)"
-            )
+    embeddings = store.embeddings(name=task.name)
+    # A task that was decoded before it was embedded counts without the images that cannot be read.
+    counts = [count for e in embeddings for count in (e.num_images, e.num_images + len(e.unreadable))]
+    if counts and len(task) not in counts:
+        raise SelectionError(
+            f"{store.location} has a task {task.name!r} of {counts[0]} images, and the grid's has {len(task)}; rename "
+            "its folder, use another store, or remove the stored task first (task2vec store remove)"
+        )
 
 
 def _embedding_jobs(runner: Runner, tasks: Iterable[GridTask], probe: Probe, compute: Compute) -> Iterator[Job]:

@@ -10,7 +10,6 @@ from selection.recommendation.acquisition import CHANCE
 if TYPE_CHECKING:
     from selection.recommendation.result import Evidence, Recommendation
 
-FEW = 2  # images of a class, on average, that a linear probe of them says nothing with less of
 NAMED = 3  # stored tasks that the text names
 HIDDEN = 0.05  # of accuracy, by which other features must exceed the final ones, beside chance, to be worth a word
 
@@ -43,12 +42,9 @@ def _what(found: Recommendation) -> str:
 
 def _expected(found: Recommendation) -> list[str]:
     """What the linear probe reaches and what tuning adds; accuracies only where their spread was measured."""
-    facts = found.facts
     said = [f"A linear probe of your images reaches {found.level:.0%}."]
     if found.multi_label:
         said = [f"A linear probe of your images gets {found.level:.0%} of their labels right."]
-    if facts is not None and facts.num_images < FEW * facts.num_classes:
-        said = ["So few images of each class do not say what a linear probe of them reaches."]
     if found.is_calibrated:
         chosen = found.candidate
         low, high = chosen.interval
@@ -105,8 +101,14 @@ def _placed(found: Recommendation) -> list[str]:
 def _instead(found: Recommendation) -> list[str]:
     """What else there was to choose."""
     others = [candidate for candidate in found.ranking if candidate.config != found.config]
-    if found.within is not None and found.chance is not None:
+    if found.within is not None:
         best, points = found.ranking[0], f"within {_points(100 * found.within, 'g')} of the best"
+        if found.chance is None:
+            return (
+                []
+                if best.config == found.config
+                else [f"{best.config.label} comes first in the order, and costs more."]
+            )
         if found.chance < CHANCE:
             return [f"No candidate is as likely as not {points}; this one is likeliest to be, at {found.chance:.0%}."]
         text = f"It is the cheapest that is as likely as not {points} ({found.chance:.0%})"

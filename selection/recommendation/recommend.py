@@ -36,6 +36,10 @@ CONSIDERED = 150  # tasks with trials, the nearest ones; a learned model takes t
 SEVERAL_LABELS = (
     "your images have several labels each, those of the stored trials one: trust the order, not the accuracies"
 )
+FEW = 2  # images of a class, on average, that a linear probe of them says nothing with less of
+TOO_FEW = (
+    "so few images of each class do not say what a linear probe of them reaches: trust the order, not the accuracies"
+)
 SHOWN = 5  # stored tasks that are named as evidence
 CLOSE = 0.05  # of accuracy, within which a stored task's gain agrees with what is expected, however sure that is
 
@@ -109,7 +113,7 @@ def recommend(
         raise RecommendationError("all configurations that are allowed failed; allow others")
     candidates = [table.configs[c] for c in kept]
     prediction = RECOMMENDERS[recommender](table, target, candidates)
-    note = found.note or (SEVERAL_LABELS if embedding.multi_label else "")
+    note = found.note or _note_on(embedding, facts)
     if prediction.mean.shape != (len(candidates),) or not np.isfinite(prediction.mean).all():
         raise RecommendationError(
             f"recommender {recommender!r} did not give one number for each of {len(candidates)} candidates; mend it, "
@@ -132,11 +136,11 @@ def recommend(
     else:
         costs = seconds[kept] if cost == "seconds" else table.parameters[kept].astype(np.float64)
         chosen = after.cheapest_within(costs, within)
-        chance = float(after.chances_within(within)[chosen])
+        chance = None if note else float(after.chances_within(within)[chosen])
     config = candidates[chosen]
     level = target.level if facts is None else facts.linear_probe
     near = _nearest(table, found.distances, config)
-    if not note:
+    if not found.note:
         near = tuple(e for e in near if _agrees(e, float(after.mean[chosen]) - level, float(after.std[chosen])))
     return Recommendation(
         config=config,
@@ -154,6 +158,13 @@ def recommend(
         fisher=None if facts is None else _by_block(facts, found.table),
         image_size=_image_size(found.table),
     )
+
+
+def _note_on(embedding: TaskEmbedding, facts: BackboneFacts | None) -> str:
+    """Why nobody knows how accurate the target's trials will be, whatever the evidence; empty if there is no reason."""
+    if embedding.multi_label:
+        return SEVERAL_LABELS
+    return TOO_FEW if facts is not None and facts.num_images < FEW * facts.num_classes else ""
 
 
 def _check_names(within: float | None, cost: str, recommender: str) -> None:

@@ -43,7 +43,10 @@ def refuse_among_images(folder: str | Path | None, images: str | Path) -> None:
         SelectionError: it would.
     """
     read = Path(images).resolve()
-    if folder is not None and read.is_dir() and Path(folder).resolve().is_relative_to(read):
+    if folder is None or not read.is_dir() or not Path(folder).resolve().is_relative_to(read):
+        return
+    below = Path(folder).resolve().relative_to(read)
+    if not any(part.startswith(".") for part in below.parts):  # what is hidden is not read
         raise SelectionError(
             f"{folder} lies in {images}, where the figures written there would be read as images; give another folder"
         )

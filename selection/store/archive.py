@@ -31,8 +31,8 @@ from safetensors.numpy import save as to_bytes
 from selection.errors import StoreError
 from selection.store.facts import BackboneFacts
 from selection.store.files import NAMES, digest_of
-from selection.store.rows import long_name, words_of
-from selection.store.schema import NAME_LENGTH, is_text
+from selection.store.rows import long_name, same_classes
+from selection.store.schema import NAME_LENGTH, is_text, plain
 from selection.store.store import StoredTask, TaskStore
 from selection.store.trial import Trial, config_of_version_0_1
 from task2vec import EmbeddingError, TaskEmbedding, Thumbnail
@@ -137,7 +137,6 @@ def _write_entries(store: TaskStore, archive: zipfile.ZipFile) -> None:
 
     lines, number, pictures = [], 0, 0
     for task in store.tasks():
-        words_of(task.tags, task.source)
         embeddings = store.embeddings(name=task.name)
         numbers = range(number, number + len(embeddings))
         number += len(embeddings)
@@ -148,7 +147,7 @@ def _write_entries(store: TaskStore, archive: zipfile.ZipFile) -> None:
         if digest is not None and task.adapter is not None:
             for name in NAMES:
                 put(f"adapters/{digest}/{name}", (task.adapter / name).read_bytes())
-        facts = {"name": task.name, "tags": task.tags, "source": task.source, "adapter": digest}
+        facts = {"name": task.name, "tags": [*map(plain, task.tags)], "source": plain(task.source), "adapter": digest}
         facts |= {"embeddings": list(numbers), "trials": [trial.to_dict() for trial in task.trials]}
         facts["facts"] = [found.to_dict() for found in task.facts]
         facts["thumbnails"] = []
@@ -259,7 +258,7 @@ def _add(store: TaskStore, entries: list[_Entry]) -> ImportReport:
     added, extended, conflicts = [], [], []
     for entry in entries:
         name, pictures = entry.task.name, entry.thumbnails
-        if name in store and sorted(store.task(name).classes) != sorted(entry.task.classes):
+        if name in store and not same_classes(store.task(name).classes, entry.task.classes):
             conflicts.append(f"{name!r} has other classes there; rename one of the two tasks")
             continue
         if name not in store:
@@ -283,10 +282,11 @@ def _add(store: TaskStore, entries: list[_Entry]) -> ImportReport:
         # Whatever of its own is stored again must describe the task as it is described.
         first = embeddings[0] if embeddings else _describing(own, store.embeddings(name=name))
         first = dataclasses.replace(first, thumbnails=pictures)
-        source = "" if own is not None and own.source else entry.task.source
+        source = "" if own is not None and own.source else plain(entry.task.source)
+        tags = [*map(plain, entry.task.tags)]
         known = [] if own is None else [found.backbone.fingerprint for found in own.facts]
         looks = [found for found in entry.task.facts if found.backbone.fingerprint not in known]
-        store.add(first, name=name, trials=trials, adapter=adapter, tags=entry.task.tags, source=source, facts=looks)
+        store.add(first, name=name, trials=trials, adapter=adapter, tags=tags, source=source, facts=looks)
         for embedding in embeddings[1:]:
             store.add(embedding, name=name)
     return ImportReport(tuple(added), tuple(extended), tuple(conflicts))
@@ -299,13 +299,13 @@ def _describing(task: StoredTask | None, embeddings: list[TaskEmbedding]) -> Tas
 
 def _new_trials(own: StoredTask, other: StoredTask) -> tuple[list[Trial], list[str]]:
     """The other side's trials that are new, and those that contradict."""
-    known = {_key(trial): trial for trial in own.trials}
-    new = [trial for trial in other.trials if _key(trial) not in known]
+    known = {key_of(trial): trial for trial in own.trials}
+    new = [trial for trial in other.trials if key_of(trial) not in known]
     odd = [
-        f"{own.name!r} has {trial.config.label} with seed {trial.seed} at {_shown(known[_key(trial)].score)} here and "
-        f"{_shown(trial.score)} there"
+        f"{own.name!r} has {trial.config.label} with seed {trial.seed} at {_shown(known[key_of(trial)].score)} here "
+        f"and {_shown(trial.score)} there"
         for trial in other.trials
-        if _key(trial) in known and known[_key(trial)].score != trial.score
+        if key_of(trial) in known and known[key_of(trial)].score != trial.score
     ]
     return new, odd
 
@@ -314,7 +314,8 @@ def _shown(score: float | None) -> str:
     return "no score" if score is None else f"{score:.3f}"
 
 
-def _key(trial: Trial) -> tuple[object, ...]:
+def key_of(trial: Trial) -> tuple[object, ...]:
+    """What tells a trial from the others of its task."""
     return trial.config, trial.backbone.fingerprint, trial.seed, trial.num_images
 
 

@@ -34,6 +34,7 @@ from selection.store.schema import (
 from selection.store.trial import Trial
 from task2vec import EmbeddingError, TaskEmbedding, Thumbnail
 from task2vec.embedding import embedding_from, embedding_parts
+from task2vec.tasks.labels import spelled
 from task2vec.thumbnails import check_thumbnails
 
 REVISION = "task2vec_revision"  # under which a session that writes knows the number of its change
@@ -86,10 +87,11 @@ def describe(row: TaskRow, embedding: TaskEmbedding) -> None:
 
 
 def describe_again(row: TaskRow, embedding: TaskEmbedding) -> None:
-    """The same where the embedding replaces one of the same probe and estimator; another one beside what a task has
-    may be of some of its images only.
+    """The same where the embedding takes the place of the one that the task was described by; another one beside it may
+    be of some of its images only.
     """
-    if any((e.probe, e.method) == (embedding.probe, embedding.method) for e in row.embeddings):
+    former = next((e for e in row.embeddings if (e.probe, e.method) == (embedding.probe, embedding.method)), None)
+    if former is not None and json.loads(former.facts)["num_samples"] == row.num_images:
         describe(row, embedding)
 
 
@@ -108,6 +110,11 @@ def words_of(tags: Iterable[str], source: str) -> list[str]:
     return words
 
 
+def same_classes(ones: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether two tasks tell the same classes apart; file systems may spell accents differently (`spelled`)."""
+    return sorted(map(spelled, ones)) == sorted(map(spelled, others))
+
+
 def refuse_other_classes(row: TaskRow, classes: Sequence[str]) -> None:
     """Make sure that a task of that name is the same task: its trials say nothing about other classes.
 
@@ -115,7 +122,7 @@ def refuse_other_classes(row: TaskRow, classes: Sequence[str]) -> None:
         StoreError: its classes are others.
     """
     stored = json.loads(row.classes)
-    if sorted(stored) != sorted(classes):
+    if not same_classes(stored, classes):
         raise StoreError(
             f"{row.name!r} is stored with {_listed(stored)}, and this task has {_listed(classes)}; give "
             "another name (--name), or remove the stored task first (task2vec store remove)"

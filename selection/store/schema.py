@@ -20,7 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 SCHEMA_VERSION = 8
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # and what is no character, which no file takes
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # and halves of characters, which no database takes
 
 NAME_LENGTH = 200  # the most characters that the name of a task, an estimator or a backbone may have
 # What tells one trial from another: a config by its digest, since PostgreSQL's indexes take no text of any length.
@@ -127,6 +127,11 @@ class ThumbnailRow(Base):
 def is_text(value: object, longest: int | None = None) -> bool:
     """Whether something is a text without control characters, which no name has and databases partly refuse."""
     return isinstance(value, str) and not _CONTROL.search(value) and (longest is None or len(value) <= longest)
+
+
+def plain(text: str) -> str:
+    """A text with spaces for control characters, which stores of earlier versions may hold in tags and sources."""
+    return _CONTROL.sub(" ", text)
 
 
 def new_identity() -> str:

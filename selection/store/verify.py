@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 import sqlalchemy as sql
@@ -10,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from selection.errors import StoreError
 from selection.store.files import AdapterFiles
-from selection.store.rows import to_embedding, to_facts, to_thumbnails, to_trial, words_of
+from selection.store.rows import to_embedding, to_facts, to_thumbnails, to_trial
 from selection.store.schema import EmbeddingRow, FactsRow, TaskRow, TrialRow
 
 BULK = 1000  # rows that are read at once
@@ -21,11 +20,6 @@ def problems(session: Session, files: AdapterFiles | None) -> Iterator[str]:
     if session.get_bind().dialect.name == "sqlite":
         found = session.execute(sql.text("PRAGMA integrity_check")).scalars().all()
         yield from (f"the database file is damaged: {line}" for line in found if line != "ok")
-    for name, tags, source in session.execute(sql.select(TaskRow.name, TaskRow.tags, TaskRow.source)).yield_per(BULK):
-        try:
-            words_of(json.loads(tags), source)
-        except (StoreError, ValueError) as error:
-            yield f"a tag or the source of {name!r} is damaged ({error}); remove the task and add it again"
     for row, name in session.execute(sql.select(EmbeddingRow, TaskRow.name).join(TaskRow)).yield_per(BULK):
         try:
             to_embedding(row, name)

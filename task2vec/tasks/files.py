@@ -73,7 +73,7 @@ class ZipFiles(Files):
         """What there is to read; no links."""
         members = self._archive.get().infolist()
         files = {member.filename for member in members if not member.is_dir()}  # the last of a name counts
-        inhabited = {str(folder) for name in files for folder in PurePosixPath(name).parents}
+        inhabited = {str(folder) for name in files if not _is_hidden(name) for folder in PurePosixPath(name).parents}
         folders = {member.filename.rstrip("/") for member in members if member.is_dir()}
         return Names(sorted(files), [], sorted(folders - inhabited))
 
@@ -167,6 +167,11 @@ def _is_hidden(name: str) -> bool:
     return path.name.lower() in LEFT_BEHIND or any(part.startswith((".", "__MACOSX")) for part in path.parts)
 
 
+def _is_visible(path: Path) -> bool:
+    """Whether somebody who looks into a folder finds it there, and can open it."""
+    return not _is_hidden(path.name) and path.exists()
+
+
 def _walk(root: Path) -> Names:
     """What lies in a folder.
 
@@ -191,7 +196,7 @@ def _walk(root: Path) -> Names:
         visited.add((status.st_dev, status.st_ino))
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda e: e.name)
-            if not entries and folder != root:
+            if folder != root and not any(_is_visible(folder / entry.name) for entry in entries):
                 empty.append(folder)
             for entry in entries:
                 path = folder / entry.name

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -157,7 +157,7 @@ def _read(listing: Listing, layout: Layout, role: str | None) -> LabelledImages:
     taken = set(inside)
     passed_over = [name for name in sorted(listing.images + listing.skipped) if name not in taken]
     skipped = tuple(name for name in passed_over if not name.startswith(others))
-    _tell_of_lost_photographs(skipped, listing.empty, prefix, class_names, path)
+    _tell_of_lost_photographs(sorted(set(skipped) - set(listing.links)), listing.empty, prefix, number, path)
     return LabelledImages(
         FileImages(listing.files, tuple(inside)),
         np.array([number[part[0]] for part in parts], np.int64),
@@ -169,12 +169,12 @@ def _read(listing: Listing, layout: Layout, role: str | None) -> LabelledImages:
 
 
 def _tell_of_lost_photographs(
-    skipped: Sequence[str], empty: Sequence[str], prefix: str, class_names: Sequence[str], path: Path
+    skipped: Sequence[str], empty: Sequence[str], prefix: str, class_names: Collection[str], path: Path
 ) -> None:
     """Warn of photographs that Pillow does not open, and of folders beside the class folders that give no class.
 
     Args:
-        skipped: Names of files that are passed over.
+        skipped: Names of files that are passed over, without links to what is read elsewhere.
         empty: Folders in which nothing lies.
         prefix: Of the class folders.
         class_names: Those that have images.

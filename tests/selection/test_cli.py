@@ -197,7 +197,7 @@ def test_trials_from_a_file_are_stored_and_bad_lines_are_named(saved, tmp_path):
     from tests.selection.test_store import trial
 
     run("store", "create", tmp_path / "my.db", "--empty")
-    (tmp_path / "trials.jsonl").write_text(trial(0.75).to_line("x"))
+    (tmp_path / "trials.jsonl").write_text(trial(0.75).to_line("spots"))
     run("store", "add", tmp_path / "my.db", saved, "--trials", tmp_path / "trials.jsonl")
     assert as_json("store", "show", "spots", "--store", tmp_path / "my.db")["trials"][0]["score"] == 0.75
     (tmp_path / "more.jsonl").write_text(trial(None, seed=1).to_line("x"))  # its score was not measured
@@ -206,10 +206,15 @@ def test_trials_from_a_file_are_stored_and_bad_lines_are_named(saved, tmp_path):
     shown = run("store", "show", "spots", "--store", tmp_path / "my.db").stdout
     assert "75.0%" in shown
     assert " - " in shown
-    (tmp_path / "mixed.jsonl").write_text(trial(0.75).to_line("x") + trial(0.8).to_line("y"))
-    failed = run("store", "add", tmp_path / "my.db", saved, "--trials", tmp_path / "mixed.jsonl", ok=False)
-    assert "holds trials of 'x' and 'y'" in failed.stderr
-    (tmp_path / "trials.jsonl").write_text(trial(0.75).to_line("x") + "{}\n")
+    for other, message in (
+        (trial(0.8).to_line("y"), "holds trials of 'y', and the task is called 'spots'"),
+        (trial(0.8).to_line("spots"), "lines 1 and 2 of"),
+        ("{}\n", "line 2 of"),
+    ):
+        (tmp_path / "mixed.jsonl").write_text(trial(0.75).to_line("spots") + other)
+        failed = run("store", "add", tmp_path / "my.db", saved, "--trials", tmp_path / "mixed.jsonl", ok=False)
+        assert message in failed.stderr.replace("\n", " ")
+    (tmp_path / "trials.jsonl").write_text(trial(0.75).to_line("spots") + "{}\n")
     failed = run("store", "add", tmp_path / "my.db", saved, "--trials", tmp_path / "trials.jsonl", ok=False)
     assert "line 2 of" in failed.stderr
 

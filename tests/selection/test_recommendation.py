@@ -283,6 +283,9 @@ def test_several_labels_an_image_are_ranked_by_tasks_of_one_label_and_get_no_acc
     assert "trust the order" in found.note
     assert "of their labels right" in found.explain()
     assert found.config == recommend(embedding("new", seed=50), store, "vit").config
+    cheap = recommend(target, store, "vit", within=0.5)
+    assert cheap.chance is None
+    assert "likely" not in cheap.explain()
 
 
 def test_where_all_candidates_are_expected_to_be_always_right_the_cheapest_is_within_a_point():

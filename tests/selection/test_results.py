@@ -22,6 +22,7 @@ from adapters import AdapterConfig
 from adapters.data import transform_of
 from selection import SelectionError, auto_tune, load_backbone, load_result, tune
 from selection.results.description import Description, Measured
+from selection.results.lock import refuse_among_images
 from selection.results.predictions import Predictions
 from selection.results.result import probabilities_of
 from selection.results.validation import Validation, calibration_error
@@ -107,6 +108,7 @@ def test_a_result_among_the_images_is_refused_before_it_becomes_a_class(folder, 
     failed = run("tune", folder, "--method", "linear", "-o", folder / inside, ok=False)
     assert "would be read as images" in failed.stderr.replace("\n", " ")
     assert sorted(folder.rglob("*")) == before
+    refuse_among_images(folder / ".tuned", folder)  # what is hidden is not read
 
 
 def test_a_result_says_what_it_is(tuned, folder):

@@ -22,14 +22,15 @@ Described = Callable[[Sequence[TaskFacts]], Array]
 """Tasks as rows of numbers."""
 
 USUAL_SIZE, USUAL_EPOCHS = 8, 20
+FEWEST = 8  # tasks whose mean log Fisher under a backbone is what is usual there
 WEAK_DECAY = 1e-4  # of weights; less than that changes nothing
 
 
 def task_directions(tasks: Sequence[TaskFacts]) -> Array:
     """Unit vectors `(T, T)` for tasks: of their embeddings under the backbone that will be tuned, where its Fisher was
-    measured on all of them, and otherwise under the probe.
+    measured on all of them and they are enough to tell what is usual, and otherwise under the probe.
     """
-    if all(task.has_fisher for task in tasks):
+    if len(tasks) >= FEWEST and all(task.has_fisher for task in tasks):
         return backbone_directions(tasks)
     return probe_directions(tasks)
 

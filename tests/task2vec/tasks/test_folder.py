@@ -114,6 +114,7 @@ def test_a_folder_without_images_beside_the_classes_is_told_of(tmp_path, packed)
     folder = make_folder(tmp_path / "pets" / "train").parent
     make_folder(folder / "test")
     (folder / "train" / "empty").mkdir()
+    (folder / "train" / "empty" / ".DS_Store").write_text("left behind")
     (folder / "train" / "notes").mkdir()
     (folder / "train" / "notes" / "a.txt").write_text("text")
     path = Path(shutil.make_archive(str(tmp_path / "pets"), "zip", folder)) if packed else folder
