@@ -200,7 +200,7 @@ def test_trials_from_a_file_are_stored_and_bad_lines_are_named(saved, tmp_path):
     (tmp_path / "trials.jsonl").write_text(trial(0.75).to_line("spots"))
     run("store", "add", tmp_path / "my.db", saved, "--trials", tmp_path / "trials.jsonl")
     assert as_json("store", "show", "spots", "--store", tmp_path / "my.db")["trials"][0]["score"] == 0.75
-    (tmp_path / "more.jsonl").write_text(trial(None, seed=1).to_line("x"))  # its score was not measured
+    (tmp_path / "more.jsonl").write_text(trial(None, seed=1).to_line("spots"))  # its score was not measured
     run("store", "add", tmp_path / "my.db", saved, "--trials", tmp_path / "more.jsonl")
     assert "75.0%" in run("store", "list", "--store", tmp_path / "my.db").stdout
     shown = run("store", "show", "spots", "--store", tmp_path / "my.db").stdout
