@@ -12,13 +12,13 @@ from itertools import combinations
 from typing import NamedTuple
 
 from task2vec.errors import TaskWarning
+from task2vec.images import UNREADABLE
 from task2vec.tasks.files import FileImages, Files
 from task2vec.tasks.sources import LabelledImages
 from task2vec.tasks.split_names import TEST, TRAIN, VALIDATION
 
 BUDGET = 128 * 2**20  # bytes of two splits that are read at most
 OPENING = 2**16  # bytes that opening a file counts as
-UNREADABLE = (OSError, KeyError, RuntimeError, ValueError)  # named where the image is decoded
 
 
 class SizedFiles(NamedTuple):
@@ -48,7 +48,7 @@ class SizedFiles(NamedTuple):
         for name in names:
             try:
                 yield name, hashlib.sha256(self.files.read(name)).digest()
-            except UNREADABLE:
+            except UNREADABLE:  # it is named where the image is decoded
                 continue
 
 

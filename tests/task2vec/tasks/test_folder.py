@@ -192,6 +192,23 @@ def test_files_of_one_content_in_two_splits_are_told_of(tmp_path, packed):
     assert re.match(r"of the images of pets(\.zip)?/test 10 are also in pets(\.zip)?/train, such as ", str(one.message))
 
 
+def test_a_damaged_member_among_possible_copies_is_named_where_it_is_decoded(tmp_path):
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 255, (40, 8, 8, 3)).astype(np.uint8)):
+        place = tmp_path / "spots" / ("train" if i < 20 else "val") / "ab"[i % 2] / f"{i:03}.bmp"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(place)
+    archive = zip_of(tmp_path / "spots", tmp_path / "spots.zip")
+    with zipfile.ZipFile(archive) as members:
+        member = members.getinfo("spots/train/a/000.bmp")
+    content = bytearray(archive.read_bytes())
+    content[member.header_offset + 30 + len(member.filename) + member.compress_size - 1] ^= 1
+    archive.write_bytes(content)
+    splits = read_splits(archive)
+    assert (len(splits.train), len(splits.validation)) == (20, 20)
+    (unreadable,) = splits.train.readable(workers=0).unreadable
+    assert "train/a/000.bmp" in unreadable
+
+
 def test_of_many_files_that_may_be_copies_a_sample_is_read(tmp_path, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 255, (120, 8, 8, 3)).astype(np.uint8)
     for i, image in enumerate(pixels):  # of one size each, and the last twenty copies of the first
