@@ -29,6 +29,7 @@ UNREADABLE = (
 # Formats that Pillow knows by name, but decodes not at all or only with another program's help.
 NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
 OVERSHOOT = 0.3  # of a range: bicubic resampling adds at most 0.28 of it beyond each of its ends
+FEW = 0.05  # of all pixels, those beside sharp edges: where more lie beyond a range, it is another range
 DIM = 16  # of 255: nothing is seen of a picture whose brightest pixel is darker
 PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}  # what opens others
 
@@ -64,7 +65,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         _refuse_black(int(values.max()))
         image = Image.fromarray((values >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
-        image = Image.fromarray(_stretch(np.asarray(image, dtype=np.float64)))
+        image = Image.fromarray(_stretch(np.asarray(image)))
     has_transparency = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
     if has_transparency:
         image = image.convert("RGBA")
@@ -75,15 +76,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _stretch(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """32-bit pixels have no agreed range: 0 to 1, 0 to 255 and 0 to 65535 are kept as such, others are an error.
 
-    What resampling adds beyond the ends of the first two ranges is cut off.
+    What resampling adds to floats beyond the ends of the first two ranges is cut off.
     """
     if not np.isfinite(values).all():
         raise ValueError("it has NaN or infinite pixels")
     low, high = float(values.min()), float(values.max())
-    if _is_within(low, high, 1):
-        return np.rint(255 * values.clip(0, 1)).astype(np.uint8)
-    if _is_within(low, high, 255):
-        if high < DIM:
+    if _is_within(values, 1):
+        return np.rint(255.0 * values.clip(0, 1)).astype(np.uint8)
+    if _is_within(values, 255):
+        if high < DIM and _are_floats(values):  # of 0 to 10, say
             raise ValueError(f"its pixels span {low:g} to {high:g}, which is neither 0 to 1 nor 0 to 255; rescale them")
         return values.clip(0, 255).astype(np.uint8)
     if low < 0 or high > 65535:
@@ -92,9 +93,19 @@ def _stretch(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return (values / 257).astype(np.uint8)
 
 
-def _is_within(low: float, high: float, top: float) -> bool:
-    """Whether pixels from `low` to `high` are of the range from 0 to `top`, but for what resampling adds beyond."""
-    return low >= -OVERSHOOT * high and high <= (1 + OVERSHOOT) * top
+def _is_within(values: np.ndarray[Any, Any], top: float) -> bool:
+    """Whether pixels are of the range from 0 to `top`; floats but for what resampling adds beyond to few of them."""
+    low, high = float(values.min()), float(values.max())
+    if low >= 0 and high <= top:
+        return True
+    if not _are_floats(values) or low < -OVERSHOOT * high or high > (1 + OVERSHOOT) * top:
+        return False
+    step = top / 255  # by less than which nothing is cut off, as where rounding makes a white ground 1.0000001
+    return int(np.count_nonzero((values < -step) | (values > top + step))) <= FEW * values.size
+
+
+def _are_floats(values: np.ndarray[Any, Any]) -> bool:
+    return bool(np.issubdtype(values.dtype, np.floating))
 
 
 def _refuse_black(brightest: int) -> None:
@@ -113,8 +124,8 @@ def arrays_to_uint8(images: np.ndarray[Any, Any] | torch.Tensor) -> np.ndarray[A
     """Image arrays of any layout to uint8 `(N, H, W, 3)`.
 
     Takes `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)` with C of 1, 3 or 4, as uint8 (other integers and booleans if
-    they fit) or as floats in [0, 1], from which what resampling adds beyond is cut off. Where both layouts would fit,
-    numpy arrays are read as channels last and tensors as channels first.
+    they fit) or as floats in [0, 1], from which what resampling adds beyond to few is cut off. Where both layouts
+    would fit, numpy arrays are read as channels last and tensors as channels first.
 
     Raises:
         TaskError: the shape or the values do not fit; names the first offending image.
@@ -143,17 +154,16 @@ def _to_uint8(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return array.astype(np.uint8)
     if array.dtype == bool:
         return array.astype(np.uint8) * 255
-    is_float = np.issubdtype(array.dtype, np.floating)
+    is_float = _are_floats(array)
     if not (is_float or np.issubdtype(array.dtype, np.integer)):
         raise TaskError(f"images have dtype {array.dtype}; give uint8, or floats in [0, 1]")
     flat = array.reshape(len(array), -1)
     not_finite = ~np.isfinite(flat).all(axis=1)
     if not_finite.any():
         raise TaskError(f"image {int(not_finite.argmax())} has NaN or infinite pixels; clean or drop it")
-    low, high = float(flat.min()), float(flat.max())
-    top = 1.0 if is_float else 255.0
-    if not (_is_within(low, high, top) if is_float else low >= 0 and high <= top):
+    top = 1 if is_float else 255
+    if not _is_within(flat, top):
         raise TaskError(
-            f"{array.dtype} images must lie in [0, {top:g}] and yours span [{low:g}, {high:g}]; rescale them"
+            f"{array.dtype} images must lie in [0, {top}] and yours span [{flat.min():g}, {flat.max():g}]; rescale them"
         )
     return np.rint(array.clip(0, 1) * 255).astype(np.uint8) if is_float else array.astype(np.uint8)

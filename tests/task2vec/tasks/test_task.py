@@ -171,7 +171,7 @@ def test_pixels_of_more_than_8_bits_keep_their_brightness(pixels, ending, seen, 
 
 @pytest.mark.parametrize(
     ("brightest", "dtype", "ending"),
-    [(255, np.uint16, "png"), (1023, np.uint16, "png"), (4095, np.int32, "tiff"), (400, np.float32, "tiff")],
+    [(255, np.uint16, "png"), (1023, np.uint16, "png"), (4095, np.int32, "tiff"), (300, np.float32, "tiff")],
 )
 def test_8_to_12_bits_saved_as_more_are_no_image_since_they_would_be_black(brightest, dtype, ending, tmp_path):
     Image.fromarray(np.linspace(0, brightest, 256).astype(dtype).reshape(16, 16)).save(tmp_path / f"x.{ending}")
@@ -181,8 +181,9 @@ def test_8_to_12_bits_saved_as_more_are_no_image_since_they_would_be_black(brigh
 
 @pytest.mark.parametrize("top", [1, 255])
 def test_what_resampling_adds_beyond_the_range_of_float_pixels_is_cut_off(top, tmp_path):
-    edges = np.random.default_rng(0).integers(0, 2, (20, 20)).astype(np.float32)
-    resized = Image.fromarray(edges * top).resize((50, 50), Image.Resampling.BICUBIC)
+    pixels = np.full((50, 50), 0.5, np.float32)
+    pixels[10:13, 10:13], pixels[30:33, 30:33] = 0, 1
+    resized = Image.fromarray(pixels * top).resize((125, 125), Image.Resampling.BICUBIC)
     pixels = np.asarray(resized)
     assert pixels.min() < -0.05 * top
     assert pixels.max() > 1.05 * top
@@ -194,7 +195,9 @@ def test_what_resampling_adds_beyond_the_range_of_float_pixels_is_cut_off(top, t
         np.testing.assert_array_equal(np.asarray(task[0][0])[..., 0], found)
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 10), (0, 1.4), (-0.5, 0.5), (-1, 1), (-5, 12), (-100, 200), (0, 70_000)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 10), (0, 1.4), (-0.5, 0.5), (-1, 1), (-5, 12), (-100, 200), (-0.2, 0.8), (0, 70_000)]
+)
 def test_float_pixels_of_no_known_range_are_refused_from_files_and_arrays(low, high, tmp_path):
     pixels = np.linspace(low, high, 256, dtype=np.float32).reshape(16, 16)
     Image.fromarray(pixels).save(tmp_path / "x.tiff")
@@ -202,6 +205,31 @@ def test_float_pixels_of_no_known_range_are_refused_from_files_and_arrays(low, h
         open_image((tmp_path / "x.tiff").read_bytes, "x")
     with pytest.raises(TaskError, match=r"must lie in \[0, 1\]"):
         Task.from_arrays(np.stack([pixels, pixels]), [0, 1])
+
+
+def test_a_white_ground_that_rounding_put_beyond_its_range_is_white():
+    pixels = np.full((2, 8, 8), 1.0000001, np.float32)
+    assert np.asarray(Task.from_arrays(pixels, [0, 1])[0][0]).min() == 255
+
+
+@pytest.mark.parametrize(
+    ("pixels", "seen"),
+    [([0, 1], [0, 255]), ([0, 2], [0, 2]), ([0, 15], [0, 15]), ([0, 255], [0, 255]), ([0, 65_535], [0, 255])],
+)
+def test_whole_numbers_of_32_bits_are_read_by_their_largest(pixels, seen, tmp_path):
+    Image.fromarray(np.array([pixels], np.int32)).save(tmp_path / "x.tiff")
+    assert np.asarray(open_image((tmp_path / "x.tiff").read_bytes, "x"))[0, :, 0].tolist() == seen
+
+
+@pytest.mark.parametrize("pixels", [[0, 100, 300], [-70, 0, 300], [-1, 0, 255]])
+def test_resampling_adds_nothing_to_whole_numbers_so_that_none_is_cut_off(pixels, tmp_path):
+    values = np.zeros((20, 20), np.int32)  # few are beyond
+    values[0, :3] = pixels
+    Image.fromarray(values).save(tmp_path / "x.tiff")
+    with pytest.raises(UnreadableImageError, match=r"which is black|outside of 0 to 65535"):
+        open_image((tmp_path / "x.tiff").read_bytes, "x")
+    with pytest.raises(TaskError, match=r"int32 images must lie in \[0, 255\]"):
+        Task.from_arrays(np.stack([values, values]), [0, 1])
 
 
 def test_fourteen_bits_in_sixteen_are_as_dark_as_they_are_seen(tmp_path):
