@@ -84,16 +84,20 @@ def several_labels(names: Sequence[Sequence[str]]) -> tuple[Labels, tuple[str, .
     return labels, class_names
 
 
-def spelled(name: str) -> str:
-    """A class's name with composed accents (Unicode's form C): macOS writes the same name with decomposed ones."""
-    return unicodedata.normalize("NFC", name)
+def spelled(name: object) -> str:
+    """A class's name, which may be a number, as text with composed accents (Unicode's form C).
+
+    macOS writes the same name with decomposed ones.
+    """
+    return unicodedata.normalize("NFC", str(name))
 
 
 def spelled_alike(labels: Labels, class_names: tuple[str, ...]) -> tuple[Labels, tuple[str, ...]]:
     """The same labels and names, where names that only decomposed accents tell apart are one class."""
     names = [spelled(name) for name in class_names]
     distinct = tuple(dict.fromkeys(names))
-    if len(distinct) == len(names) or len(set(class_names)) < len(names):  # names that are the same are no spellings
+    are_same = len(set(map(str, class_names))) < len(names)  # which are no spellings, and the task refuses them
+    if len(distinct) == len(names) or are_same:
         return labels, tuple(names)
     number = np.array([distinct.index(name) for name in names], np.int64)
     if labels.ndim == 1:

@@ -420,6 +420,15 @@ def test_names_of_classes_are_the_same_however_their_accents_are_spelled():
     assert rows.labels.tolist() == [[1, 0], [0, 1], [1, 0]]
 
 
+def test_names_of_classes_that_are_numbers_are_taken_as_texts():
+    images = np.zeros((3, 4, 4))
+    assert Task.from_arrays(images, [1, 0, 1], class_names=[7, 9]).class_names == ("7", "9")
+    assert Task.from_arrays(images, np.eye(3, dtype=int), class_names=[0, 1, 2]).class_names == ("0", "1", "2")
+    assert Task.from_arrays(images, ["1", "0", "1"], class_names=[0, 1]).labels.tolist() == [1, 0, 1]
+    with pytest.raises(TaskError, match="two classes of task 'arrays' are called '1'"):
+        Task.from_arrays(images, [1, 0, 1], class_names=[1, "1"])
+
+
 def test_decoding_runs_ahead_in_order():
     images = np.arange(10, dtype=np.uint8).repeat(4).reshape(-1, 2, 2)
     task = Task.from_arrays(images, np.arange(10) % 2)
