@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 from adapters import AdapterConfig, BackboneId, ConfigError
@@ -55,18 +55,23 @@ class Trial:
     curve: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse numbers that are no accuracies: NaN equals nothing, so that no store could find it again."""
+        """Refuse numbers that are no accuracies: NaN equals nothing, so that no store could find it again.
+
+        Whole numbers may come as floats or numpy's, which JSON and databases would not give back as they are.
+        """
         for name, value in (("score", self.score), ("validation", self.validation)):
-            if value is not None and not 0 <= value <= 1:
+            if value is not None and not _is_accuracy(value):
                 raise ValueError(f"{name}={value} is not an accuracy in [0, 1]; a score that was not measured is None")
         if not _is_time(self.seconds):
             raise ValueError(f"seconds={self.seconds} is not a time; give how many seconds the tuning took")
         for name, least in (("parameters", 0), ("seed", 0), ("num_images", 1)):
             number = getattr(self, name)
-            if not (isinstance(number, Integral) and least <= int(number) <= LARGEST):
+            is_whole = isinstance(number, Integral) or (isinstance(number, float) and number.is_integer())
+            if not (is_whole and least <= int(number) <= LARGEST):
                 raise ValueError(f"{name}={number} must be a whole number from {least} to {LARGEST}")
+            object.__setattr__(self, name, int(number))
         for epoch, point in enumerate(self.curve):
-            if not (len(point) == 2 and 0 <= point[0] <= 1 and _is_time(point[1])):
+            if not _is_point(point):
                 raise ValueError(
                     f"curve has {point} for epoch {epoch}, which is not an accuracy in [0, 1] and the seconds it took"
                 )
@@ -113,5 +118,18 @@ class Trial:
         return values.pop("task", ""), cls.from_dict(values)
 
 
-def _is_time(seconds: float) -> bool:
-    return math.isfinite(seconds) and seconds >= 0
+def _is_accuracy(value: object) -> bool:
+    return isinstance(value, Real) and 0 <= float(value) <= 1
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, Real) and 0 <= float(value) < math.inf
+
+
+def _is_point(value: Any) -> bool:
+    """Whether it is an epoch of a curve."""
+    try:
+        accuracy, seconds = value
+    except (TypeError, ValueError):
+        return False
+    return _is_accuracy(accuracy) and _is_time(seconds)

@@ -643,6 +643,12 @@ def test_any_sequence_of_changes_equals_a_plain_dictionary(steps):
         ({"curve": ((0.5, 1.0), (2.0, 1.0))}, "curve has (2.0, 1.0) for epoch 1"),
         ({"curve": ((float("nan"), 1.0),)}, "curve has (nan, 1.0) for epoch 0"),
         ({"curve": ((0.5, -1.0),)}, "curve has (0.5, -1.0) for epoch 0"),
+        ({"curve": (0.5,)}, "curve has 0.5 for epoch 0, which is not an accuracy in [0, 1] and the seconds it took"),
+        ({"curve": ((None, 1.0),)}, "curve has (None, 1.0) for epoch 0"),
+        ({"curve": ("ab",)}, "curve has ab for epoch 0"),
+        ({"seconds": None}, "seconds=None is not a time"),
+        ({"validation": "good"}, "validation=good is not an accuracy"),
+        ({"parameters": float("inf")}, "parameters=inf must be a whole number"),
         ({"environment": "\ud800"}, "is no backbone or environment"),
         ({"backbone": BackboneId("vit\ud800")}, "is no backbone or environment"),
     ],
@@ -650,6 +656,12 @@ def test_any_sequence_of_changes_equals_a_plain_dictionary(steps):
 def test_a_trial_that_cannot_be_is_refused(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         dataclasses.replace(trial(), **changes)
+
+
+def test_whole_numbers_of_a_trial_may_come_as_floats_or_numpys():
+    found = dataclasses.replace(trial(), parameters=2.0, seed=np.int64(3), num_images=np.float64(4))
+    assert (repr(found.parameters), repr(found.seed), repr(found.num_images)) == ("2", "3", "4")
+    assert Trial.from_line(found.to_line("birds")) == ("birds", found)
 
 
 def test_the_largest_whole_numbers_of_a_trial_come_back(store):
