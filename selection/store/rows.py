@@ -31,7 +31,7 @@ from selection.store.schema import (
     config_digest_of,
     is_text,
 )
-from selection.store.trial import Trial
+from selection.store.trial import LARGEST, Trial, is_point
 from task2vec import EmbeddingError, TaskEmbedding, Thumbnail
 from task2vec.embedding import embedding_from, embedding_parts
 from task2vec.tasks.labels import spelled
@@ -238,16 +238,26 @@ def to_thumbnails(row: TaskRow) -> tuple[Thumbnail, ...]:
 def to_trial(row: TrialRow) -> Trial:
     """The trial of a row.
 
+    Earlier versions stored times and numbers that `Trial` refuses: they are read as those nearest that can be, and
+    such curves as not kept, since the accuracies beside them are sound and the store's other trials are too.
+
     Raises:
         ValueError: it is damaged.
     """
     values = {f.name: getattr(row, f.name) for f in dataclasses.fields(Trial)}
-    curve = tuple((float(accuracy), float(seconds)) for accuracy, seconds in json.loads(row.curve))
     config = _config(row.config, row.config_digest)
     read = {"config": config, "backbone": _backbone(row.backbone, row.backbone_fingerprint)}
     try:
-        return Trial(**values | read | {"curve": curve})
-    except TypeError as error:
+        curve = tuple((float(accuracy), float(seconds)) for accuracy, seconds in json.loads(row.curve))
+        mended = {
+            "parameters": max(int(row.parameters), 0),
+            "seconds": max(row.seconds, 0.0),
+            "seed": int(row.seed) % (LARGEST + 1),  # so that those that differed still do
+            "num_images": max(int(row.num_images), 1),
+            "curve": curve if all(map(is_point, curve)) else (),
+        }
+        return Trial(**values | read | mended)
+    except (TypeError, OverflowError) as error:
         raise ValueError(f"not a trial: {error}") from error
 
 

@@ -71,7 +71,7 @@ class Trial:
                 raise ValueError(f"{name}={number} must be a whole number from {least} to {LARGEST}")
             object.__setattr__(self, name, int(number))
         for epoch, point in enumerate(self.curve):
-            if not _is_point(point):
+            if not is_point(point):
                 raise ValueError(
                     f"curve has {point} for epoch {epoch}, which is not an accuracy in [0, 1] and the seconds it took"
                 )
@@ -126,7 +126,7 @@ def _is_time(value: object) -> bool:
     return isinstance(value, Real) and 0 <= float(value) < math.inf
 
 
-def _is_point(value: Any) -> bool:
+def is_point(value: Any) -> bool:
     """Whether it is an epoch of a curve."""
     try:
         accuracy, seconds = value

@@ -445,6 +445,54 @@ def test_verify_finds_flipped_bytes_in_embeddings_adapters_and_trials(tmp_path):
         list(store.tasks())
 
 
+@pytest.mark.parametrize(
+    ("column", "stored", "read"),
+    [
+        ("num_images", 0, 1),
+        ("seconds", -1.5, 0.0),
+        ("seed", -1, 2**63 - 1),
+        ("parameters", -3, 0),
+        ("parameters", 2.5, 2),
+        ("curve", "[[NaN, 1.0]]", ()),
+        ("curve", "[[0.5, 1.0], [0.5, -1.0]]", ()),
+    ],
+)
+def test_a_trial_that_earlier_versions_stored_and_cannot_be_does_not_lose_the_others(tmp_path, column, stored, read):
+    store, expected = TaskStore(tmp_path / "tasks.db"), dataclasses.replace(trial(), **{column: read})
+    store.add(embedding("birds"), trials=[trial(), trial(seed=1)])
+    with contextlib.closing(sqlite3.connect(tmp_path / "tasks.db")) as database:
+        database.execute(f"update trials set {column} = ? where seed = 0", (stored,))
+        database.commit()
+    assert store.verify() == []
+    assert store.task("birds").trials == (expected, trial(seed=1))
+    imported, merged = TaskStore(), TaskStore()
+    export_store(store, tmp_path / "all.zip")
+    import_archive(imported, tmp_path / "all.zip")
+    merge_stores(merged, store)
+    assert imported.task("birds").trials == merged.task("birds").trials == (expected, trial(seed=1))
+
+
+@pytest.mark.parametrize(
+    ("column", "stored"),
+    [
+        ("score", 1.5),
+        ("validation", -0.5),
+        ("curve", "[[0.5]]"),
+        ("curve", "[0.5]"),
+        ("seconds", "soon"),
+        ("parameters", float("inf")),
+    ],
+)
+def test_verify_finds_trials_that_cannot_be_mended(tmp_path, column, stored):
+    store = TaskStore(tmp_path / "tasks.db")
+    store.add(embedding("birds"), trials=[trial()])
+    with contextlib.closing(sqlite3.connect(tmp_path / "tasks.db")) as database:
+        database.execute(f"update trials set {column} = ?", (stored,))
+        database.commit()
+    (problem,) = store.verify()
+    assert problem.startswith("trial 1 of 'birds' is damaged (")
+
+
 def test_verify_finds_damaged_facts(tmp_path):
     store = TaskStore(tmp_path / "tasks.db")
     name = BackboneId("vit", "", "f" * 32)
