@@ -69,8 +69,8 @@ class LabelValidation:
         return shares(self.right, self.named)
 
     def __str__(self) -> str:
-        mean = self.metrics.mean_average_precision
-        return f"Accuracy: {self.measured}. Mean average precision: {0.0 if mean is None else mean:.1%}."
+        mean = self.metrics.mean_average_precision if self.images.any() else None  # no class has a precision to average
+        return f"Accuracy: {self.measured}. Mean average precision: {'-' if mean is None else f'{mean:.1%}'}."
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -22,6 +22,7 @@ from adapters import AdapterConfig
 from adapters.data import transform_of
 from selection import SelectionError, auto_tune, load_backbone, load_result, tune
 from selection.results.description import Description, Measured
+from selection.results.label_validation import LabelValidation
 from selection.results.lock import refuse_among_images
 from selection.results.predictions import Predictions
 from selection.results.result import probabilities_of
@@ -359,6 +360,14 @@ def test_several_labels_an_image_are_validated_as_adapters_evaluates_them(labell
         ((table, "--separator", ";", "--plot", "x.png"), "has no confusions to draw"),
     ):
         assert message in run("validate", out, *asked, ok=False).stderr
+
+
+def test_without_any_label_the_mean_average_precision_is_a_dash():
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.3]], np.float32)
+    found = LabelValidation.of(probabilities, np.zeros((2, 2), np.int64), ("a", "b"))
+    assert str(found) == "Accuracy: 75.0% of all labels of 2 images. Mean average precision: -."
+    found = LabelValidation.of(probabilities, np.array([[1, 0], [0, 0]]), ("a", "b"))
+    assert str(found) == "Accuracy: 100.0% of all labels of 2 images. Mean average precision: 100.0%."
 
 
 def test_a_model_of_one_label_an_image_is_not_measured_on_several(tuned, labelled):
