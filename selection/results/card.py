@@ -14,6 +14,8 @@ SHOWN = 5  # rows of the ranking
 CLASSES_SHOWN = 50
 MEAN_AVERAGE_PRECISION = "mean_average_precision"  # among the others of what was measured on several labels an image
 BAR = 20  # characters of the longest one
+COMPLETE = ("timm", "task2vec", "adapters", "selection")  # packages whose import registers all their backbones
+SCRIPT = "__main__"  # what Python calls the module of a script or a notebook, which nobody can import
 
 
 def card(description: Description, *, merged: bool) -> str:
@@ -120,16 +122,18 @@ def _row(what: str, measured: Measured | None, *, is_fair: bool = True) -> str:
 
 def _use(own: Description, merged: bool) -> str:
     size = "".join(f", {name}={value}" for name, value in own.model_arguments.items())
-    package = _registered_by(own.backbone) if merged else "timm"
-    how, more = " alone", ""
-    if package != "timm":
-        how, more = f", once {package} has made the backbone known to it", f", {package}"
+    module = _registered_by(own.backbone) if merged else "timm"
+    first, how, more = "", " alone", ""
+    if module == SCRIPT:
+        how, first = ", once the code that registers the backbone has run", "# run what registers the backbone first\n"
+    elif module != "timm":
+        how, more = f", once {module} has made the backbone known to it", f", {module}"
     plain = f"""
 
 The merged weights load with timm{how}:
 
 ```python
-import json, timm{more}
+{first}import json, timm{more}
 from safetensors.torch import load_file
 
 about = json.load(open("result.json"))
@@ -147,8 +151,10 @@ print(result.predict(["image.jpg"]).classes)
 
 
 def _registered_by(backbone: str) -> str:
-    """The package whose import makes a backbone one of timm's models."""
-    return timm.model_entrypoint(backbone.split(".")[0]).__module__.split(".")[0]
+    """The module whose import makes a backbone one of timm's models; of some packages, their own import does."""
+    module = timm.model_entrypoint(backbone.split(".")[0]).__module__
+    package = module.split(".")[0]
+    return package if package in COMPLETE else module
 
 
 def _why(own: Description) -> str:

@@ -21,6 +21,7 @@ import adapters
 from adapters import AdapterConfig
 from adapters.data import transform_of
 from selection import SelectionError, auto_tune, load_backbone, load_result, tune
+from selection.results.card import card
 from selection.results.description import Description, Measured
 from selection.results.label_validation import LabelValidation
 from selection.results.lock import refuse_among_images
@@ -496,6 +497,28 @@ print(json.dumps(model.eval()(image).softmax(dim=1)[0].tolist()))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(json.loads(done.stdout), result.predict(image).probabilities[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("module", "imports", "how"),
+    [
+        ("timm.models.resnet", "import json, timm\n", "load with timm alone"),
+        ("adapters.backbones.vit", "import json, timm, adapters\n", "once adapters has made the backbone known to it"),
+        ("pkg.nets", "import json, timm, pkg.nets\n", "once pkg.nets has made the backbone known to it"),
+        ("__main__", "# run what registers the backbone first\nimport json, timm\n", "once the code that registers"),
+    ],
+)
+def test_the_card_imports_the_module_that_registers_a_backbone(module, imports, how, monkeypatch):
+    def entry():
+        pass
+
+    entry.__module__ = module
+    monkeypatch.setattr("timm.model_entrypoint", lambda _: entry)
+    config, preprocessing, images = {"method": "lora"}, {"input_size": (3, 32, 32)}, {"train": 8}
+    own = Description("spots", ("a", "b"), False, NAME, "", config, preprocessing, images, None, None, 10, 1.0)
+    said = card(own, merged=True)
+    assert f"```python\n{imports}from safetensors" in said
+    assert how in said
 
 
 def test_the_doctor_says_what_is_there():
