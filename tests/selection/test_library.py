@@ -54,7 +54,7 @@ def test_sixty_tasks_have_twenty_configurations_and_a_source(library):
 
 def test_the_library_is_small_and_holds_numbers_only():
     files = [path for path in HERE.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert sum(path.stat().st_size for path in files) < 5e6
+    assert sum(path.stat().st_size for path in files) < 8e6
     assert {path.suffix for path in files} <= {".py", ".json", ".jsonl", ".csv", ".md", ".safetensors"}
 
 
