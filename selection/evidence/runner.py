@@ -216,8 +216,7 @@ def _trial(
 def _missing(grid: Grid, store: TaskStore, task: GridTask, seed: int) -> list[AdapterConfig]:
     """What is left to run on a stored task."""
     wanted = BackboneId.of_name(grid.backbone)
-    own = [t for t in store.task(task.train.name).trials if t.backbone.is_same(wanted) and t.seed == seed]
-    done = {trial.config for trial in own}
+    done = {t.config for t in store.task(task.train.name).trials if t.backbone.is_same(wanted) and t.seed == seed}
     return [config for config in grid.configs if config not in done]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from selection.recommendation.acquisition import CHANCE
 
 if TYPE_CHECKING:
-    from selection.recommendation.result import Evidence, Recommendation
+    from selection.recommendation.result import Candidate, Evidence, Recommendation
 
 NAMED = 3  # stored tasks that the text names
 HIDDEN = 0.05  # of accuracy, by which other features must exceed the final ones, beside chance, to be worth a word
@@ -102,26 +102,24 @@ def _instead(found: Recommendation) -> list[str]:
     """What else there was to choose."""
     others = [candidate for candidate in found.ranking if candidate.config != found.config]
     if found.within is not None:
-        best, points = found.ranking[0], f"within {_points(100 * found.within, 'g')} of the best"
-        if found.chance is None:
-            return (
-                []
-                if best.config == found.config
-                else [f"{best.config.label} comes first in the order, and costs more."]
-            )
-        if found.chance < CHANCE:
-            return [f"No candidate is as likely as not {points}; this one is likeliest to be, at {found.chance:.0%}."]
-        text = f"It is the cheapest that is as likely as not {points} ({found.chance:.0%})"
-        instead = (
-            "" if best.config == found.config else f"; {best.config.label} ({best.seconds:.0f} s) is expected best"
-        )
-        return [f"{text}{instead}."]
+        return _cheapest(found, found.ranking[0], f"within {_points(100 * found.within, 'g')} of the best")
     if not others:
         return []
     text = f"Next best of {len(found.ranking)} candidates is {others[0].config.label}"
     if found.is_calibrated:
         text += f", {100 * abs(found.candidate.accuracy - others[0].accuracy):.1f} points away"
     return [text + "."]
+
+
+def _cheapest(found: Recommendation, best: Candidate, points: str) -> list[str]:
+    """How likely the cheapest is to be good enough, and what is expected best where that is another one."""
+    is_best = best.config == found.config
+    if found.chance is None:
+        return [] if is_best else [f"{best.config.label} comes first in the order, and costs more."]
+    if found.chance < CHANCE:
+        return [f"No candidate is as likely as not {points}; this one is likeliest to be, at {found.chance:.0%}."]
+    instead = "" if is_best else f"; {best.config.label} ({best.seconds:.0f} s) is expected best"
+    return [f"It is the cheapest that is as likely as not {points} ({found.chance:.0%}){instead}."]
 
 
 def _evidence(found: Recommendation) -> str:

@@ -82,7 +82,7 @@ class Recommendation:
         warm_start: A tuned adapter of the same configuration to start from, where that is expected to help.
         note: What to know about where the evidence comes from; empty if nothing.
         within: How far below the best expectation `config` was allowed to be; None if it had to be the best.
-        chance: That it is within that much of the best, in [0, 1]; None without `within`.
+        chance: That it is within that much of the best, in [0, 1]; None without `within` or accuracies.
         timed_here: Whether expected seconds are those of this machine, where a few steps were measured.
         facts: What the target looks like to the backbone; None if nobody looked.
         fisher: Where the backbone's Fisher on the target lies, beside that on the stored tasks; None if it was not

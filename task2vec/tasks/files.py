@@ -26,7 +26,7 @@ class Names(NamedTuple):
     Attributes:
         files: The names of all files, relative to it.
         links: Links that are passed over as what they lead to is among the files.
-        empty: Folders in which nothing lies.
+        empty: Folders in which nothing visible lies.
     """
 
     files: list[str]
@@ -100,7 +100,7 @@ class Listing:
         images: Names of the image files, sorted.
         skipped: Names of the other files, and of `links`; hidden ones left out.
         links: Names of links to what is read anyway.
-        empty: Names of folders in which nothing lies.
+        empty: Names of folders in which nothing visible lies.
     """
 
     files: Files
