@@ -124,9 +124,10 @@ def missing(datasets: Path, seed: int, out: Path) -> Iterator[Job]:
     """What is not in `out` yet, wave by wave."""
     lines = [Trial.from_line(line) for line in out.read_text().splitlines()] if out.exists() else []
     done = {(name, trial.seed, trial.config) for name, trial in lines}
+    tasks = by_turns(ground(datasets))
     for images, wave in WAVES:
         configs = [AdapterConfig.from_dict(settings) for settings in wave]
-        for task in by_turns(ground(datasets)):
+        for task in tasks:
             if images == 100 and task.num_classes > MOST_CLASSES_OF_100:
                 continue
             left = tuple(c for c in configs if (f"{task.name}@{images}", seed, c) not in done)

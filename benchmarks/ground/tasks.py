@@ -8,6 +8,7 @@ independent.
 from __future__ import annotations
 
 import dataclasses
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ class GroundTask:
         """Which labels of the collection; empty for its own classes."""
         return self.name.partition(": ")[2]
 
-    @property
+    @cached_property
     def num_classes(self) -> int:
         """How many classes it has."""
         if self.base in IMAGE_SETS:

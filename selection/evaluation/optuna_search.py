@@ -24,7 +24,7 @@ def tpe_with_hyperband(order: Sequence[int] = (), seed: int = 0) -> Search:
 
     Args:
         order: Configurations that are enqueued first, such as the best by a recommendation.
-        seed: Of the sampler.
+        seed: Of the sampler, and of the pruner's brackets.
     """
 
     def search(replay: Replay) -> int | None:
@@ -60,6 +60,7 @@ def tpe_with_hyperband(order: Sequence[int] = (), seed: int = 0) -> Search:
 
         with _quiet(optuna):
             study = optuna.create_study(
+                study_name=f"seed {seed}",  # Hyperband draws a trial's bracket from it
                 direction="maximize",
                 sampler=optuna.samplers.TPESampler(seed=seed),
                 pruner=optuna.pruners.HyperbandPruner(min_resource=2, max_resource=STEPS, reduction_factor=3),

@@ -96,10 +96,8 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(
-    ("family", "method"),
-    [("ViT", "lora"), pytest.param("ResNet, basic", "residual_serial", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "method"), [("ViT", "lora"), ("ResNet, basic", "residual_serial")])
 def test_two_processes_of_accelerate_train_the_same_weights_as_one(family, method, tmp_path):
     pytest.importorskip("accelerate", reason="pip install accelerate")
     script = tmp_path / "train.py"

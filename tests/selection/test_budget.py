@@ -178,6 +178,7 @@ def test_tries_at_the_same_time_are_other_configurations_and_each_is_what_it_wou
     assert sorted(path.name for path in tmp_path.glob("try-*")) == ["try-1", "try-2", "try-3"]
 
 
+@pytest.mark.slow
 def test_a_try_that_fails_leaves_a_log_and_the_best_of_the_others_is_kept(cluster, task, store, tmp_path, monkeypatch):
     monkeypatch.setattr(workplace, "packed_attempt", fail_on_first)
     found = auto_tune(task, NAME, store, tries=3, compute=HERE, cluster=cluster, out=tmp_path, progress=False)

@@ -222,6 +222,13 @@ def test_with_time_enough_every_search_finds_the_best(search):
     assert search(Replay(target, budget=1e9)) == 7
 
 
+def test_a_seed_of_optuna_tries_the_same_again():
+    target = target_of(SCORES)
+    replays = [Replay(target, budget=3 * EPOCHS * EPOCH_SECONDS) for _ in range(2)]
+    assert len({tpe_with_hyperband(seed=3)(replay) for replay in replays}) == 1
+    assert replays[0].epochs == replays[1].epochs
+
+
 def test_halving_finds_the_best_of_curves_that_keep_their_order_with_less_than_whole_trainings():
     target = target_of(SCORES)
     whole = EPOCHS * EPOCH_SECONDS

@@ -77,6 +77,7 @@ def test_a_grid_tries_it_and_keeps_it_as_one_configuration_of_all_tasks(folder):
     assert store.task("spots").trials == trials  # with their seconds: nothing was trained again
 
 
+@pytest.mark.slow
 def test_methods_that_choose_single_weights_are_tried_in_a_grid_as_tuning_tries_them(folder, tmp_path):
     """What they choose by is measured on the images that are learned from."""
     configs = tuple(AdapterConfig(method, epochs=1) for method in ("gps", "fish"))

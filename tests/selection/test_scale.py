@@ -178,6 +178,7 @@ def trials_of(store):
     return {task.name: task.trials for task in store.tasks()}
 
 
+@pytest.mark.slow
 def test_a_grid_on_a_cluster_stores_what_one_process_stores(cluster, folder, tmp_path):
     grid = Grid(folder, (QUICK, SLOWER), seeds=(0, 1), images=24)
     here, there = TaskStore(tmp_path / "here.db"), TaskStore(tmp_path / "there.db")

@@ -557,7 +557,7 @@ for i in range(int(sys.argv[4])):
 def test_processes_that_write_at_once_lose_nothing(store, tmp_path):
     if store.location == "memory":
         pytest.skip("a store in memory belongs to one process")
-    files, count, each = str(tmp_path / "files"), 3, 15
+    files, count, each = str(tmp_path / "files"), 2, 15
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, store.location, files, str(n), str(each)], cwd=Path.cwd())
         for n in range(count)

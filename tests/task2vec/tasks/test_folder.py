@@ -273,6 +273,7 @@ def test_a_picture_in_a_zip_that_is_a_folder_of_splits_is_the_one_of_the_folder(
     assert isinstance(one[0][0], Image.Image)
 
 
+@pytest.mark.slow
 def test_real_datasets_are_read_with_all_their_splits(datasets):
     for path in sorted(datasets.glob("*.zip")):
         splits = read_splits(path)
