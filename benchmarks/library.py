@@ -5,7 +5,7 @@ python benchmarks/library.py ship evidence.db             embeddings, trials and
 python benchmarks/library.py add TRIALS FACTS EMBEDDINGS PACES  the tasks of benchmarks/evidence.py beside what is there
 python benchmarks/library.py learn                        settings of the learned recommender
 python benchmarks/library.py embed benchmarks/grid_1000.toml    every shipped task again, where embedding changed
-python benchmarks/library.py measure benchmarks/grid_1000.toml  mean features, and what a recommendation costs
+python benchmarks/library.py features benchmarks/grid_1000.toml  mean features of every shipped task
 python benchmarks/library.py starts STARTS                starts from experts
 python benchmarks/library.py docs                         docs/library.md from what is shipped
 """
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
@@ -35,7 +34,6 @@ from adapters import DEFAULT_BACKBONE, AdapterConfig
 from selection import BackboneFacts, Grid, TaskFilter, Trial
 from selection.evaluation.protocol import ENOUGH
 from selection.evidence.library import (
-    COSTS,
     EMBEDDINGS,
     FACTS,
     MEAN_FEATURES,
@@ -151,26 +149,18 @@ def embed(grid: Annotated[Path, typer.Argument(help="a grid file with the folder
 
 
 @app.command()
-def measure(grid: Annotated[Path, typer.Argument(help="a grid file with the folder of the tasks")]) -> None:
-    """Mean features of every shipped task; seconds of embedding and recommending for the whole ones, on one core."""
+def features(grid: Annotated[Path, typer.Argument(help="a grid file with the folder of the tasks")]) -> None:
+    """The mean of the probe's features over the images of every shipped task."""
     torch.set_num_threads(1)
     library, probe, found = selection.load_library(), task2vec.load_probe(), Grid.from_file(grid)
-    features: dict[str, np.ndarray] = {}
-    COSTS.write_text("")
+    means: dict[str, np.ndarray] = {}
     for images in (100, None):
         for task in Grid(found.folder, found.configs, found.exclude, images, subtasks=True).tasks():
             if task.train.name not in library:
                 continue
             inputs = ProbeInputs(task.train, probe, from_layer=None, batch_size=64, report=silent)
-            features[task.train.name] = inputs.features.mean(axis=0).astype(np.float32)
-            if "." not in task.train.name:
-                start = time.perf_counter()
-                embedding = task2vec.embed(task.train, probe)
-                selection.recommend(embedding, library)
-                seconds = time.perf_counter() - start
-                with COSTS.open("a") as file:
-                    file.write(json.dumps({"task": task.train.name, "seconds": seconds}) + "\n")
-    save_file(features, MEAN_FEATURES)
+            means[task.train.name] = inputs.features.mean(axis=0).astype(np.float32)
+    save_file(means, MEAN_FEATURES)
 
 
 @app.command()
@@ -289,7 +279,7 @@ What recommendations from these trials are worth is measured in [evaluation](eva
 | both in the library | `python benchmarks/library.py add TRIALS FACTS FOLDER PACES` |
 | trials on the bundled backbone | `task2vec trials run` with `benchmarks/grid_1000.toml` and `grid_100.toml` |
 | embeddings, sources | `python benchmarks/library.py ship STORE` |
-| mean features, costs | `python benchmarks/library.py measure GRID` |
+| mean features | `python benchmarks/library.py features GRID` |
 | experts, starts from them | `python benchmarks/experts.py`, then `library.py starts` |
 | published results for ViT-B/16 | `selection/evidence/library/published/`, with their sources |
 | this page | `python benchmarks/library.py docs` |

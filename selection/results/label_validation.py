@@ -27,7 +27,7 @@ class LabelValidation:
         named: int64 `(C,)`: how many were said to be.
         right: int64 `(C,)`: how many were rightly said to be.
         num_images: How many images there were.
-        metrics: Over all labels.
+        metrics: Over all labels; without a mean average precision where no image is of any class.
         unreadable: What was left out, a sentence each.
     """
 
@@ -50,6 +50,8 @@ class LabelValidation:
         """From probabilities `(N, C)` and labels `(N, C)` of 0 and 1."""
         said = (probabilities > 0.5).astype(np.int64)
         metrics = metrics_of(torch.from_numpy(probabilities - 0.5), torch.from_numpy(labels))
+        if not labels.any():  # no class has a precision to average
+            metrics = dataclasses.replace(metrics, mean_average_precision=None)
         counts = labels.sum(axis=0), said.sum(axis=0), (labels * said).sum(axis=0)
         return cls(class_names, *counts, len(labels), metrics, unreadable)
 
@@ -69,7 +71,7 @@ class LabelValidation:
         return shares(self.right, self.named)
 
     def __str__(self) -> str:
-        mean = self.metrics.mean_average_precision if self.images.any() else None  # no class has a precision to average
+        mean = self.metrics.mean_average_precision
         return f"Accuracy: {self.measured}. Mean average precision: {'-' if mean is None else f'{mean:.1%}'}."
 
     def to_dict(self) -> dict[str, Any]:

@@ -368,14 +368,14 @@ class Task:
         Raises:
             TaskError: that is fewer than one of each class.
         """
-        if count is not None and count < 1:
+        if count is not None and (count < 1 or count != int(count)):
             raise TaskError(f"{count} images cannot be drawn from {self.name!r}; take 1 or more, or None for all")
         if count is None or count >= len(self):
             return self
         parts = [part for part in splitting.strata(self.labels, self.num_classes) if len(part)]
         if count < len(parts):
             raise TaskError(f"{count} images cannot show the {len(parts)} classes of {self.name!r}; take more")
-        return self.select(splitting.spread_evenly(parts, count, seed))
+        return self.select(splitting.spread_evenly(parts, int(count), seed))
 
     def stages(self, transform: Transform) -> tuple[Callable[[int], Image.Image], Transform]:
         """A network's preprocessing in two stages, both picklable, of which the first makes use of what is kept.

@@ -367,6 +367,7 @@ def test_without_any_label_the_mean_average_precision_is_a_dash():
     probabilities = np.array([[0.9, 0.1], [0.2, 0.3]], np.float32)
     found = LabelValidation.of(probabilities, np.zeros((2, 2), np.int64), ("a", "b"))
     assert str(found) == "Accuracy: 75.0% of all labels of 2 images. Mean average precision: -."
+    assert found.to_dict()["mean_average_precision"] is None
     found = LabelValidation.of(probabilities, np.array([[1, 0], [0, 0]]), ("a", "b"))
     assert str(found) == "Accuracy: 100.0% of all labels of 2 images. Mean average precision: 100.0%."
 

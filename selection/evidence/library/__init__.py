@@ -27,7 +27,7 @@ FACTS = HERE / "facts.jsonl"
 CALLED = "the shipped library"
 SIZE_TAGS = ("100 images", "500 images")  # of tasks that were not taken whole
 MEAN_FEATURES = HERE / "mean_features.safetensors"
-WARM_STARTS, COSTS = HERE / "warm_starts.jsonl", HERE / "costs.jsonl"
+WARM_STARTS = HERE / "warm_starts.jsonl"
 
 
 def load_library(location: str | Path | None = None) -> TaskStore:
@@ -53,11 +53,6 @@ def mean_features() -> dict[str, npt.NDArray[np.float32]]:
 def library_warm_starts() -> list[dict[str, Any]]:
     """Test accuracies of tuning from an expert and from scratch."""
     return _lines(WARM_STARTS)
-
-
-def library_costs() -> list[dict[str, Any]]:
-    """Seconds that embedding a task and recommending for it took."""
-    return _lines(COSTS)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
