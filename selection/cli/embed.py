@@ -14,7 +14,7 @@ import task2vec
 from selection.cli import options as o
 from selection.cli.output import describe_embedding, print_facts, print_json, print_unreadable, short
 from selection.errors import SelectionError
-from selection.evidence.embedding import name_of
+from selection.evidence.collection import data_sets_in
 from selection.jobs.failures import LOGS
 from task2vec import DEFAULT_METHOD, Probe, Task2VecError, TaskEmbedding
 from task2vec.tasks.files import Files
@@ -101,21 +101,15 @@ def _embed_each(images: Path, out: Path, probe: Probe, method: str, as_json: boo
         SelectionError: there are no data sets, two would be saved under one name, the folder holds embeddings made
             otherwise, or some failed.
     """
-    found = sorted(p for p in images.iterdir() if (p.is_dir() or p.suffix == ".zip") and not p.name.startswith("."))
-    if not found:
-        raise SelectionError(f"{images} holds no data sets; give a folder of folders or zips, or leave --each out")
-    names = [name_of(path) for path in found]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise SelectionError(f"two data sets of {images} are called {twice}; rename one")
-    places = {name: out / f"{name}.safetensors" for name in names}
+    found = data_sets_in(images)
+    places = {name: out / f"{name}.safetensors" for name in found}
     out.mkdir(parents=True, exist_ok=True)
     _same_settings(out, {"probe": probe.fingerprint, "method": method} | {n: settings[n] for n in MATTER})
-    digests, embedded = {name_of(path): _digest_of(path) for path in found}, _embedded(out)
+    digests, embedded = {name: _digest_of(path) for name, path in found.items()}, _embedded(out)
     missing = [
         path
-        for path, digest in zip(found, digests.values(), strict=True)
-        if not digest or embedded.get(name_of(path)) != digest or not _is_whole(places[name_of(path)], probe, method)
+        for name, path in found.items()
+        if not digests[name] or embedded.get(name) != digests[name] or not _is_whole(places[name], probe, method)
     ]
     typer.echo(f"{len(found) - len(missing)} of {len(found)} data sets are embedded in {out} already", err=True)
     for embedding in selection.embed_all(missing, probe, method, **settings):

@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from selection.evidence.collection import name_of
 from selection.jobs import Cluster, Failure, Failures, Job, Runner, itself, running_on
 from selection.jobs.failures import LOGS
 from task2vec import Compute, Probe, Task, TaskEmbedding, load_probe
@@ -67,11 +68,6 @@ def embed_all(
             report("Embedding data sets", done, len(given))
             yield embedding
     failures.raise_any()
-
-
-def name_of(folder: Path) -> str:
-    """What the task of a folder or zip is called."""
-    return folder.stem if folder.suffix == ".zip" else folder.name
 
 
 def _jobs(

@@ -31,7 +31,7 @@ from typing import Any
 import adapters
 from adapters import AdapterConfig
 from selection.errors import SelectionError
-from selection.evidence.embedding import name_of
+from selection.evidence.collection import data_sets_in
 from selection.evidence.space import search_space
 from selection.evidence.subtasks import subtasks
 from task2vec import Compute, Task
@@ -140,25 +140,19 @@ class Grid:
         """The tasks, all whole ones before the parts of any.
 
         Raises:
-            SelectionError: the folder holds no tasks.
+            SelectionError: the folder holds no data sets, or two of one name.
         """
-        paths = [p for p in sorted(self.folder.iterdir()) if p.is_dir() or p.suffix == ".zip"]
-        paths = [p for p in paths if not p.name.startswith(".") and name_of(p) not in self.exclude]
-        if not paths:
-            raise SelectionError(f"{self.folder} holds no tasks; give a folder of zips with train and test splits")
-        names = [name_of(path) for path in paths]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise SelectionError(f"two tasks of {self.folder} are called {twice}; rename one")
-        learned = [Task.from_folder(p, split="train", name=name) for p, name in zip(paths, names, strict=True)]
-        whole = [(t, Task.from_folder(p, split="test", classes_of=t)) for p, t in zip(paths, learned, strict=True)]
+        found = data_sets_in(self.folder, self.exclude)
+        learned = [Task.from_folder(path, split="train", name=name) for name, path in found.items()]
+        pairs = zip(found.values(), learned, strict=True)
+        whole = [(train, Task.from_folder(path, split="test", classes_of=train)) for path, train in pairs]
         for train, test in whole:
             yield self._task(train, test)
         if self.subtasks:
             parts = [(train, test, subtasks(train)) for train, test in whole]
             for kind in range(max(len(found) for _, _, found in parts)):
-                for train, test, found in parts:
-                    for name, groups in list(found.items())[kind : kind + 1]:
+                for train, test, regrouped in parts:
+                    for name, groups in list(regrouped.items())[kind : kind + 1]:
                         yield self._task(train.regrouped(groups, name=name), test.regrouped(groups, name=name))
 
     def _task(self, train: Task, test: Task) -> GridTask:

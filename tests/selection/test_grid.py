@@ -161,7 +161,7 @@ def test_dots_in_names_belong_to_them_hidden_folders_are_passed_over_and_no_name
     grid = Grid(tmp_path / "tints", (QUICK,), subtasks=False)
     assert [task.train.name for task in grid.tasks()] == ["birds.v1", "birds.v2"]
     (tmp_path / "tints" / "birds.v1.zip").write_bytes(b"")
-    with pytest.raises(SelectionError, match=r"two tasks of .* are called birds.v1"):
+    with pytest.raises(SelectionError, match=r"two data sets of .* are called birds.v1"):
         next(grid.tasks())
 
 
