@@ -25,6 +25,13 @@ from selection.evaluation.summary import mean_over_sources
 from selection.evidence.placed import ENOUGH_IMAGES
 
 BACKBONE = "vit_tiny_patch16_224"
+SHOWN = {
+    "few": "few of the images",
+    "labels": "the dataset's labels, not the classifier's",
+    "weak": "a penalty of the classifier a hundred times weaker",
+    "tenth": "after a tenth of training",
+}
+"""In what each of `MEASURES` differs from `start`."""
 FACTS = Path(__file__).with_name("results") / "facts.jsonl"
 
 
@@ -85,11 +92,12 @@ def write(
             differences=_differences_table(rows),
             accuracies=_accuracies_table(rows),
             by_seed=_seeds_of_ways(rows),
-            halves=_halves(rows),
+            other_budgets=_other_budgets(rows),
             own=_own_table(rows),
             each_seed=_each_seed(rows),
             learned=_learned_table(rows, facts, out),
-            cost=_cost(rows, out),
+            cost=_cost(out),
+            measurements=_measurements(rows, out),
             few=ENOUGH_IMAGES,
             fisher=_fisher_table(rows, out),
             formulas=_formulas(),
@@ -174,47 +182,52 @@ def _seeds_of_ways(rows: list[dict[str, Any]]) -> str:
     return "; ".join(f"{count} of {', '.join(own)}" for count, own in sorted(ways.items(), reverse=True))
 
 
-def _halves(rows: list[dict[str, Any]]) -> str:
-    """Each way at half the parameters beside uniform at all of them."""
-    if not any(row["multiple"] == 0.5 for row in rows):
-        return "Not trained yet."
+def _other_budgets(rows: list[dict[str, Any]]) -> str:
+    """Each way at other numbers of parameters beside uniform at those of rank 8."""
     lines = []
-    for way, shown in WAYS.items():
-        found = difference(
-            rows,
-            lambda r, way=way: r["way"] == way and r["multiple"] == 0.5,  # type: ignore[misc]
-            lambda r: r["way"] == "uniform" and r["multiple"] == 1.0,
-        )
-        if found is not None:
-            lines.append([shown, f"{found.mean:+.1f}", f"{found.low:+.1f} to {found.high:+.1f}", str(found.tasks)])
+    for multiple in sorted({row["multiple"] for row in rows} - {1.0}):
+        for way, shown in WAYS.items():
+            found = difference(
+                rows,
+                lambda r, way=way, multiple=multiple: (r["way"], r["multiple"]) == (way, multiple),  # type: ignore[misc]
+                lambda r: (r["way"], r["multiple"]) == ("uniform", 1.0),
+            )
+            if found is not None:
+                interval = f"{found.low:+.1f} to {found.high:+.1f}"
+                lines.append([f"x {multiple:g}", shown, f"{found.mean:+.1f}", interval, str(found.tasks)])
     shown = table(
-        ["way, at half the parameters", "points above uniform at all of them", "95% interval", "tasks"], lines
+        ["parameters", "way", "points above uniform at the parameters of rank 8", "95% interval", "tasks"], lines
     )
-    half, whole = (
-        " and ".join(sorted({row.get("precision", "bfloat16") for row in rows if row["multiple"] == multiple}))
-        for multiple in (0.5, 1.0)
+    others, whole = (
+        " and ".join(sorted({r.get("precision", "bfloat16") for r in rows if (r["multiple"] == 1.0) == is_whole}))
+        for is_whole in (False, True)
     )
-    return f"{shown}\n\nThose at half the parameters were trained in {half}, those at all of them in {whole}."
+    return f"{shown}\n\nThose at other numbers of parameters were trained in {others}, those of rank 8 in {whole}."
 
 
-def _cost(rows: list[dict[str, Any]], out: Path) -> str:
-    """Seconds of each measurement beside those of training, and how many ranks it puts elsewhere than all images do."""
+def _cost(out: Path) -> str:
+    """Seconds of each measurement beside those of training."""
     costs = json_lines.so_far(out / COSTS)
-    budget = round(rows[0]["budget"] / rows[0]["multiple"])  # at rank 8
     lines = []
     for kind in MEASURES:
         shares = [100 * row[kind] / (EPOCHS * row["epoch"]) for row in costs if kind in row]
-        draws = sorted({(m["task"], m["seed"]) for m in json_lines.so_far(out / MEASURED) if m["measure"] == kind})
-        moved = [
-            ranks_moved(out, budget, *draw, kind) for draw in draws if sensitivity_file(out, *draw, "start").exists()
-        ]
         if shares:
             share = f"{np.median(shares):.1f}% ({min(shares):.1f} to {max(shares):.1f})"
-            lines.append(
-                [f"`{kind}`", share, str(len(shares)), f"{np.mean(moved):.1f}", str(max(moved)), str(len(moved))]
-            )
-    head = ["sensitivity", "seconds, of the training's (median)", "tasks timed", "ranks elsewhere than by `start`"]
-    return table([*head, "at most", "draws"], lines)
+            lines.append([f"`{kind}`", share, str(len(shares))])
+    return table(["sensitivity", "seconds, of the training's (median)", "tasks timed"], lines)
+
+
+def _measurements(rows: list[dict[str, Any]], out: Path) -> str:
+    """How many ranks each measurement puts elsewhere than all images do before training."""
+    budget = round(rows[0]["budget"] / rows[0]["multiple"])  # at rank 8
+    lines = []
+    for kind, shown in SHOWN.items():
+        draws = sorted({(m["task"], m["seed"]) for m in json_lines.so_far(out / MEASURED) if m["measure"] == kind})
+        draws = [draw for draw in draws if sensitivity_file(out, *draw, "start").exists()]
+        moved = [ranks_moved(out, budget, *draw, kind) for draw in draws]
+        if moved:
+            lines.append([f"`{kind}`", shown, f"{np.mean(moved):.1f}", str(max(moved)), str(len(moved))])
+    return table(["sensitivity", "what is otherwise", "ranks elsewhere, mean", "at most", "draws"], lines)
 
 
 def ranks_moved(out: Path, budget: int, task: str, seed: int, kind: str) -> int:
@@ -375,9 +388,9 @@ The Fisher's shares hardly differ between tasks (the last table): most lies in t
 So a part of what is gained is this network's, whose early blocks want more ranks than its late ones, and comes without
 any measurement (`early`, or other tasks' Fisher); the rest is the task's own.
 
-## Half the parameters
+## Fewer and more parameters
 
-{halves}
+{other_budgets}
 
 ## Every task, at the parameters of rank 8
 
@@ -394,13 +407,19 @@ noise included, so that nobody can reach the last row.
 
 {learned}
 
+## Is the start the right moment?
+
+What is called Fisher's mass above is `start`: measured on all {images} images, before training, at labels that the
+classifier draws. How many of the 96 ranks (8 for each block) would another measurement put into other blocks?
+
+{measurements}
+
 ## What the measurement costs
 
 {cost}
 
-One process of one thread measured and trained LoRA for an epoch in turns. The budget is 96 ranks, 8 for each block.
-`start` reads all {images} images, `few` {few} of them, or two of each class if there are more classes: as
-`placement="mass"` does when it tunes.
+One process of one thread measured and trained LoRA for an epoch in turns. `few` reads {few} of the images, or two of
+each class if there are more classes: as `placement="mass"` does when it tunes.
 
 ## The Fisher by block
 
