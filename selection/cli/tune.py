@@ -90,11 +90,14 @@ def tune(
     texts = {name: str(value) for name, value in chosen.items() if value is not None} | _settings(settings or ())
     limits: dict[str, Any] = {
         "tries": tries, "seconds": seconds, "max_params": max_params, "max_seconds": max_seconds, "within": within,
-        "mergeable_only": mergeable_only or None, "store": store, "ray": ray or None, "ray_address": ray_address,
+        "mergeable_only": mergeable_only,
     }  # fmt: skip
+    guides = limits | {"store": store, "ray": ray, "ray_address": ray_address}
     training: dict[str, Any] = {"loss": loss, "sampling": sampling, "log": log}
     _check(training)
-    config = _config(method, texts, [name for name, value in limits.items() if value is not None])
+    config = _config(
+        method, texts, [name for name, value in guides.items() if value is not None and value is not False]
+    )
     compute = o.compute_of(device, precision, workers)
     cluster = o.cluster_of(ray, ray_address, cpus, gpus, memory)
     refuse_among_images(out, images)
@@ -107,9 +110,6 @@ def tune(
     name, model = o.load_chosen(backbone, checkpoint, splits.train)
     recommendation = None
     if config is None:
-        for option in ("store", "ray", "ray_address"):
-            del limits[option]
-        limits["mergeable_only"] = mergeable_only
         tuned: selection.Tuned = selection.auto_tune(
             splits,
             model,
@@ -181,18 +181,18 @@ def _settings(given: list[str] | tuple[str, ...]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _config(method: str | None, texts: dict[str, str], limits: list[str]) -> AdapterConfig | None:
+def _config(method: str | None, texts: dict[str, str], guides: list[str]) -> AdapterConfig | None:
     """The configuration that was asked for; None for the recommended one.
 
     Raises:
-        ConfigError: settings without a method, or limits of the recommendation with one.
+        ConfigError: settings without a method, or guides of the recommendation with one.
     """
     if method is None:
         if texts:
             raise ConfigError(f"{', '.join(texts)}: settings belong to a method; give --method too")
         return None
-    if limits:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in limits)
+    if guides:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in guides)
         raise ConfigError(f"{options} guide the recommendation, which --method {method} replaces; give one of both")
     return AdapterConfig.from_texts(method, texts)
 
