@@ -95,9 +95,8 @@ def tune(
     guides = limits | {"store": store, "ray": ray, "ray_address": ray_address}
     training: dict[str, Any] = {"loss": loss, "sampling": sampling, "log": log}
     _check(training)
-    config = _config(
-        method, texts, [name for name, value in guides.items() if value is not None and value is not False]
-    )
+    given = [name for name, value in guides.items() if not (value is None or value is False)]  # 0.0 is given
+    config = _config(method, texts, given)
     compute = o.compute_of(device, precision, workers)
     cluster = o.cluster_of(ray, ray_address, cpus, gpus, memory)
     refuse_among_images(out, images)
