@@ -70,15 +70,13 @@ def plot_map(
 ) -> Figure:
     """The tasks as points whose distances on the page follow their distances as tasks.
 
-    Metric scaling: classical scaling gives the start, and SMACOF then minimises the sum of squared differences. How
-    much of it is left is said below, as Kruskal's stress 1.
+    They are placed by `metric_scaling`. How much of the difference is left is said below, as Kruskal's stress 1.
     """
     from matplotlib.figure import Figure
-    from sklearn.manifold import smacof
 
     labels = list(names if names is not None else [e.task for e in embeddings])
     distances = symmetric(distance_matrix(embeddings, distance))
-    points, _ = smacof(distances, init=classical_scaling(distances), n_init=1, normalized_stress=False)
+    points = metric_scaling(distances)
     figure = Figure(figsize=(9, 7), layout="constrained")
     axes = figure.subplots()
     marked = np.array([label in highlight for label in labels])
@@ -86,15 +84,20 @@ def plot_map(
     axes.scatter(points[marked, 0], points[marked, 1], s=110, color=ACCENT, marker="*")
     axes.set_title(f"Tasks by {distance} distance")
     axes.margins(x=0.12, y=0.05)  # room for the names
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(True)
-    axes.set_aspect("equal", adjustable="datalim")
+    as_map(axes)
     on_page = np.linalg.norm(points[:, None] - points, axis=2)
     stress = np.sqrt(np.square(on_page - distances).sum() / max(float(np.square(distances).sum()), 1e-12))
     axes.set_xlabel(f"Distances on the page follow those of the tasks; stress {stress:.2f}, where 0 would be to scale.")
     name_points(axes, points, labels, bold=marked.tolist())
     return figure
+
+
+def as_map(axes: Axes) -> None:
+    """Axes on which only distances mean something: as long across as up, framed, without ticks."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(True)
+    axes.set_aspect("equal", adjustable="datalim")
 
 
 def name_points(
@@ -142,6 +145,21 @@ def _covered(box: Matrix, others: Matrix) -> float:
     """The area of `box` (left, bottom, right, top) that boxes `(n, 4)` cover, each counted by itself."""
     sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
     return float(sides.clip(min=0).prod(axis=1).sum())
+
+
+def metric_scaling(distances: Matrix) -> Matrix:
+    """Points `(n, 2)` whose distances follow symmetric ones `(n, n)`.
+
+    Classical scaling gives the start, and SMACOF then minimises the sum of squared differences.
+    """
+    from sklearn.manifold import smacof
+
+    if not distances.any():
+        return np.zeros((len(distances), 2))
+    if len(distances) < 3:
+        return np.array([[i * float(distances.max()), 0.0] for i in range(len(distances))])
+    points, _ = smacof(distances, init=classical_scaling(distances), n_init=1, normalized_stress=False)
+    return np.asarray(points, np.float64)
 
 
 def classical_scaling(distances: Matrix, dimensions: int = 2) -> Matrix:

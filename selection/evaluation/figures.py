@@ -13,7 +13,7 @@ from selection.evaluation.summary import Mean
 from selection.recommendation.prediction import Prediction
 from selection.recommendation.recommenders.features import reference_of
 from task2vec import distance_matrix
-from task2vec.plots import classical_scaling, name_points
+from task2vec.plots import as_map, metric_scaling, name_points, symmetric
 from task2vec.style import QUIET, in_style
 
 if TYPE_CHECKING:
@@ -64,20 +64,15 @@ def plot_calibration(predictions: Sequence[Prediction], targets: Sequence[Target
 def plot_gains(targets: Sequence[Target]) -> Figure:
     """The tasks by their log_cosine distances, coloured by what the best configuration gains over a linear probe."""
     from matplotlib.figure import Figure
-    from sklearn.manifold import smacof
 
     embeddings = [target.facts.embedding for target in targets]
     distances = distance_matrix(embeddings, "log_cosine", reference=reference_of(embeddings))
-    distances = (distances + distances.T) / 2
-    points, _ = smacof(distances, init=classical_scaling(distances), n_init=1, normalized_stress=False)
+    points = metric_scaling(symmetric(distances))
     gains = [100 * (target.scores.max() - target.facts.level) for target in targets]
     figure = Figure(figsize=(10, 7.5), layout="constrained")
     axes = figure.subplots()
     drawn = axes.scatter(points[:, 0], points[:, 1], s=40, c=gains, cmap="cividis")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(True)
-    axes.set_aspect("equal", adjustable="datalim")
+    as_map(axes)
     axes.margins(0.1)  # room for the names
     figure.colorbar(drawn, label="gain of the best configuration over the linear probe, points")
     name_points(axes, points, [target.facts.name for target in targets], fontsize=8)

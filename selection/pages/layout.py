@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from selection.errors import SelectionError
-from task2vec.plots import classical_scaling, symmetric
+from task2vec.plots import classical_scaling, metric_scaling, symmetric
 
 Array = npt.NDArray[np.float64]
 Between = Callable[[Sequence[int], Sequence[int]], Array]
@@ -87,18 +87,6 @@ def place(between: Between, n: int, by: str = "mds", *, landmarks: int = LANDMAR
     return _judged(points[sample], symmetric(between(sample, sample)), by, points)
 
 
-def scaled(distances: Array) -> Array:
-    """Positions `(n, 2)` for symmetric distances `(n, n)`, from the start that classical scaling gives."""
-    from sklearn.manifold import smacof
-
-    if not distances.any():
-        return np.zeros((len(distances), 2))
-    if len(distances) < 3:
-        return np.array([[i * float(distances.max()), 0.0] for i in range(len(distances))]).reshape(-1, 2)
-    points, _ = smacof(distances, init=classical_scaling(distances), n_init=1, normalized_stress=False)
-    return np.asarray(points, np.float64)
-
-
 def placed_against(distances: Array, landmarks: Array) -> Array:
     """Positions `(n, 2)` of tasks with distances `(n, l)` to landmarks that lie at `(l, 2)` and stay there.
 
@@ -130,7 +118,7 @@ def neighbourly(distances: Array) -> Array:
     from sklearn.manifold import TSNE
 
     if len(distances) < 4 or not distances.any():
-        return scaled(distances)
+        return metric_scaling(distances)
     start = classical_scaling(distances)
     start *= 1e-4 / max(float(start.std()), 1e-12)
     perplexity = min(PERPLEXITY, (len(distances) - 1) / 3)
@@ -148,7 +136,7 @@ def placed_between(distances: Array, landmarks: Array) -> Array:
 
 
 MAPS: dict[str, tuple[Callable[[Array], Array], Callable[[Array, Array], Array]]] = {
-    "mds": (scaled, placed_against),
+    "mds": (metric_scaling, placed_against),
     "tsne": (neighbourly, placed_between),
 }
 """How tasks are placed together, and how others are against those."""
