@@ -53,7 +53,10 @@ def _of_database(error: Any) -> str:
 
 
 def _of_memory(error: Any) -> str:
-    return f"the memory does not suffice ({_first_line(error)}); give a smaller --batch-size or --device cpu"
+    return (
+        f"the memory does not suffice ({_first_line(error)}); free some, or give --device cpu (task2vec tune takes a "
+        "smaller --batch-size, with --method)"
+    )
 
 
 def _of_safetensors(error: Any) -> str:

@@ -25,13 +25,12 @@ from selection.errors import SelectionError
 from selection.evidence.attached import attach_for
 from selection.evidence.backbone import load_backbone
 from selection.evidence.grid import Grid, GridTask
+from selection.evidence.validation_split import VALIDATION_SHARE
 from selection.jobs import Cluster, Failures, Job, Runner, itself, running_on
 from selection.jobs.failures import LOGS
 from selection.store import TaskStore, Trial
 from task2vec import Compute, Probe, Task, embed, load_probe
 from task2vec.progress import reporting
-
-VALIDATION_SHARE = 0.2  # of a task's images, set aside to watch over the training
 
 
 def run_grid(

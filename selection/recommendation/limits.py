@@ -61,10 +61,11 @@ class Limits:
             )
         ]
         if not within:
+            given = {"max_params": self.max_params, "max_seconds": self.max_seconds}
+            told = " and ".join(f"{name}={value}" for name, value in given.items() if value is not None)
             raise RecommendationError(
-                f"no configuration keeps to max_params={self.max_params} and max_seconds={self.max_seconds}; the "
-                f"smallest has {min(table.parameters[c] for c in allowed)} parameters and the quickest takes about "
-                f"{min(seconds[c] for c in allowed):.0f} s"
+                f"no configuration keeps to {told}; the smallest has {min(table.parameters[c] for c in allowed)} "
+                f"parameters and the quickest takes about {min(seconds[c] for c in allowed):.0f} s"
             )
         return within
 

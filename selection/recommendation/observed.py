@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from adapters import AdapterConfig
-from selection.evidence.runner import VALIDATION_SHARE
+from selection.evidence.validation_split import VALIDATION_SHARE
 from selection.recommendation.learning_curves import LearningCurves
 from selection.recommendation.prediction import Seen
 from selection.store import Trial

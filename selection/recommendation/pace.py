@@ -25,7 +25,7 @@ from adapters.data import transform_of
 from adapters.sites import image_size
 from selection.errors import SelectionError
 from selection.evidence.attached import attach_for
-from selection.evidence.runner import VALIDATION_SHARE
+from selection.evidence.validation_split import split_sizes
 from selection.recommendation.result import Recommendation
 from task2vec import Compute, Splits, Task
 from task2vec_base import write_atomically
@@ -100,11 +100,7 @@ def slowness_of(recommendation: Recommendation, model: nn.Module, splits: Splits
         compute: Where and how.
     """
     config, expected = recommendation.config, recommendation.candidate.seconds
-    learned, watching = len(splits.train), 0 if splits.validation is None else len(splits.validation)
-    if splits.validation is None:
-        watching = round(VALIDATION_SHARE * learned)
-        learned -= watching
-    here = pace_of(model, config, splits.train, compute).seconds(config, learned, watching)
+    here = pace_of(model, config, splits.train, compute).seconds(config, *split_sizes(splits))
     return here / expected if expected > 0 else 1.0
 
 

@@ -23,13 +23,16 @@ def warm_start(
     backbone: BackboneId,
 ) -> Path | None:
     """An adapter of the same method and sizes on this backbone, of the task with the smallest asymmetric distance; none
-    if that distance promises no gain.
+    if that distance promises no gain. Adapters that cannot be read are passed over.
     """
     fitting: dict[str, Path] = {}
     for task in tasks:
         if task.adapter is None:
             continue
-        metadata = adapters.read_metadata(task.adapter)
+        try:
+            metadata = adapters.read_metadata(task.adapter)
+        except adapters.AdapterError:  # lost, or of another format: `task2vec store verify` names it
+            continue
         own = BackboneId.of_name(metadata["backbone"], metadata["backbone_fingerprint"])
         if own.is_same(backbone) and _same_tensors(AdapterConfig.from_dict(metadata["config"]), config):
             fitting[task.name] = task.adapter

@@ -19,7 +19,7 @@ from adapters.metrics import metrics_of
 from selection.errors import SelectionError
 from selection.evidence.attached import attach_for
 from selection.evidence.backbone import load_backbone, source_of
-from selection.evidence.runner import VALIDATION_SHARE
+from selection.evidence.validation_split import VALIDATION_SHARE, split_sizes
 from selection.recommendation.result import Recommendation
 from selection.results.description import Description, Measured
 from selection.results.folder import describe_recommendation, preprocessing_of, versions, write_result
@@ -218,12 +218,7 @@ def describe(
 ) -> Description:
     """What a tuned model is, for the result folder; the best one of so many tries."""
     train, backbone = splits.train, BackboneId.of_model(tuned.model)
-    counts = {"training": len(train)}
-    if splits.validation is not None:
-        counts["validation"] = len(splits.validation)
-    else:
-        counts["validation"] = len(train.split(VALIDATION_SHARE)[1])
-        counts["training"] -= counts["validation"]
+    counts = dict(zip(("training", "validation"), split_sizes(splits), strict=True))
     if splits.test is not None:
         counts["test"] = len(splits.test)
     preprocessing, labels = preprocessing_of(tuned.model), train.num_classes if train.multi_label else 1

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import adapters
 from adapters import AdapterConfig, BackboneId
 from selection.errors import RecommendationError
-from selection.evidence.runner import VALIDATION_SHARE
+from selection.evidence.validation_split import split_sizes
 from selection.recommendation.pace import timed
 from selection.recommendation.result import Recommendation
 from selection.store import Trial
@@ -144,7 +144,6 @@ class Search:
 
 
 def _trial_of(tuned: Tuned, config: AdapterConfig, seed: int, splits: Splits) -> Trial:
-    share = 1 - VALIDATION_SHARE if splits.validation is None else 1.0
     return Trial(
         config=config,
         backbone=BackboneId.of_model(tuned.model),
@@ -153,6 +152,6 @@ def _trial_of(tuned: Tuned, config: AdapterConfig, seed: int, splits: Splits) ->
         parameters=adapters.num_adapter_parameters(tuned.model),
         seconds=tuned.fit.seconds,
         seed=seed,
-        num_images=round(share * len(splits.train)),
+        num_images=split_sizes(splits)[0],
         curve=tuned.fit.curve,
     )

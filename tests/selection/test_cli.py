@@ -233,7 +233,7 @@ def test_trials_from_a_file_are_stored_and_bad_lines_are_named(saved, tmp_path):
             ["recommend", "SAVED", "--backbone", "vit_tiny_patch16_224.nonsense"],
             "timm knows no model 'vit_tiny_patch16_224.n",
         ),
-        (["recommend", "SAVED", "--max-params", "-1"], "no configuration keeps to max_params=-1"),
+        (["recommend", "SAVED", "--max-params", "-1"], "no configuration keeps to max_params=-1; the smallest has"),
         (["recommend", "SAVED", "--recommender", "oracle"], "there is no recommender 'oracle'"),
         (["recommend", "SAVED", "--method", "magic"], "there is no method 'magic'"),
         (["trials", "run", "nowhere.toml", "--store", "x.db"], "nowhere.toml is not a grid"),

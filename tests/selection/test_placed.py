@@ -16,8 +16,9 @@ from adapters.data import Batches, transform_of
 from selection import Grid, SelectionError, TaskStore, load_result, recommend, run_grid, tune
 from selection.evidence.attached import attach_for
 from selection.evidence.placed import placed
-from selection.evidence.runner import VALIDATION_SHARE, run_trial
+from selection.evidence.runner import run_trial
 from selection.evidence.space import parameters_on
+from selection.evidence.validation_split import VALIDATION_SHARE
 from selection.recommendation.pace import pace_of
 from task2vec import Compute, Task, read_splits
 from tests.selection.test_store import embedding, trial

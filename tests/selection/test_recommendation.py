@@ -264,6 +264,9 @@ def test_a_warm_start_is_the_adapter_of_the_task_from_which_the_target_is_neares
     expected = next(n.name for n in nearest if n.name != "task 2")
     assert found.warm_start == store.task(expected).adapter
     assert np.isfinite(found.predicted)
+    (found.warm_start / "adapter.json").unlink()  # a lost adapter is no start, and costs nobody the recommendation
+    other = next(n.name for n in nearest if n.name not in (expected, "task 2"))
+    assert recommend(target, store, name).warm_start == store.task(other).adapter
     monkeypatch.setattr(warm_start, "expected_gain", lambda distance: -0.01)
     assert recommend(target, store, name).warm_start is None
 
