@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from task2vec.errors import TaskError, UnreadableImageError
 
@@ -23,6 +24,7 @@ UNREADABLE = (
     RuntimeError,
     zipfile.BadZipFile,
     zlib.error,
+    struct.error,
     Image.DecompressionBombError,
 )
 
@@ -31,6 +33,17 @@ NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
 OVERSHOOT = 0.3  # of a range: bicubic resampling adds at most 0.28 of it beyond each of its ends
 FEW = 0.05  # of all pixels, those beside sharp edges: where more lie beyond a range, it is another range
 DIM = 16  # of 255: nothing is seen of a picture whose brightest pixel is darker
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by its orientation in EXIF."""
+ORIENTATION_NOTES = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # where Pillow finds that
 PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}  # what opens others
 
 
@@ -59,7 +72,7 @@ def open_image(read: Callable[[], bytes], name: str) -> Image.Image:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Grey, 16-bit, palette, CMYK and transparent images become RGB; transparency is laid on white."""
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode.startswith("I;16"):
         values = np.asarray(image, dtype=np.uint16)
         _refuse_black(int(values.max()))
@@ -71,6 +84,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As its EXIF says that it was held. Nothing else of the EXIF is looked at, which may be damaged."""
+    image.load()  # Pillow turns a TIFF when it is decoded
+    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    for note in ORIENTATION_NOTES:  # or the next who looks would turn it again
+        turned.info.pop(note, None)
+    return turned
 
 
 def _stretch(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -9,6 +9,7 @@ import typer
 
 import adapters
 import selection
+import task2vec
 from adapters import AdapterConfig, ConfigError
 from adapters.losses import LOSSES, SAMPLINGS
 from selection.cli import options as o
@@ -58,6 +59,8 @@ def tune(
     ] = "uniform",
     log: Annotated[str | None, typer.Option(help="Also log each epoch to csv or tensorboard.")] = None,
     store: o.Store = None,
+    probe: o.ProbeName = o.PROBE,
+    probe_weights: o.ProbeWeights = None,
     tries: Annotated[int | None, typer.Option(help="Tune so many recommendations and keep the best.", min=1)] = None,
     seconds: Seconds = None,
     max_params: MaxParams = None,
@@ -92,7 +95,10 @@ def tune(
         "tries": tries, "seconds": seconds, "max_params": max_params, "max_seconds": max_seconds, "within": within,
         "mergeable_only": mergeable_only,
     }  # fmt: skip
-    guides = limits | {"store": store, "ray": ray, "ray_address": ray_address}
+    guides = limits | {
+        "store": store, "probe": None if probe == o.PROBE else probe, "probe_weights": probe_weights,
+        "ray": ray, "ray_address": ray_address,
+    }  # fmt: skip
     training: dict[str, Any] = {"loss": loss, "sampling": sampling, "log": log}
     _check(training)
     given = [name for name, value in guides.items() if not (value is None or value is False)]  # 0.0 is given
@@ -107,25 +113,19 @@ def tune(
     if not as_json:
         typer.echo(f"Read {splits}")
     name, model = o.load_chosen(backbone, checkpoint, splits.train)
+    shared: dict[str, Any] = training | {"compute": compute, "out": out, "seed": seed}
     recommendation = None
     if config is None:
-        tuned: selection.Tuned = selection.auto_tune(
-            splits,
-            model,
-            o.open_store(store),
-            **limits,
-            **training,
-            compute=compute,
-            cluster=cluster,
-            out=out,
-            seed=seed,
+        network = task2vec.load_probe(probe, checkpoint=probe_weights)
+        found = selection.auto_tune(
+            splits, model, o.open_store(store), probe=network, **limits, **shared, cluster=cluster
         )
-        assert isinstance(tuned, selection.AutoTuned)
-        recommendation = tuned.recommendation
-        if tuned.failed:
-            typer.echo(f"Failed, with logs in {out / LOGS}: {'; '.join(tuned.failed)}", err=True)
+        tuned: selection.Tuned = found
+        recommendation = found.recommendation
+        if found.failed:
+            typer.echo(f"Failed, with logs in {out / LOGS}: {'; '.join(found.failed)}", err=True)
     else:
-        tuned = selection.tune(splits, model, config, **training, compute=compute, out=out, seed=seed)
+        tuned = selection.tune(splits, model, config, **shared)
     facts = {
         "config": adapters.adapter_of(tuned.model).config.to_dict(),
         "backbone": name,

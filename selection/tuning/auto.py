@@ -27,7 +27,7 @@ from selection.store import TaskStore, Trial
 from selection.tuning.budget import Clock
 from selection.tuning.one import Tuned, decoded, splits_of, tune_alone, write
 from selection.tuning.search import Search
-from selection.tuning.workplace import Tries, check_no_tries
+from selection.tuning.workplace import Workplace, check_no_tries
 from task2vec import Compute, Probe, Splits, Task, TaskEmbedding, embed, load_probe
 
 
@@ -137,12 +137,12 @@ def auto_tune(
         )
         training = partial(tune_alone, loss=loss, sampling=sampling, log=log, seed=seed)
         search = Search(ask, Clock(seconds), most, max_seconds, seed=seed, splits=splits)
-        tries_of_it = Tries(training, model, splits, curves_of(evidence, BackboneId.of_model(model)), compute, folder)
+        workplace = Workplace(training, model, splits, curves_of(evidence, BackboneId.of_model(model)), compute, folder)
         if cluster is None:
-            best, recommendation = tries_of_it.here(search, several=most > 1, progress=progress)
+            best, recommendation = workplace.here(search, several=most > 1, progress=progress)
             failed: tuple[str, ...] = ()
         else:
-            best, recommendation, failed = tries_of_it.on(runner, cluster.compute(compute), search, progress=progress)
+            best, recommendation, failed = workplace.on(runner, cluster.compute(compute), search, progress=progress)
         if folder is not None:
             write(best, splits, folder, recommendation, num_tries=len(search.trials))
         return AutoTuned(

@@ -25,8 +25,8 @@ from task2vec.progress import reporting
 
 
 @dataclasses.dataclass(frozen=True)
-class Tries:
-    """The tries on one task, and what they share.
+class Workplace:
+    """Where the tries on one task are made, and what they share.
 
     Attributes:
         training: `tune_alone` with what all trainings share but `compute` and `progress`.

@@ -167,16 +167,11 @@ def _is_hidden(name: str) -> bool:
     return path.name.lower() in LEFT_BEHIND or any(part.startswith((".", "__MACOSX")) for part in path.parts)
 
 
-def _is_visible(path: Path) -> bool:
-    """Whether somebody who looks into a folder finds it there, and can open it."""
-    return not _is_hidden(path.name) and path.exists()
-
-
 def _walk(root: Path) -> Names:
     """What lies in a folder.
 
     Links are followed once: not into a folder that is read anyway, nor in a circle, nor to a file that is below the
-    folder itself.
+    folder itself. Those that lead nowhere are files that cannot be read.
     """
     names: list[str] = []
     empty: list[Path] = []
@@ -196,16 +191,16 @@ def _walk(root: Path) -> Names:
         visited.add((status.st_dev, status.st_ino))
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda e: e.name)
-            if folder != root and not any(_is_visible(folder / entry.name) for entry in entries):
+            if folder != root and all(_is_hidden(entry.name) for entry in entries):
                 empty.append(folder)
             for entry in entries:
                 path = folder / entry.name
-                if entry.is_symlink() and not path.exists():
-                    continue
                 if entry.is_dir():
                     (linked if entry.is_symlink() else pending).append(path)
-                elif entry.is_symlink():
+                elif entry.is_symlink() and path.exists():
                     links.append(path)
+                elif entry.is_symlink():  # to what is gone: it is named when somebody reads it
+                    names.append(path.relative_to(root).as_posix())
                 else:
                     status = entry.stat()
                     real.add((status.st_dev, status.st_ino))

@@ -22,15 +22,23 @@ def label_space(values: npt.NDArray[Any], class_names: tuple[str, ...] | None) -
 
     Args:
         values: One label for each image, `(N,)`: numbers or names; each distinct value is a class. Or rows
-            `(N, classes)` of 0 and 1, where an image may be of several classes or none.
+            `(N, classes)` of 0 and 1, where an image may be of several classes or none. Bytes are read as UTF-8.
         class_names: Names that numbers or columns refer to; two for truth values, that of False first; or all names
             that labels have.
 
     Raises:
-        TaskError: a label is fractional, negative, without a name or of another one, or neither 0 nor 1 in a row.
+        TaskError: a label is fractional, negative, without a name or of another one, or neither 0 nor 1 in a row; or
+            rows have a single column.
     """
+    if values.dtype.kind == "S":
+        values = np.char.decode(values, "utf-8")
     if values.ndim == 1:
         return _one_label(values, class_names)
+    if values.shape[1] == 1:
+        raise TaskError(
+            "labels have a single column, which tells no classes apart; give one label for each image, such as "
+            "labels[:, 0]"
+        )
     wrong = ~np.isin(values, (0, 1))
     if wrong.any():
         row, column = np.argwhere(wrong)[0]

@@ -1,5 +1,6 @@
 """The command line as a person and a program use it."""
 
+import dataclasses
 import io
 import json
 import os
@@ -12,12 +13,16 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+import timm
 from PIL import Image
 from safetensors.numpy import load_file
 
 import adapters
+from adapters import AdapterConfig, BackboneId
+from selection import TaskStore
 from selection.cli import main
 from task2vec import TaskEmbedding
+from tests.selection.test_store import trial
 
 
 def run(*arguments, cwd=None, ok=True):
@@ -159,6 +164,21 @@ def test_the_recommendation_is_tuned_where_no_method_is_given(folder, tmp_path):
     assert facts["recommendation"]["timed_here"]
     assert facts["parameters"] <= 20_000
     assert adapters.read_metadata(tmp_path / "out")["class_names"] == ["dark", "light"]
+
+
+def test_a_store_of_another_probe_is_asked_with_that_probe(folder, tmp_path):
+    name, db = "task2vec_vit_patch4_32", tmp_path / "my.db"
+    run("store", "create", db, "--empty")
+    run("store", "add", db, folder, "--probe", name)
+    quick = trial(0.9, backbone=BackboneId.of_model(timm.create_model(name, pretrained=True)))
+    store = TaskStore(db)
+    store.add_trials("spots", [dataclasses.replace(quick, config=AdapterConfig("bitfit", epochs=1))])
+    store.close()
+    assert "use one of these" in run("tune", folder, "-o", tmp_path / "out", "--store", db, ok=False).stderr
+    tuned = as_json("tune", folder, "-o", tmp_path / "out", "--store", db, "--probe", name)
+    assert tuned["config"]["method"] == "bitfit"
+    said = run("tune", folder, "-o", tmp_path / "out", "--probe", name, "--method", "bitfit", ok=False).stderr
+    assert "--probe guide the recommendation" in said
 
 
 @pytest.mark.slow

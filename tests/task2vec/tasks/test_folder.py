@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from task2vec import Task, TaskError, TaskWarning, read_splits
+from task2vec.errors import UnreadableImageError
 from task2vec.images import image_extensions
 from task2vec.tasks import copies
 from task2vec.tasks.files import Files
@@ -161,8 +162,10 @@ def test_links_are_followed_once_and_give_way_to_what_they_lead_to(tmp_path):
     (folder / "dog" / "other.png").symlink_to(tmp_path / "elsewhere.png")
     task = Task.from_folder(folder)
     assert task.class_names == ("cat", "dog")
-    assert task.labels.tolist() == [0] * 3 + [1] * 4
+    assert task.labels.tolist() == [0] * 4 + [1] * 4
     assert task.skipped == ("aaa", "cat/again.png")
+    with pytest.raises(UnreadableImageError, match=r"cannot read image .*cat/gone.png \(.*No such file"):
+        task[3]
 
 
 @pytest.mark.parametrize("whole", [False, True])

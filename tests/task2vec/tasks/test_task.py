@@ -1,4 +1,5 @@
 import io
+import struct
 import warnings
 
 import numpy as np
@@ -6,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from task2vec import Splits, Task, TaskError, UnreadableImageError, embed, load_probe, read_splits
-from task2vec.images import open_image
+from task2vec.images import open_image, to_rgb
 from tests.conftest import random_task
 from tests.task2vec.tasks.folders import damage, make_folder, write_image, zip_of
 
@@ -112,6 +113,27 @@ def test_exif_rotation_is_applied(tmp_path):
     for name in "ab":
         write_image(tmp_path / name / "x.jpg", size=(8, 4), exif=exif)
     assert Task.from_folder(tmp_path)[0][0].size == (4, 8)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_turned_as_pillow_would_and_once_whatever_else_its_exif_says(orientation):
+    pixels = np.arange(6 * 9 * 3, dtype=np.uint8).reshape(6, 9, 3)
+    turned = struct.pack("<HHII", 0x0112, 3, 1, orientation)
+    odd = struct.pack("<HHI4s", 0x0100, 2, 4, b"abc")  # a text for a width
+    start, end = b"Exif\0\0II*\0\x08\0\0\0", b"\0\0\0\0"
+    plain, damaged = start + b"\1\0" + turned + end, start + b"\2\0" + odd + turned + end
+    found = []
+    for exif in (plain, damaged):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG", exif=exif)
+        found.append(Image.open(file))
+    expected = np.asarray(ImageOps.exif_transpose(found[0]))
+    for image in found:
+        np.testing.assert_array_equal(to_rgb(image), expected)
+        np.testing.assert_array_equal(to_rgb(to_rgb(image)), expected)
+    if orientation > 1:
+        with pytest.raises(struct.error):
+            ImageOps.exif_transpose(Image.open(file))
 
 
 def test_a_few_unreadable_images_are_left_out_and_named(tmp_path):
@@ -280,10 +302,12 @@ def test_labels_with_gaps_whole_floats_and_strings_each_become_classes():
         ([3, 7, 7, 9], ("3", "7", "9")),
         ([0.0, 2.0, 2.0, 5.0], ("0", "2", "5")),
         (["oak", "ash", "ash", "elm"], ("ash", "elm", "oak")),
+        (np.array(["oak", "ash", "ash", "elm"]).astype(bytes), ("ash", "elm", "oak")),
     ):
         task = Task.from_arrays(images, labels)
         assert task.class_names == names
-        assert [task.class_names[i] for i in task.labels] == [str(v).removesuffix(".0") for v in labels]
+        texts = [v.decode() if isinstance(v, bytes) else str(v).removesuffix(".0") for v in labels]
+        assert [task.class_names[i] for i in task.labels] == texts
 
 
 class Columns(list):
@@ -467,6 +491,7 @@ def test_labels_in_rows_make_a_multi_label_task():
         ([[0, 2], [1, 0]], None, "label 0 has 2 for class 1"),
         ([[1, 0], [1, 0]], None, "same labels"),
         ([[1, 0], [0, 0]], ["only"], "2 classes, but 1 class names"),
+        ([[1], [0]], None, r"a single column, .*labels\[:, 0\]"),
     ],
 )
 def test_rows_that_are_no_labels_are_refused(labels, names, message):
