@@ -9,11 +9,15 @@ from typing import Any
 
 from filelock import SoftFileLock, Timeout
 
+from adapters.checkpoint import METADATA, TENSORS
 from adapters.run import TRAINING
 from selection.errors import SelectionError
 from selection.results.description import FILE
+from selection.results.folder import CARD, CURVES
+from selection.results.result import MERGED
 
 NAME = "in-use.lock"
+WRITTEN = (CARD, CURVES, MERGED, METADATA, TENSORS, "metrics.jsonl")  # names that somebody else's files may have
 
 
 def alone_in(folder: str | Path | None, *, several: bool = False) -> Any:
@@ -27,7 +31,8 @@ def alone_in(folder: str | Path | None, *, several: bool = False) -> Any:
         several: Whether it makes tries, each in a folder of its own inside.
 
     Raises:
-        SelectionError: another process is at work there, or another run's result is there, which would be lost.
+        SelectionError: another process is at work there, or another run's result or somebody's file is there, which
+            would be lost.
     """
     return nullcontext() if folder is None else _locked(Path(folder), several)
 
@@ -65,19 +70,23 @@ def _locked(folder: Path, several: bool) -> Iterator[None]:
             "process is gone"
         ) from error
     try:
-        _check_no_other_result(folder, several)
+        _check_that_nothing_is_lost(folder, several)
         yield
     finally:
         lock.release()
 
 
-def _check_no_other_result(folder: Path, several: bool) -> None:
-    """Make sure that a result in the folder is one that the run would go on with, or make again."""
-    own = any(folder.glob("try-*")) if several else (folder / TRAINING).exists()
-    if (folder / FILE).exists() and not own:
+def _check_that_nothing_is_lost(folder: Path, several: bool) -> None:
+    """Make sure that what the run would write over is its own: it goes on with it, or makes it again."""
+    if any(folder.glob("try-*")) if several else (folder / TRAINING).exists():
+        return
+    if (folder / FILE).exists():
         raise SelectionError(
             f"{folder} holds an earlier result, which would be lost; give another folder, or remove it"
         )
+    lost = [name for name in WRITTEN if (folder / name).exists()]
+    if lost:
+        raise SelectionError(f"{folder} holds {' and '.join(lost)}, which would be lost; give another folder")
 
 
 def _owner(path: Path) -> str:

@@ -24,7 +24,7 @@ from selection import SelectionError, auto_tune, load_backbone, load_result, tun
 from selection.results.card import card
 from selection.results.description import Description, Measured
 from selection.results.label_validation import LabelValidation
-from selection.results.lock import refuse_among_images
+from selection.results.lock import alone_in, refuse_among_images
 from selection.results.predictions import Predictions
 from selection.results.result import probabilities_of
 from selection.results.validation import Validation, calibration_error
@@ -96,6 +96,18 @@ def test_a_run_of_another_kind_does_not_overwrite_a_result(folder, tmp_path):
     (tmp_path / "training.pt").unlink()
     with pytest.raises(SelectionError, match="holds an earlier result, which would be lost"):
         tune(folder, NAME, config, **settings)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_run_into_a_folder_of_ones_own_writes_over_nothing(folder, tmp_path, several):
+    (tmp_path / "README.md").write_text("mine")
+    (tmp_path / "notes.txt").write_text("no result has such a name")
+    with pytest.raises(SelectionError, match=r"holds README\.md, which would be lost; give another folder"):
+        auto_tune(folder, NAME, tries=2 if several else 1, compute=COMPUTE, out=tmp_path, progress=False)
+    assert (tmp_path / "README.md").read_text() == "mine"
+    (tmp_path / "README.md").unlink()
+    with alone_in(tmp_path, several=several):
+        pass
 
 
 @pytest.mark.parametrize("inside", [".", "tuned", "train/tuned"])
