@@ -86,7 +86,7 @@ def embed(
         (embedding,) = selection.embed_all([task], network, method, **settings, cluster=cluster, logs=logs)
     path = out or Path(f"{embedding.task}.safetensors")
     embedding.save(path)
-    print_unreadable(embedding)
+    print_unreadable(embedding.unreadable)
     facts = describe_embedding(embedding) | {"saved": str(path)}
     if as_json:
         print_json(facts)
@@ -117,7 +117,7 @@ def _embed_each(images: Path, out: Path, probe: Probe, method: str, as_json: boo
         embedding.save(place)
         embedded[embedding.task] = digests[embedding.task]
         write_atomically(out / EMBEDDED, lambda path: path.write_text(json.dumps(embedded, indent=2) + "\n"))
-        print_unreadable(embedding)
+        print_unreadable(embedding.unreadable)
         counts = f"{embedding.num_samples:,} images, {len(embedding.classes)} classes, norm {short(embedding.norm)}"
         facts = describe_embedding(embedding) | {"saved": str(place)}
         typer.echo(json.dumps(facts) if as_json else f"{embedding.task}: {counts}, saved in {place}")

@@ -212,5 +212,5 @@ def embedding_of(
         task = read_task(source, split=split, separator=separator)
         network = task2vec.load_probe(probe, checkpoint=weights)
         embedding = task2vec.embed(task, network, compute=compute, seed=seed, thumbnails=thumbnails, progress=True)
-    print_unreadable(embedding)
+    print_unreadable(embedding.unreadable)
     return embedding

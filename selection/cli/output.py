@@ -169,7 +169,7 @@ def share(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def print_unreadable(embedding: TaskEmbedding) -> None:
-    """Say on standard error which images were left out."""
-    for message in embedding.unreadable:
+def print_unreadable(unreadable: Iterable[str]) -> None:
+    """Say on standard error which images were left out, a sentence each."""
+    for message in unreadable:
         typer.echo(f"left out: {message}", err=True)

@@ -114,7 +114,7 @@ def _embedded(
     if model is not None and len(task) <= MOST_SEEN:
         task = task.decoded(probe.transform, transform_of(model), workers=compute.workers, progress=True)
     embedding = task2vec.embed(task, probe, compute=compute, seed=seed, progress=True)
-    print_unreadable(embedding)
+    print_unreadable(embedding.unreadable)
     return task, embedding
 
 

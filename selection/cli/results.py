@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from selection.cli import options as o
-from selection.cli.output import print_json, print_table
+from selection.cli.output import print_json, print_table, print_unreadable, share
 from selection.errors import SelectionError
 from selection.results.predictions import Predictions
 from selection.results.result import load_result
@@ -35,8 +35,7 @@ def predict(
         raise SelectionError(f"{out} is neither a .csv nor a .json file; give one of both")
     loaded = load_result(result, checkpoint=checkpoint, compute=o.compute_of(device, precision, workers))
     found = loaded.predict(images)
-    for message in found.unreadable:
-        typer.echo(f"left out: {message}", err=True)
+    print_unreadable(found.unreadable)
     if out is not None:
         _write(found, out)
         typer.echo(f"{len(found)} predictions written to {out}", err=True)
@@ -78,23 +77,18 @@ def validate(
     if plot is not None and loaded.description.multi_label:
         raise SelectionError("a model that tells several labels an image has no confusions to draw; leave --plot out")
     found = loaded.validate(folder, separator=separator)
-    for message in found.unreadable:
-        typer.echo(f"left out: {message}", err=True)
+    print_unreadable(found.unreadable)
     if plot is not None and isinstance(found, Validation):
         found.plot().savefig(plot, dpi=110)
     if as_json:
         print_json(found.to_dict())
         return
     rows = (
-        (own["class"], str(own["images"]), _share(own["recall"]), _share(own["precision"]))
+        (own["class"], str(own["images"]), share(own["recall"]), share(own["precision"]))
         for own in found.to_dict()["classes"]
     )
     print_table("Class by class", ("class", "images", "found", "right when named"), rows)
     typer.echo(str(found))
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
 
 
 def export(

@@ -13,7 +13,6 @@ from selection.cli.output import brief, describe_embedding, print_facts, print_j
 from selection.errors import StoreError
 from selection.evidence.library import load_library
 from selection.store import ImportReport, TaskStore, export_store, import_archive, merge_stores
-from selection.store.archive import key_of
 from selection.store.engine import sqlite_file
 from selection.store.trial import Trial
 from task2vec.tasks.splits import read_task
@@ -214,7 +213,7 @@ def _read_trials(path: Path) -> list[tuple[str, Trial]]:
             raise StoreError(f"line {number} of {path} is not a trial ({error}); see Trial.to_dict") from error
     seen: dict[object, int] = {}
     for number, (name, trial) in enumerate(found, 1):
-        first = seen.setdefault((name, *key_of(trial)), number)
+        first = seen.setdefault((name, *trial.key), number)
         if found[first - 1][1] != trial:
             raise StoreError(f"lines {first} and {number} of {path} are two results of one trial; keep one of them")
     return found

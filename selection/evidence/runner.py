@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable, Iterator
 from itertools import chain, product
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -29,7 +28,7 @@ from selection.evidence.validation_split import VALIDATION_SHARE
 from selection.jobs import Cluster, Failures, Job, Runner, itself, running_on
 from selection.jobs.failures import LOGS
 from selection.store import TaskStore, Trial
-from task2vec import Compute, Probe, Task, embed, load_probe
+from task2vec import Compute, Probe, Task, TaskEmbedding, embed, load_probe
 from task2vec.progress import reporting
 
 
@@ -191,7 +190,7 @@ def _decoded(task: Task, transform: adapters.data.Transform, compute: Compute) -
     return task.decoded(transform, workers=compute.workers)
 
 
-def _embed(task: Task, probe: Probe, compute: Compute) -> Any:
+def _embed(task: Task, probe: Probe, compute: Compute) -> TaskEmbedding:
     return embed(task, probe, compute=compute)
 
 

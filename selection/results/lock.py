@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 from filelock import SoftFileLock, Timeout
 
@@ -20,7 +19,7 @@ NAME = "in-use.lock"
 WRITTEN = (CARD, CURVES, MERGED, METADATA, TENSORS, "metrics.jsonl")  # names that somebody else's files may have
 
 
-def alone_in(folder: str | Path | None, *, several: bool = False) -> Any:
+def alone_in(folder: str | Path | None, *, several: bool = False) -> AbstractContextManager[None]:
     """Inside the context, no other process writes a result to the folder; without a folder nothing is done.
 
     A file in the folder names the process and its machine. One that a killed process left behind is taken over on the

@@ -20,7 +20,7 @@ import re
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from selection.store.trial import Trial, config_of_version_0_1
 from task2vec import EmbeddingError, TaskEmbedding, Thumbnail
 from task2vec.embedding import embedding_from, embedding_parts
 from task2vec.thumbnails import COUNT, LARGEST, check_thumbnails
+from task2vec_base import write_atomically
 
 FORMAT_VERSION = 4
 READ_VERSIONS = (1, 2, 3, 4)  # before 3, configs left out what there was no choice of yet
@@ -72,16 +73,15 @@ def export_store(store: TaskStore, path: str | Path) -> None:
         StoreError: something in the store is damaged, or the file cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(temporary: Path) -> None:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
             _write_entries(store, archive)
-        temporary.replace(path)
+
+    try:
+        write_atomically(path, write)
     except OSError as error:
         raise StoreError(f"{path} cannot be written ({error.strerror}); give another place") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def import_archive(store: TaskStore, path: str | Path) -> ImportReport:
@@ -141,21 +141,28 @@ def _write_entries(store: TaskStore, archive: zipfile.ZipFile) -> None:
         numbers = range(number, number + len(embeddings))
         number += len(embeddings)
         for i, embedding in zip(numbers, embeddings, strict=True):
-            tensors, facts = embedding_parts(embedding)
-            put(f"embeddings/{i}.safetensors", to_bytes(tensors, metadata={"task2vec": json.dumps(facts)}))
+            tensors, metadata = embedding_parts(embedding)
+            put(f"embeddings/{i}.safetensors", to_bytes(tensors, metadata={"task2vec": json.dumps(metadata)}))
         digest = None if task.adapter is None else digest_of(task.adapter)
         if digest is not None and task.adapter is not None:
             for name in NAMES:
                 put(f"adapters/{digest}/{name}", (task.adapter / name).read_bytes())
-        facts = {"name": task.name, "tags": [*map(plain, task.tags)], "source": plain(task.source), "adapter": digest}
-        facts |= {"embeddings": list(numbers), "trials": [trial.to_dict() for trial in task.trials]}
-        facts["facts"] = [found.to_dict() for found in task.facts]
-        facts["thumbnails"] = []
+        labels = []
         for label, webp in store.thumbnails(task.name):
-            facts["thumbnails"].append((pictures, label))
+            labels.append((pictures, label))
             put(f"thumbnails/{pictures}.webp", webp)
             pictures += 1
-        lines.append(json.dumps(facts))
+        record = {
+            "name": task.name,
+            "tags": [*map(plain, task.tags)],
+            "source": plain(task.source),
+            "adapter": digest,
+            "embeddings": list(numbers),
+            "trials": [trial.to_dict() for trial in task.trials],
+            "facts": [facts.to_dict() for facts in task.facts],
+            "thumbnails": labels,
+        }
+        lines.append(json.dumps(record))
     put("tasks.jsonl", "".join(f"{line}\n" for line in lines).encode())
     manifest = {"format_version": FORMAT_VERSION, "tasks": len(lines), "embeddings": number, "files": files}
     archive.writestr("manifest.json", json.dumps(manifest, indent=1))
@@ -190,12 +197,12 @@ def _read_entries(archive: zipfile.ZipFile, path: Path, folder: Path) -> Iterato
 
     for number, line in enumerate(checked("tasks.jsonl").decode("utf-8", "replace").splitlines(), 1):
         try:
-            facts = json.loads(line)
+            record = json.loads(line)
             if version < 3:
-                facts["trials"] = [
-                    trial | {"config": config_of_version_0_1(trial["config"])} for trial in facts["trials"]
+                record["trials"] = [
+                    trial | {"config": config_of_version_0_1(trial["config"])} for trial in record["trials"]
                 ]
-            yield _entry(facts, checked, folder)
+            yield _entry(record, checked, folder)
         except (ValueError, KeyError, TypeError, AttributeError, SafetensorError, EmbeddingError) as error:
             raise StoreError(f"line {number} of tasks.jsonl in {path} is no task ({error}); export it again") from error
 
@@ -212,44 +219,44 @@ def _refuse_hostile(infos: list[zipfile.ZipInfo], path: Path) -> None:
         seen.add(info.filename)
 
 
-def _entry(facts: dict[str, Any], checked: Any, folder: Path) -> _Entry:
+def _entry(record: dict[str, Any], checked: Callable[[str], bytes], folder: Path) -> _Entry:
     embeddings = []
-    for number in facts["embeddings"]:
+    for number in record["embeddings"]:
         content = checked(f"embeddings/{int(number)}.safetensors")
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         own = json.loads(header["__metadata__"]["task2vec"])
         embedding = embedding_from(from_bytes(content), own, f"embedding {number}")
-        embeddings.append(dataclasses.replace(embedding, task=str(facts["name"])))
+        embeddings.append(dataclasses.replace(embedding, task=str(record["name"])))
     if not embeddings:
         raise ValueError("it has no embedding")
-    if not 0 < len(facts["name"]) <= NAME_LENGTH:
-        raise ValueError(f"its name has {len(facts['name'])} characters, not 1 to {NAME_LENGTH}")
-    labels = [(int(number), label) for number, label in facts.get("thumbnails", ())][: COUNT + 1]
-    texts = (facts["name"], facts["source"], *facts["tags"], *(label for _, label in labels))
+    if not 0 < len(record["name"]) <= NAME_LENGTH:
+        raise ValueError(f"its name has {len(record['name'])} characters, not 1 to {NAME_LENGTH}")
+    labels = [(int(number), label) for number, label in record.get("thumbnails", ())][: COUNT + 1]
+    texts = (record["name"], record["source"], *record["tags"], *(label for _, label in labels))
     odd = next((text for text in texts if not is_text(text)), None)
     if odd is not None:
         raise ValueError(f"{str(odd)[:100]!r} is no name, source, tag or label")
     pictures = tuple(Thumbnail(label, checked(f"thumbnails/{number}.webp")) for number, label in labels)
     check_thumbnails(pictures)
-    trials = tuple(Trial.from_dict(trial) for trial in facts["trials"])
+    trials = tuple(Trial.from_dict(trial) for trial in record["trials"])
     problem = long_name(embeddings, trials)
     if problem:
         raise ValueError(problem)
     adapter = None
-    if facts["adapter"] is not None:
-        adapter = folder / re.fullmatch(r"[0-9a-f]{32}", facts["adapter"]).group()  # type: ignore[union-attr]
+    if record["adapter"] is not None:
+        adapter = folder / re.fullmatch(r"[0-9a-f]{32}", record["adapter"]).group()  # type: ignore[union-attr]
         adapter.mkdir(exist_ok=True)
         for name in NAMES:
             (adapter / name).write_bytes(checked(f"adapters/{adapter.name}/{name}"))
     task = StoredTask(
-        name=str(facts["name"]),
+        name=str(record["name"]),
         num_images=embeddings[0].num_samples,
         classes=embeddings[0].classes,
         trials=trials,
         adapter=adapter,
-        tags=tuple(map(str, facts["tags"])),
-        source=str(facts["source"]),
-        facts=tuple(BackboneFacts.from_dict(found) for found in facts.get("facts", ())),
+        tags=tuple(map(str, record["tags"])),
+        source=str(record["source"]),
+        facts=tuple(BackboneFacts.from_dict(found) for found in record.get("facts", ())),
     )
     return _Entry(task, embeddings, adapter, pictures)
 
@@ -299,24 +306,19 @@ def _describing(task: StoredTask | None, embeddings: list[TaskEmbedding]) -> Tas
 
 def _new_trials(own: StoredTask, other: StoredTask) -> tuple[list[Trial], list[str]]:
     """The other side's trials that are new, and those that contradict."""
-    known = {key_of(trial): trial for trial in own.trials}
-    new = [trial for trial in other.trials if key_of(trial) not in known]
+    known = {trial.key: trial for trial in own.trials}
+    new = [trial for trial in other.trials if trial.key not in known]
     odd = [
-        f"{own.name!r} has {trial.config.label} with seed {trial.seed} at {_shown(known[key_of(trial)].score)} here "
+        f"{own.name!r} has {trial.config.label} with seed {trial.seed} at {_shown(known[trial.key].score)} here "
         f"and {_shown(trial.score)} there"
         for trial in other.trials
-        if key_of(trial) in known and known[key_of(trial)].score != trial.score
+        if trial.key in known and known[trial.key].score != trial.score
     ]
     return new, odd
 
 
 def _shown(score: float | None) -> str:
     return "no score" if score is None else f"{score:.3f}"
-
-
-def key_of(trial: Trial) -> tuple[object, ...]:
-    """What tells a trial from the others of its task."""
-    return trial.config, trial.backbone.fingerprint, trial.seed, trial.num_images
 
 
 def _new_embeddings(own: list[TaskEmbedding], other: list[TaskEmbedding]) -> tuple[list[TaskEmbedding], list[str]]:

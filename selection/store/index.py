@@ -12,9 +12,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from selection.store.schema import EmbeddingRow, SchemaRow
 from task2vec.distances import Projection, Sketch
 from task2vec.distances.reference import shipped_reference
 from task2vec.distances.sketch import SAMPLE
+from task2vec_base import write_atomically
 
 CHUNK = 4096  # embeddings sketched at once
 LARGEST = 2**16  # embeddings of a sketch that still takes in another
@@ -129,7 +129,7 @@ class SearchIndex:
                 trivial=np.stack([from_bytes(row.tensors)["trivial"] for row in part]) if self.own_trivial else None,
             )
 
-    def _drop(self, gone: Any) -> None:
+    def _drop(self, gone: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.bool_]]) -> None:
         for i, sketch in enumerate(self.sketches):
             away = gone(sketch.ids)
             if away.any():
@@ -166,10 +166,7 @@ class SearchIndex:
         facts |= {"format_version": FORMAT_VERSION, "checksum": _checksum(tensors)}
         content = to_bytes(tensors, metadata={"task2vec": json.dumps(facts)})
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            temporary = self.directory / f"{name}.{uuid.uuid4().hex}.partial"
-            temporary.write_bytes(content)
-            temporary.replace(self.directory / f"{name}.safetensors")
+            write_atomically(self.directory / f"{name}.safetensors", lambda path: path.write_bytes(content))
         except OSError:
             self.directory = None
 

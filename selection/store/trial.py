@@ -81,6 +81,11 @@ class Trial:
         if odd is not None:
             raise ValueError(f"{odd[:100]!r} is no backbone or environment")
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What tells it from the other trials of its task."""
+        return self.config, self.backbone.fingerprint, self.seed, self.num_images
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -26,7 +26,7 @@ from selection.results.images import unlabelled
 from selection.results.result import probabilities_of
 from selection.store import TaskStore
 from selection.tuning.auto import auto_tune
-from selection.tuning.one import tune
+from selection.tuning.one import Tuned, tune
 from task2vec import Compute, Task, Task2VecError
 
 Array = npt.NDArray[Any]
@@ -112,7 +112,7 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):
         try:
             task = self._task(X, labels)
             if self.method is None:
-                tuned: Any = auto_tune(task, self.backbone, self.store, compute=compute, seed=seed, progress=False)
+                tuned: Tuned = auto_tune(task, self.backbone, self.store, compute=compute, seed=seed, progress=False)
             else:
                 config = AdapterConfig(self.method, **dict(self.settings or {}))
                 tuned = tune(task, self.backbone, config, compute=compute, seed=seed, progress=False)

@@ -43,10 +43,13 @@ def enqueue(study: optuna.Study, recommendation: Recommendation, count: int = FI
 
 def parameters_of(config: AdapterConfig) -> dict[str, Any]:
     """A configuration as Optuna keeps it: numbers, texts and truth values."""
-    return {
-        name: ",".join(map(str, value)) if isinstance(value, list) else value
-        for name, value in config.to_dict().items()
-    }
+    return {name: _kept(value) for name, value in config.to_dict().items()}
+
+
+def _kept(value: Any) -> Any:
+    if isinstance(value, dict):
+        return ",".join(f"{site}:{size}" for site, size in value.items())
+    return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
 def config_of(parameters: dict[str, Any]) -> AdapterConfig:
@@ -55,8 +58,7 @@ def config_of(parameters: dict[str, Any]) -> AdapterConfig:
     Raises:
         ConfigError: a setting is unknown or wrong.
     """
-    values = dict(parameters)
-    for name, kind in (("blocks", int), ("targets", str)):
-        if isinstance(values.get(name), str):
-            values[name] = [kind(part) for part in values[name].split(",")]
-    return AdapterConfig.from_dict(values)
+    texts = {name: value for name, value in parameters.items() if isinstance(value, str) and name != "method"}
+    plain = AdapterConfig.from_dict({name: value for name, value in parameters.items() if name not in texts})
+    read = AdapterConfig.from_texts(plain.method, texts).to_dict()
+    return AdapterConfig.from_dict(parameters | {name: read[name] for name in texts})

@@ -28,6 +28,7 @@ from selection.evidence.table import table_of
 from selection.recommendation import warm_start
 from selection.recommendation.acquisition import CHANCE, chances_within, cheapest_within
 from selection.recommendation.warm_start import expected_gain
+from selection.tuning.optuna_prior import parameters_of
 from tests.selection.test_store import embedding, trial
 
 SSF, LORA, WIDE = AdapterConfig("ssf"), AdapterConfig("lora", rank=4), AdapterConfig("adaptformer", bottleneck=64)
@@ -356,6 +357,21 @@ def test_an_optuna_study_begins_with_the_recommendation():
     assert [config_of(parameters) for parameters in queued] == [c.config for c in found.ranking]
     with pytest.raises(SelectionError, match="count=0"):
         enqueue(study, found, 0)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        AdapterConfig("lora", sizes={"blocks.0.attn.qkv": 3, "blocks.1.attn.qkv": 1}),
+        AdapterConfig("lora", blocks=[3, 4], targets=["fc1", "fc2"], placement="mass"),
+        AdapterConfig("pixel_prompt", resized=True),
+    ],
+    ids=lambda config: config.label,
+)
+def test_optuna_keeps_every_setting_as_a_number_a_text_or_a_truth_value(config):
+    kept = parameters_of(config)
+    assert all(isinstance(value, str | int | float | bool) for value in kept.values())
+    assert config_of(kept) == config
 
 
 @pytest.mark.parametrize("others", [0, 600])

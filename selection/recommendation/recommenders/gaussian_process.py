@@ -39,7 +39,7 @@ from torch import Tensor
 
 from adapters import AdapterConfig
 from selection.evidence.table import Array, TaskFacts, TrialTable
-from selection.recommendation.prediction import Prediction
+from selection.recommendation.prediction import COVERAGE, Prediction
 from selection.recommendation.recommenders.features import (
     Described,
     config_numbers,
@@ -195,7 +195,7 @@ class GaussianProcess:
                 mine = np.flatnonzero(task_of[own] == t)
                 chosen = mine[np.argmax(gains[own][mine] - error[mine])]
                 off.append(abs(error[chosen]) / spread[chosen])
-        return dataclasses.replace(self, widening=float(np.quantile(off, 0.8) / norm.ppf(0.9)))
+        return dataclasses.replace(self, widening=float(np.quantile(off, COVERAGE) / norm.ppf((1 + COVERAGE) / 2)))
 
 
 @register_recommender("gaussian_process")
