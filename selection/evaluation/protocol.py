@@ -84,9 +84,9 @@ def targets_of(tasks: Sequence[tuple[StoredTask, TaskEmbedding]], backbone: str)
     """The evidence, and the tasks in it that were tuned with enough configurations to be targets."""
     wanted = BackboneId.of_name(backbone)
     table = table_of(tasks, lambda trial: trial.backbone.is_same(wanted))
-    if any(task.backbone is None for task in table.tasks):
+    if any(task.backbone_facts is None for task in table.tasks):
         table = table.without_facts()
-    known = [task.backbone for task in table.tasks if task.backbone is not None]
+    known = [task.backbone_facts for task in table.tasks if task.backbone_facts is not None]
     if not all(facts.sketch and facts.compares_with(known[0]) for facts in known):
         table = table.without_fisher()
     stored = {task.name: task for task, _ in tasks}

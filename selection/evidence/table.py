@@ -28,32 +28,33 @@ class TaskFacts:
         name: What it is called.
         embedding: Its Task2Vec embedding, with the number of images and classes.
         source: What its images were taken from; tasks of one source are not independent.
-        backbone: What one pass of its images through the backbone said; None if nobody looked.
+        backbone_facts: What one pass of its images through the backbone said; None if nobody looked.
     """
 
     name: str
     embedding: TaskEmbedding
     source: str = ""
-    backbone: BackboneFacts | None = None
+    backbone_facts: BackboneFacts | None = None
 
     @property
     def level(self) -> float:
         """Where tuning starts from: the cross-validated accuracy of a linear classifier, in [0, 1], on the features of
         the backbone or, where nobody looked, of the probe.
         """
-        if self.backbone is not None:
-            return self.backbone.linear_probe
+        if self.backbone_facts is not None:
+            return self.backbone_facts.linear_probe
         classifier = self.embedding.classifier
         return classifier.accuracy if classifier.cross_validated is None else classifier.cross_validated
 
     @property
     def has_fisher(self) -> bool:
         """Whether the backbone's Fisher was measured on it, filter by filter."""
-        return self.backbone is not None and bool(self.backbone.sketch)
+        return self.backbone_facts is not None and bool(self.backbone_facts.sketch)
 
     def without_fisher(self) -> TaskFacts:
         """The same as if nobody had measured it."""
-        return self if self.backbone is None else dataclasses.replace(self, backbone=self.backbone.without_fisher())
+        facts = self.backbone_facts
+        return self if facts is None else dataclasses.replace(self, backbone_facts=facts.without_fisher())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +105,7 @@ class TrialTable:
 
     def looked_at(self) -> TrialTable:
         """The tasks that somebody looked at through the backbone, if they are half of all; otherwise none of them."""
-        kept = [t for t, task in enumerate(self.tasks) if task.backbone is not None]
+        kept = [t for t, task in enumerate(self.tasks) if task.backbone_facts is not None]
         return self.of_tasks(kept if 2 * len(kept) >= len(self.tasks) else [])
 
     def with_fisher_like(self, facts: BackboneFacts) -> TrialTable:
@@ -112,7 +113,7 @@ class TrialTable:
         alike = [
             t
             for t, task in enumerate(self.tasks)
-            if task.has_fisher and task.backbone and task.backbone.compares_with(facts)
+            if task.has_fisher and task.backbone_facts and task.backbone_facts.compares_with(facts)
         ]
         return self.of_tasks(alike) if 2 * len(alike) >= len(self.tasks) else self.without_fisher()
 
@@ -122,7 +123,9 @@ class TrialTable:
 
     def without_facts(self) -> TrialTable:
         """The same as if nobody had looked at the tasks through the backbone."""
-        return dataclasses.replace(self, tasks=tuple(dataclasses.replace(task, backbone=None) for task in self.tasks))
+        return dataclasses.replace(
+            self, tasks=tuple(dataclasses.replace(task, backbone_facts=None) for task in self.tasks)
+        )
 
     def seconds_on(self, images: float) -> Array:
         """Expected seconds `(C,)` of training on so many images, on the machine that made the trials."""
@@ -140,9 +143,9 @@ def on_equal_terms(table: TrialTable, target: TaskFacts) -> tuple[TrialTable, Ta
     left out. Otherwise the facts are dropped on both sides.
     """
     looked = table.looked_at()
-    if target.backbone is None or not looked.tasks:
-        return table.without_facts(), dataclasses.replace(target, backbone=None)
-    alike = looked.with_fisher_like(target.backbone) if target.has_fisher else looked.without_fisher()
+    if target.backbone_facts is None or not looked.tasks:
+        return table.without_facts(), dataclasses.replace(target, backbone_facts=None)
+    alike = looked.with_fisher_like(target.backbone_facts) if target.has_fisher else looked.without_fisher()
     return alike, target if all(task.has_fisher for task in alike.tasks) else target.without_fisher()
 
 

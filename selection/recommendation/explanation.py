@@ -34,21 +34,21 @@ def explain(recommendation: Recommendation) -> str:
     return " ".join(sentences)
 
 
-def _what(found: Recommendation) -> str:
-    chosen = found.candidate
-    where = "here" if found.timed_here else "on the machine that made the trials"
+def _what(recommendation: Recommendation) -> str:
+    chosen = recommendation.candidate
+    where = "here" if recommendation.timed_here else "on the machine that made the trials"
     return f"Tune {chosen.config.label} ({chosen.parameters:,} parameters, about {chosen.seconds:.0f} s {where})."
 
 
-def _expected(found: Recommendation) -> list[str]:
+def _expected(recommendation: Recommendation) -> list[str]:
     """What the linear probe reaches and what tuning adds; accuracies only where their spread was measured."""
-    said = [f"A linear probe of your images reaches {found.level:.0%}."]
-    if found.multi_label:
-        said = [f"A linear probe of your images gets {found.level:.0%} of their labels right."]
-    if found.is_calibrated:
-        chosen = found.candidate
+    said = [f"A linear probe of your images reaches {recommendation.level:.0%}."]
+    if recommendation.multi_label:
+        said = [f"A linear probe of your images gets {recommendation.level:.0%} of their labels right."]
+    if recommendation.is_calibrated:
+        chosen = recommendation.candidate
         low, high = chosen.interval
-        gain = 100 * (chosen.accuracy - found.level)
+        gain = 100 * (chosen.accuracy - recommendation.level)
         adds = f"add {_points(gain)}" if gain >= 0.5 else "add less than a point"
         if gain <= -0.5:
             adds = f"lose {_points(-gain)}"
@@ -64,9 +64,9 @@ def _points(number: float, digits: str = ".0f") -> str:
     return f"{text} point" if text == "1" else f"{text} points"
 
 
-def _where(found: Recommendation) -> list[str]:
+def _where(recommendation: Recommendation) -> list[str]:
     """Which of the backbone's features tell the classes apart, and so what there is to move."""
-    facts = found.facts
+    facts = recommendation.facts
     if facts is None:
         return []
     thirds = [f"after its {which} third" for which in ("first", "middle", "last")]
@@ -83,14 +83,14 @@ def _where(found: Recommendation) -> list[str]:
     ]
 
 
-def _fisher(found: Recommendation) -> list[str]:
+def _fisher(recommendation: Recommendation) -> list[str]:
     """Which blocks the task pulls at."""
-    return [] if found.fisher is None else [found.fisher.explain()]
+    return [] if recommendation.fisher is None else [recommendation.fisher.explain()]
 
 
-def _placed(found: Recommendation) -> list[str]:
+def _placed(recommendation: Recommendation) -> list[str]:
     """That the task itself says where the parameters go."""
-    if found.config.placement is None:
+    if recommendation.config.placement is None:
         return []
     return [
         "Which layers get how many of its parameters is measured on your images when tuning starts, by where the "
@@ -98,46 +98,50 @@ def _placed(found: Recommendation) -> list[str]:
     ]
 
 
-def _instead(found: Recommendation) -> list[str]:
+def _instead(recommendation: Recommendation) -> list[str]:
     """What else there was to choose."""
-    others = [candidate for candidate in found.ranking if candidate.config != found.config]
-    if found.within is not None:
-        return _cheapest(found, found.ranking[0], f"within {_points(100 * found.within, 'g')} of the best")
+    others = [candidate for candidate in recommendation.ranking if candidate.config != recommendation.config]
+    if recommendation.within is not None:
+        return _cheapest(
+            recommendation, recommendation.ranking[0], f"within {_points(100 * recommendation.within, 'g')} of the best"
+        )
     if not others:
         return []
-    text = f"Next best of {len(found.ranking)} candidates is {others[0].config.label}"
-    if found.is_calibrated:
-        text += f", {100 * abs(found.candidate.accuracy - others[0].accuracy):.1f} points away"
+    text = f"Next best of {len(recommendation.ranking)} candidates is {others[0].config.label}"
+    if recommendation.is_calibrated:
+        text += f", {100 * abs(recommendation.candidate.accuracy - others[0].accuracy):.1f} points away"
     return [text + "."]
 
 
-def _cheapest(found: Recommendation, best: Candidate, points: str) -> list[str]:
+def _cheapest(recommendation: Recommendation, best: Candidate, points: str) -> list[str]:
     """How likely the cheapest is to be good enough, and what is expected best where that is another one."""
-    is_best = best.config == found.config
-    if found.chance is None:
+    is_best = best.config == recommendation.config
+    if recommendation.chance is None:
         return [] if is_best else [f"{best.config.label} comes first in the order, and costs more."]
-    if found.chance < CHANCE:
-        return [f"No candidate is as likely as not {points}; this one is likeliest to be, at {found.chance:.0%}."]
+    if recommendation.chance < CHANCE:
+        return [
+            f"No candidate is as likely as not {points}; this one is likeliest to be, at {recommendation.chance:.0%}."
+        ]
     instead = "" if is_best else f"; {best.config.label} ({best.seconds:.0f} s) is expected best"
-    return [f"It is the cheapest that is as likely as not {points} ({found.chance:.0%}){instead}."]
+    return [f"It is the cheapest that is as likely as not {points} ({recommendation.chance:.0%}){instead}."]
 
 
-def _evidence(found: Recommendation) -> str:
-    text = f"This rests on the trials of {found.num_tasks} stored tasks"
-    near = [_named(evidence) for evidence in found.evidence[:NAMED]]
+def _evidence(recommendation: Recommendation) -> str:
+    text = f"This rests on the trials of {recommendation.num_tasks} stored tasks"
+    near = [_named(evidence) for evidence in recommendation.evidence[:NAMED]]
     if near:
         text += f"; the nearest of those that agree are {'; '.join(near)}."
     else:
         text += "; on none of the nearest did it gain as much or as little."
-    return text + _other_size(found)
+    return text + _other_size(recommendation)
 
 
-def _other_size(found: Recommendation) -> str:
+def _other_size(recommendation: Recommendation) -> str:
     """That the stored trials are of images of another size, if they are."""
-    here = None if found.facts is None else found.facts.image_size
-    if here is None or found.image_size is None or here == found.image_size:
+    here = None if recommendation.facts is None else recommendation.facts.image_size
+    if here is None or recommendation.image_size is None or here == recommendation.image_size:
         return ""
-    there, own = (f"{size[1]} x {size[2]} pixels" for size in (found.image_size, here))
+    there, own = (f"{size[1]} x {size[2]} pixels" for size in (recommendation.image_size, here))
     return f" Their images were read at {there}, yours are at {own}."
 
 

@@ -104,8 +104,10 @@ def recommend(
             raise RecommendationError(f"{name}={names!r} must be several names; give [{names!r}]")
     limits = Limits(max_params, max_seconds, mergeable_only, methods, tuple(without_methods))
     asked = BackboneId.of_name(backbone) if isinstance(backbone, str) else BackboneId.of_model(backbone)
-    found = _evidence_for(embedding, store, backbone, asked, exclude)
-    table, target = on_equal_terms(found.table, TaskFacts(embedding.task or "target", embedding, backbone=facts))
+    evidence = _evidence_for(embedding, store, backbone, asked, exclude)
+    table, target = on_equal_terms(
+        evidence.table, TaskFacts(embedding.task or "target", embedding, backbone_facts=facts)
+    )
     seconds = table.seconds_on(training_images(embedding))
     kept = limits.keep(table, seconds, already=[*(trial.config for trial in trials), *running])
     kept = [c for c in kept if table.configs[c] not in failed]
@@ -113,13 +115,13 @@ def recommend(
         raise RecommendationError("all configurations that are allowed failed; allow others")
     candidates = [table.configs[c] for c in kept]
     prediction = RECOMMENDERS[recommender](table, target, candidates)
-    note = found.note or _note_on(embedding, facts)
+    note = evidence.note or _note_on(embedding, facts)
     if prediction.mean.shape != (len(candidates),) or not np.isfinite(prediction.mean).all():
         raise RecommendationError(
             f"recommender {recommender!r} did not give one number for each of {len(candidates)} candidates; mend it, "
             "or choose another"
         )
-    published = with_published(prediction, candidates, str(asked)) if found.note else None
+    published = with_published(prediction, candidates, str(asked)) if evidence.note else None
     if published is not None:
         prediction = published
         note += f"; the order of the methods is that published for it on {' and '.join(RESULTS)}"
@@ -139,8 +141,8 @@ def recommend(
         chance = None if note else float(after.chances_within(within)[chosen])
     config = candidates[chosen]
     level = target.level if facts is None else facts.linear_probe
-    near = _nearest(table, found.distances, config)
-    if not found.note:
+    near = _nearest(table, evidence.distances, config)
+    if not evidence.note:
         near = tuple(e for e in near if _agrees(e, float(after.mean[chosen]) - level, float(after.std[chosen])))
     return Recommendation(
         config=config,
@@ -149,14 +151,14 @@ def recommend(
         recommender=recommender,
         level=level,
         num_tasks=len(table.tasks),
-        warm_start=warm_start(embedding, store, found.tasks, config, asked),
+        warm_start=warm_start(embedding, store, evidence.tasks, config, asked),
         note=note,
         multi_label=embedding.multi_label,
         within=within,
         chance=chance,
-        facts=target.backbone,
-        fisher=None if facts is None else _by_block(facts, found.table),
-        image_size=_image_size(found.table),
+        facts=target.backbone_facts,
+        fisher=None if facts is None else _by_block(facts, evidence.table),
+        image_size=_image_size(evidence.table),
     )
 
 
@@ -179,7 +181,7 @@ def _check_names(within: float | None, cost: str, recommender: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Found:
+class _StoredTrials:
     """Stored tasks with trials that say something about a backbone.
 
     Attributes:
@@ -197,7 +199,7 @@ class _Found:
 
 def _evidence_for(
     embedding: TaskEmbedding, store: TaskStore, backbone: str | nn.Module, asked: BackboneId, exclude: Sequence[str]
-) -> _Found:
+) -> _StoredTrials:
     """The nearest stored tasks with trials on the backbone or, where there are none, on another one.
 
     Raises:
@@ -224,11 +226,13 @@ def _evidence_for(
     )
 
 
-def _nearest_with_trials(embedding: TaskEmbedding, store: TaskStore, which: TaskFilter, backbone: BackboneId) -> _Found:
+def _nearest_with_trials(
+    embedding: TaskEmbedding, store: TaskStore, which: TaskFilter, backbone: BackboneId
+) -> _StoredTrials:
     near = {n.name: n for n in store.nearest(embedding, CONSIDERED, which=which)}
     tasks = {task.name: task for task in store.tasks(TaskFilter(names=list(near)))}
     ordered = [(tasks[name], n.embedding) for name, n in near.items() if name in tasks]
-    return _Found(
+    return _StoredTrials(
         tasks=tuple(task for task, _ in ordered),
         distances={name: n.distance for name, n in near.items()},
         table=table_of(ordered, lambda trial: trial.backbone.is_same(backbone)),
@@ -264,12 +268,12 @@ def _ranking(
 
 
 def _by_block(facts: BackboneFacts, table: TrialTable) -> FisherByBlock | None:
-    return fisher_by_block(facts, [task.backbone for task in table.tasks if task.backbone is not None])
+    return fisher_by_block(facts, [task.backbone_facts for task in table.tasks if task.backbone_facts is not None])
 
 
 def _image_size(table: TrialTable) -> tuple[int, int, int] | None:
     """As the backbone took the images of all tasks, if that is one size and known."""
-    sizes = {None if task.backbone is None else task.backbone.image_size for task in table.tasks}
+    sizes = {None if task.backbone_facts is None else task.backbone_facts.image_size for task in table.tasks}
     return sizes.pop() if len(sizes) == 1 else None
 
 

@@ -108,7 +108,7 @@ def test_a_few_trials_are_enough_for_an_expectation(name, scores):
 def test_gains_are_counted_from_what_a_linear_probe_reaches(table):
     level = 0.9  # the classifier's cross-validated accuracy of the embeddings here
     np.testing.assert_allclose(table.gains(), table.scores - level)
-    looked = [dataclasses.replace(task, backbone=facts(0.1 * i)) for i, task in enumerate(table.tasks)]
+    looked = [dataclasses.replace(task, backbone_facts=facts(0.1 * i)) for i, task in enumerate(table.tasks)]
     seen = dataclasses.replace(table, tasks=tuple(looked))
     np.testing.assert_allclose(seen.gains(), table.scores - 0.1 * np.arange(8)[:, None])
     np.testing.assert_allclose(seen.without_facts().gains(), table.gains())
@@ -161,9 +161,9 @@ def test_no_more_is_used_of_a_target_than_is_known_of_the_stored_tasks(table, kn
     measured = dataclasses.replace(older, sketch=(1.0,) * SKETCH_SIZE)
     larger = dataclasses.replace(measured, image_size=(3, 224, 224))
     kinds = {"-": None, "f": facts(0.5), "m": measured, "l": larger, "o": older}
-    stored = tuple(dataclasses.replace(t, backbone=kinds[k]) for t, k in zip(table.tasks, known, strict=True))
+    stored = tuple(dataclasses.replace(t, backbone_facts=kinds[k]) for t, k in zip(table.tasks, known, strict=True))
     found, target = on_equal_terms(
-        dataclasses.replace(table, tasks=stored), dataclasses.replace(TARGET, backbone=kinds[asked])
+        dataclasses.replace(table, tasks=stored), dataclasses.replace(TARGET, backbone_facts=kinds[asked])
     )
     assert len(found.tasks) == tasks
     assert kind_of(found).endswith(terms)
@@ -209,10 +209,12 @@ def test_what_a_fact_decides_is_learned_from_other_tasks(name):
     levels = np.linspace(0.2, 0.8, 24)
     gain = np.stack([np.zeros(24), 0.5 - levels, 0.5 - levels, levels - 0.5, levels - 0.5], axis=1)
     table = table_of(levels[:, None] + gain)
-    looked = [dataclasses.replace(task, backbone=facts(level)) for task, level in zip(table.tasks, levels, strict=True)]
+    looked = [
+        dataclasses.replace(task, backbone_facts=facts(level)) for task, level in zip(table.tasks, levels, strict=True)
+    ]
     table = dataclasses.replace(table, tasks=tuple(looked))
     for level, best in ((0.25, "ssf"), (0.75, "lora")):
-        target = dataclasses.replace(TARGET, backbone=facts(level))
+        target = dataclasses.replace(TARGET, backbone_facts=facts(level))
         found = RECOMMENDERS[name](table, target, CONFIGS)
         assert CONFIGS[found.choice()].method == best
         assert found.mean[found.choice()] == pytest.approx(level + abs(0.5 - level), abs=0.06)
@@ -250,7 +252,7 @@ def test_where_the_backbone_was_measured_the_directions_are_those_of_its_own_log
     generator = np.random.default_rng(0)
     fishers = np.exp(generator.normal(size=(len(table.tasks), 20_000)))
     tasks = [
-        dataclasses.replace(task, backbone=dataclasses.replace(facts(0.5), sketch=tuple(log_sketch(fisher))))
+        dataclasses.replace(task, backbone_facts=dataclasses.replace(facts(0.5), sketch=tuple(log_sketch(fisher))))
         for task, fisher in zip(table.tasks, fishers, strict=True)
     ]
     logs = np.log(fishers) - np.log(fishers).mean(axis=0)

@@ -37,7 +37,7 @@ def task_directions(tasks: Sequence[TaskFacts]) -> Array:
 
 def backbone_directions(tasks: Sequence[TaskFacts]) -> Array:
     """Unit vectors `(T, T)` of the backbone's own log Fisher less its mean over the tasks, from their sketches."""
-    sketches = np.array([task.backbone.sketch for task in tasks if task.backbone is not None], np.float64)
+    sketches = np.array([task.backbone_facts.sketch for task in tasks if task.backbone_facts is not None], np.float64)
     return _in_their_span(unit(sketches - sketches.mean(axis=0)))
 
 
@@ -78,7 +78,7 @@ def task_numbers(tasks: Sequence[TaskFacts]) -> Array:
     These are the linear probe's accuracy and the logarithms of classes and images; where somebody looked at every task
     through the backbone, also what probes reach at other depths and in place (`BackboneFacts.numbers`).
     """
-    looked = [task.backbone for task in tasks if task.backbone is not None]
+    looked = [task.backbone_facts for task in tasks if task.backbone_facts is not None]
     if len(looked) < len(tasks):
         return np.stack([_probe_numbers(task) for task in tasks])
     return np.stack([facts.numbers for facts in looked])

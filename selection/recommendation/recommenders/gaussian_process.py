@@ -216,7 +216,7 @@ def shipped() -> dict[str, GaussianProcess]:
 
 def kind_of(table: TrialTable) -> str:
     """Whose trials a table holds, and what is known of all of its tasks under the backbone."""
-    looked = all(task.backbone is not None for task in table.tasks)
+    looked = all(task.backbone_facts is not None for task in table.tasks)
     fisher = all(task.has_fisher for task in table.tasks)
     return f"{table.backbone}, {'with' if looked else 'without'} facts" + (" and Fisher" if fisher else "")
 
