@@ -14,7 +14,7 @@ from selection import BackboneFacts, TaskFilter, load_library
 from selection.evidence.table import TaskFacts, TrialTable, on_equal_terms
 from selection.evidence.table import table_of as trials_table
 from selection.recommendation.prediction import OWN_ERROR, SHARED_ERROR, Prediction
-from selection.recommendation.recommenders import RECOMMENDERS, GaussianProcess
+from selection.recommendation.recommenders import RECOMMENDERS, GaussianProcess, gaussian_process
 from selection.recommendation.recommenders.best_fixed import average_gains, best_fixed
 from selection.recommendation.recommenders.factorisation import factors_of
 from selection.recommendation.recommenders.features import (
@@ -352,6 +352,19 @@ def test_learning_makes_the_trials_likelier(table, process):
         return multivariate_normal(np.zeros(len(pairs)), covariance).logpdf(table.gains()[tuple(pairs.T)])
 
     assert log_likelihood(learned.settings) > log_likelihood(starting_settings(3, np.nanmean(table.gains() ** 2)))
+
+
+def test_settings_depend_less_on_the_draws_the_more_of_them_are_averaged(monkeypatch):
+    """Means of independent draws spread by the square root of their number less; these share some of their scores."""
+    table = table_of(np.random.default_rng(1).uniform(0.5, 0.95, (24, 5)))
+
+    def spread(draws):
+        monkeypatch.setattr(gaussian_process, "ROWS", 30)
+        monkeypatch.setattr(gaussian_process, "DRAWS", draws)
+        learned = [GaussianProcess.learn(table, seed=seed).settings.values() for seed in range(4)]
+        return np.log(np.array([list(values) for values in learned])).std(axis=0).mean()
+
+    assert spread(8) < 0.6 * spread(1)
 
 
 def test_the_widening_is_that_of_predicting_each_source_from_the_others(process):

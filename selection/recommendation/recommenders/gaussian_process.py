@@ -19,7 +19,8 @@ ones.
 Where the linear probe leaves little wrong, there is little to gain, and trials repeat better: r makes both smaller
 where it leaves less than half. A score that is the mean of several repeats says more than that of a single trial, whose
 noise has variance s. Amounts a, lengths, h and s maximise the marginal likelihood (Rasmussen and Williams 2006, section
-5.4.1), with a weak prior that keeps them near ordinary sizes where the trials say little.
+5.4.1), with a weak prior that keeps them near ordinary sizes where the trials say little. They are averaged over draws
+of the observations, so that they depend less on what a single draw happens to hold.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ from selection.recommendation.recommenders.features import (
 from selection.recommendation.recommenders.registry import register_recommender
 
 SHIPPED = Path(__file__).with_name("gaussian_process.json")
-ROWS = 400  # observations that the settings are learned from: the likelihood takes the cube of their number
+ROWS = 200  # observations in a draw that settings are learned from: the likelihood takes the cube of their number
+DRAWS = 8  # whose settings are averaged: those of a single one depend on which observations it happens to hold
 STEPS = 40  # of L-BFGS
 FEWEST_SOURCES = 8  # that a widening is learned from; with fewer the process is taken at its word
 PRIOR_SPREAD = 1.0  # of the logarithm of a setting around where learning starts
@@ -122,25 +124,18 @@ class GaussianProcess:
         numbers: Described = task_numbers,
         seed: int = 0,
     ) -> GaussianProcess:
-        """The settings that make the table likeliest, from `ROWS` of its scores."""
+        """The settings that make scores of the table likeliest: geometric means over `DRAWS` draws of `ROWS` scores
+        each, or the settings for all of them where there are no more.
+        """
         seen = _Observations.of(table)
-        some = seen.of_rows(np.random.default_rng(seed).permutation(len(seen.gains))[:ROWS])
         likeness = _Likeness.of(table.tasks, table.configs, directions, numbers)
         first = starting_settings(
             likeness.facts.shape[1], max(float(seen.gains.square().mean()), SMALLEST), len(likeness.embedding)
         )
-        start = torch.tensor([math.log(value) for value in first.values()], dtype=torch.float64)
-
-        def loss(theta: Array) -> tuple[float, Array]:
-            free = torch.tensor(theta, dtype=torch.float64, requires_grad=True)
-            value = _negative_log_likelihood(likeness, some, dict(zip(first, free.exp(), strict=True)))
-            value = value + ((free - start) / PRIOR_SPREAD).square().sum() / 2
-            (gradient,) = torch.autograd.grad(value, free)
-            return value.item(), gradient.numpy()
-
-        bounds = [(value - FARTHEST, value + FARTHEST) for value in start.tolist()]
-        found = minimize(loss, start.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS})
-        return cls(dict(zip(first, np.exp(found.x).tolist(), strict=True)), directions, numbers)
+        generator, count = np.random.default_rng(seed), len(seen.gains)
+        draws = [generator.permutation(count)[:ROWS] for _ in range(DRAWS if count > ROWS else 1)]
+        logs = np.mean([_likeliest(likeness, seen.of_rows(rows), first) for rows in draws], axis=0)
+        return cls(dict(zip(first, np.exp(logs).tolist(), strict=True)), directions, numbers)
 
     def __call__(self, table: TrialTable, target: TaskFacts, candidates: Sequence[AdapterConfig]) -> Prediction:
         """Mean and covariance of the candidates' accuracies on the target."""
@@ -316,6 +311,22 @@ def _of_pairs(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 def _squared_distances(values: Tensor) -> Tensor:
     return torch.cdist(values, values).square()
+
+
+def _likeliest(likeness: _Likeness, seen: _Observations, first: dict[str, float]) -> Array:
+    """The logarithms of the settings that make observations likeliest, from those that learning starts at."""
+    start = torch.tensor([math.log(value) for value in first.values()], dtype=torch.float64)
+
+    def loss(theta: Array) -> tuple[float, Array]:
+        free = torch.tensor(theta, dtype=torch.float64, requires_grad=True)
+        value = _negative_log_likelihood(likeness, seen, dict(zip(first, free.exp(), strict=True)))
+        value = value + ((free - start) / PRIOR_SPREAD).square().sum() / 2
+        (gradient,) = torch.autograd.grad(value, free)
+        return value.item(), gradient.numpy()
+
+    bounds = [(value - FARTHEST, value + FARTHEST) for value in start.tolist()]
+    found = minimize(loss, start.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS})
+    return np.asarray(found.x)
 
 
 def _negative_log_likelihood(likeness: _Likeness, seen: _Observations, settings: dict[str, Tensor]) -> Tensor:
