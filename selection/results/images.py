@@ -13,10 +13,11 @@ from PIL import Image
 
 from selection.errors import SelectionError
 from task2vec import Task
-from task2vec.images import arrays_to_uint8, image_extensions, open_image, to_rgb
+from task2vec.images import arrays_to_uint8, image_extensions, open_image
 from task2vec.tasks.arrays import ArrayImages
 from task2vec.tasks.files import Files, list_images
 from task2vec.tasks.sources import ImageSource
+from task2vec_base.pictures import to_rgb
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,10 @@ from torch.utils.data import ConcatDataset, Subset
 from torchvision.datasets.vision import StandardTransform, VisionDataset
 
 from task2vec.errors import TaskError, UnreadableImageError
-from task2vec.images import UNREADABLE, arrays_to_uint8, to_rgb
+from task2vec.images import UNREADABLE, arrays_to_uint8
 from task2vec.tasks.labels import label_space, several_labels
 from task2vec.tasks.sources import ImageSource, LabelledImages
+from task2vec_base.pictures import to_rgb
 
 IMAGE_COLUMNS = ("image", "img", "pixel_values")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class")

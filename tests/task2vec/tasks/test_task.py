@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from task2vec import Splits, Task, TaskError, UnreadableImageError, embed, load_probe, read_splits
-from task2vec.images import open_image, to_rgb
+from task2vec.images import open_image
+from task2vec_base.pictures import to_rgb
 from tests.conftest import random_task
 from tests.task2vec.tasks.folders import damage, make_folder, write_image, zip_of
 
