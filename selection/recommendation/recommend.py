@@ -96,12 +96,8 @@ def recommend(
             is no share of accuracy or given beside `running`, or the recommender expects no accuracies.
         StoreError: no stored task was embedded by the same probe and estimator.
     """
-    _check_names(within, cost, recommender)
-    if within is not None and running:
-        raise RecommendationError(f"within={within} names the answer, and running= asks what else to try; give one")
-    for name, names in (("methods", methods), ("without_methods", without_methods), ("exclude", exclude)):
-        if isinstance(names, str):
-            raise RecommendationError(f"{name}={names!r} must be several names; give [{names!r}]")
+    _check(within, cost, recommender, running)
+    _check_several(methods=methods, without_methods=without_methods, exclude=exclude)
     limits = Limits(max_params, max_seconds, mergeable_only, methods, tuple(without_methods))
     asked = BackboneId.of_name(backbone) if isinstance(backbone, str) else BackboneId.of_model(backbone)
     evidence = _evidence_for(embedding, store, backbone, asked, exclude)
@@ -169,15 +165,23 @@ def _note_on(embedding: TaskEmbedding, facts: BackboneFacts | None) -> str:
     return TOO_FEW if facts is not None and facts.num_images < FEW * facts.num_classes else ""
 
 
-def _check_names(within: float | None, cost: str, recommender: str) -> None:
+def _check(within: float | None, cost: str, recommender: str, running: Sequence[AdapterConfig]) -> None:
     if within is not None and not 0 <= within <= 1:
         raise RecommendationError(f"within={within} is no share of accuracy in [0, 1]; give one such as 0.01")
+    if within is not None and running:
+        raise RecommendationError(f"within={within} names the answer, and running= asks what else to try; give one")
     if cost not in ("seconds", "parameters"):
         raise RecommendationError(f"there is no cost {cost!r}; choose seconds or parameters")
     if recommender not in RECOMMENDERS:
         raise RecommendationError(
             f"there is no recommender {recommender!r}; choose from {', '.join(sorted(RECOMMENDERS))}"
         )
+
+
+def _check_several(**given: Sequence[str] | None) -> None:
+    for name, names in given.items():
+        if isinstance(names, str):  # whose letters would be taken for names
+            raise RecommendationError(f"{name}={names!r} must be several names; give [{names!r}]")
 
 
 @dataclasses.dataclass(frozen=True)
