@@ -261,7 +261,7 @@ def test_float16_comes_near_to_float32_though_squares_leave_its_range():
 @pytest.mark.parametrize(("name", "entry"), [("resnet basic", "layer3"), ("vit", "blocks.1"), ("swin", "layers.1")])
 @pytest.mark.parametrize("room", [Room(2**30, 0), Room(0, 2**30)])
 def test_from_a_later_layer_the_rest_is_as_from_the_first(name, entry, room, monkeypatch):
-    monkeypatch.setattr("task2vec.inputs.room_for", lambda share: room)
+    monkeypatch.setattr("task2vec.inputs.probe_inputs.room_for", lambda share: room)
     task = random_task(6, size=LARGER.get(name, 32))
     probe = probe_for(NETWORKS[name], task)
     whole, part = embed(task, probe), embed(task, probe, from_layer=entry)
