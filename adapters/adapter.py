@@ -223,6 +223,19 @@ def tuned_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: tensor for name, tensor in tuned_tensors(model).items() if isinstance(tensor, nn.Parameter)}
 
 
+def tuned_classes(model: nn.Module) -> int:
+    """The number of classes of the present classifier, which may be several layers.
+
+    Raises:
+        ConfigError: it has no linear layer or convolution.
+    """
+    head = model.get_submodule(classifier_names(model)[0])
+    layers = [module for module in head.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    if not layers:
+        raise ConfigError(f"the classifier of {type(model).__name__}, {type(head).__name__}, has no linear layer")
+    return len(layers[-1].weight)
+
+
 def num_adapter_parameters(model: nn.Module) -> int:
     """How many parameters are trainable beside the classifier's, which is how the papers count."""
     heads = tuple(f"{name}/" for name in classifier_names(model))

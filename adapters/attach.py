@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from adapters.adapter import Adapter, Adapters, adapters_of, plain, switch
+from adapters.adapter import Adapter, Adapters, adapters_of, plain, switch, tuned_classes
 from adapters.config import AdapterConfig
 from adapters.errors import ConfigError, IncompatibleError
 from adapters.methods.registry import METHODS, Chosen, Scores
@@ -50,9 +50,9 @@ def attach(
         The same module, with its adapters in `backbone.adapters`.
 
     Raises:
-        IncompatibleError: the method makes no sense on this backbone; names methods that do. Or an adapter has no
-            effect or fails, as a forward and backward pass on a random image shows (on the first real images where the
-            backbone does not say what size it takes).
+        IncompatibleError: the method makes no sense on this backbone; names methods that do. Or the backbone takes no
+            classifier of `num_classes`, or an adapter has no effect or fails, as a forward and backward pass on a
+            random image shows (on the first real images where the backbone does not say what size it takes).
         ConfigError: the name is taken, there is no such block or module, a size does not fit, or scores are missing.
     """
     return attach_chosen(backbone, config, num_classes, _choice(backbone, config, scores), name=name, seed=seed)
@@ -97,6 +97,11 @@ def attach_chosen(
     switch(backbone, name)
     images = example_images(backbone)
     with undone_if_failing(backbone, name, former):
+        if num_classes is not None and tuned_classes(backbone) != num_classes:
+            raise IncompatibleError(
+                f"{_describe(backbone)} took no new classifier: it tells {tuned_classes(backbone)} classes apart "
+                f"instead of {num_classes}; create it with num_classes={num_classes} and attach without"
+            )
         if images is not None and takes(backbone, images):
             prove(backbone, images)
         else:
@@ -245,6 +250,8 @@ def _new_heads(backbone: nn.Module, num_classes: int | None) -> dict[str, nn.Mod
     before = {m: vars(m) | {table: dict(vars(m)[table]) for table in tables} for m in backbone.modules()}
     backbone.reset_classifier(num_classes)  # type: ignore[operator]
     heads = {name: backbone.get_submodule(name) for name in present}
+    # Sequencer and SAM change their classifier in place; as that one goes back, the adapter takes a copy.
+    heads = {name: copy.deepcopy(head) if head is present[name] else head for name, head in heads.items()}
     for module, attributes in before.items():
         vars(module).update(attributes)
     return heads

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from adapters.adapter import active_name, adapter_of, forget_derived, plain, tuned_tensors
+from adapters.adapter import active_name, adapter_of, forget_derived, plain, tuned_classes, tuned_tensors
 from adapters.attach import DEFAULT_NAME, Backbone, attach_chosen, undone_if_failing
 from adapters.config import AdapterConfig
 from adapters.errors import CheckpointError, ConfigError
@@ -178,16 +178,3 @@ def load_tuned(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None
     for name, tensor in tuned.items():
         tensor.copy_(tensors[name].reshape(tensor.shape))
     forget_derived(model)
-
-
-def tuned_classes(model: nn.Module) -> int:
-    """The number of classes of the present classifier, which may be several layers.
-
-    Raises:
-        ConfigError: it has no linear layer or convolution.
-    """
-    head = model.get_submodule(classifier_names(model)[0])
-    layers = [module for module in head.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
-    if not layers:
-        raise ConfigError(f"the classifier of {type(model).__name__}, {type(head).__name__}, has no linear layer")
-    return len(layers[-1].weight)

@@ -13,9 +13,9 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 
-from adapters.adapter import adapter_of, tuned_parameters, tuned_tensors
+from adapters.adapter import adapter_of, tuned_classes, tuned_parameters, tuned_tensors
 from adapters.augmentation import mixing_of
-from adapters.checkpoint import load_tuned, tuned_classes
+from adapters.checkpoint import load_tuned
 from adapters.data import Batches, Reader
 from adapters.data.labels import check_range
 from adapters.errors import CheckpointError, TrainingError

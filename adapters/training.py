@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from adapters.adapter import adapter_of, tuned_parameters
+from adapters.adapter import adapter_of, tuned_classes, tuned_parameters
 from adapters.augmentation import Augment, augmentation_of
-from adapters.checkpoint import start_from, tuned_classes
+from adapters.checkpoint import start_from
 from adapters.data import Batches, Reader, Workers, transform_of
 from adapters.data.labels import check_range
 from adapters.drop_path import dropping_paths
