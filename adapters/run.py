@@ -95,11 +95,7 @@ class Run:
         self.history: list[dict[str, float]] = []
         self.best = self._copy()  # should the very first epoch fail, the model is as it was
         if self.out is not None:
-            # Only a run on the same images and the same backbone is the same run.
-            identity = self.config.to_dict() | dataclasses.asdict(settings)
-            identity |= {"images": training.fingerprint(), "backbone": backbone_fingerprint(model)}
-            identity |= {"validation": None if validation is None else validation.fingerprint()}
-            self.identity = json.dumps(identity, sort_keys=True)
+            self.identity = self._identity(training, validation)
             self._resume(self.out / TRAINING)
 
     def prepare(self, steps_per_epoch: int) -> None:
@@ -237,9 +233,25 @@ class Run:
         lines = "".join(json.dumps(record) + "\n" for record in self.history)
         write_atomically(self.out / "metrics.jsonl", lambda path: path.write_text(lines))
 
+    def _identity(self, training: Batches, validation: Batches | None) -> str | None:
+        """What only this training has: its settings, backbone and images; None where the images cannot be told."""
+        images = {"images": training.fingerprint()}
+        if validation is not None:
+            images["validation"] = validation.fingerprint()
+        if None in images.values():
+            return None
+        identity = self.config.to_dict() | dataclasses.asdict(self.settings) | {"validation": None} | images
+        return json.dumps(identity | {"backbone": backbone_fingerprint(self.model)}, sort_keys=True)
+
     def _resume(self, path: Path) -> None:
         if not path.exists():
             return
+        if self.identity is None:
+            raise CheckpointError(
+                f"cannot resume from {path}: the images change with every reading, so that nothing tells whether they "
+                "are those of that training; draw from the global generators of torch, NumPy or random in the dataset, "
+                "or remove the file"
+            )
         try:
             # Onto the CPU: the optimiser counts its steps there, and would wait for an accelerator in each of them.
             state = torch.load(path, map_location="cpu", weights_only=True)

@@ -123,7 +123,8 @@ def fit(
     Raises:
         TrainingError: labels do not fit the classifier, an image cannot be read, or the loss becomes NaN (the best
             weights so far are kept; it is noticed when the epoch ends).
-        CheckpointError: `out` holds the training of another configuration, or `init_from` does not fit.
+        CheckpointError: `out` holds a training on other images or of another configuration, or nothing tells whether
+            the images are the same; or `init_from` does not fit.
         ConfigError: `monitor` is none of the metrics, `augment`, `loss` or `sampling` is unknown or does not fit the
             labels, or `patience` is given where the last epoch is kept.
     """

@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from timm.layers import DropPath
 from torch import nn
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import RandomHorizontalFlip
 
 import adapters
 from adapters import METHODS, AdapterConfig, CheckpointError, ConfigError, TrainingError
@@ -474,6 +476,49 @@ def test_a_training_with_other_validation_images_is_not_resumed(tmp_path):
     adapters.fit(model_for(CONFIG), stripes(48), stripes(12, seed=1), out=tmp_path, progress=False)
     with pytest.raises(CheckpointError, match="other images, backbone or settings"):
         adapters.fit(model_for(CONFIG), stripes(48), stripes(12, seed=2), out=tmp_path, progress=False)
+
+
+def folder_of_noise(path, count=12):
+    """Half of the pictures in each of two folders; flipped at random when read."""
+    for i in range(count):
+        pixels = np.random.default_rng(i).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+        (path / f"c{i % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path / f"c{i % 2}" / f"{i:02}.png")
+    return ImageFolder(path, RandomHorizontalFlip())
+
+
+class OwnNoise(Changing):
+    """What it draws comes from a generator of its own, which no seed of ours reaches."""
+
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return image + torch.from_numpy(np.random.default_rng().normal(size=image.shape)).float(), label
+
+
+@pytest.mark.parametrize("kind", ["folder", "own noise in a folder", "flipped", "table"])
+def test_images_that_are_drawn_at_random_are_resumed_with_themselves_and_with_no_others(kind, tmp_path):
+    class Table(OwnNoise):
+        _fingerprint = "abc"
+
+    folder = folder_of_noise(tmp_path / "pictures")
+    if kind == "own noise in a folder":
+        folder.loader = lambda path: Image.effect_noise((SIZE, SIZE), 50).convert("RGB")
+    kinds = {"flipped": Flipped(stripes(12)), "table": Table(stripes(12))}
+    data = kinds.get(kind, folder)
+    fold, other = torch.utils.data.Subset(data, range(8)), torch.utils.data.Subset(data, [*range(7), 8])
+    config, settings = AdapterConfig("bitfit", epochs=2), {"out": tmp_path / "out", "workers": 0, "progress": False}
+    first = adapters.fit(model_for(config), fold, **settings)
+    assert adapters.fit(model_for(config), fold, **settings).history == first.history
+    for others in (other, torch.utils.data.ConcatDataset([torch.utils.data.Subset(data, range(7)), other][::-1])):
+        with pytest.raises(CheckpointError, match="other images, backbone or settings"):
+            adapters.fit(model_for(config), others, **settings)
+
+
+def test_images_that_nothing_tells_from_others_are_not_resumed(tmp_path):
+    config, settings = AdapterConfig("bitfit", epochs=1), {"out": tmp_path, "workers": 0, "progress": False}
+    adapters.fit(model_for(config), OwnNoise(stripes(12)), **settings)
+    with pytest.raises(CheckpointError, match="the images change with every reading"):
+        adapters.fit(model_for(config), OwnNoise(stripes(12)), **settings)
 
 
 def test_training_and_validation_of_other_class_names_are_refused():
