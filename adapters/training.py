@@ -23,6 +23,7 @@ from adapters.adapter import adapter_of, tuned_classes, tuned_parameters
 from adapters.augmentation import Augment, augmentation_of
 from adapters.checkpoint import start_from
 from adapters.data import Batches, Reader, Workers, transform_of
+from adapters.data.kinds import check_same_numbers
 from adapters.data.labels import check_range
 from adapters.drop_path import dropping_paths
 from adapters.errors import ConfigError, StopTraining, TrainingError
@@ -222,11 +223,8 @@ def _check_labels(training: Batches, validation: Batches | None, num_classes: in
     if validation is None:
         return
     names, others = training.class_names(), validation.class_names()
-    if names is not None and others is not None and names != others:
-        raise TrainingError(
-            f"the classes of the validation images, {_listed(others)}, are not those of the training images, "
-            f"{_listed(names)}; give them the same numbers with classes_of="
-        )
+    if names is not None and others is not None:
+        check_same_numbers(names, others, "the training images", "the validation images")
     if training.multi_label != validation.multi_label:
         raise TrainingError("training and validation images must both have one label an image, or both several")
     if training.known_labels is not None and validation.known_labels is not None:
@@ -237,7 +235,3 @@ def _check_labels(training: Batches, validation: Batches | None, num_classes: in
 
 def _present(labels: Tensor) -> set[int]:
     return set((labels.any(dim=0).nonzero().flatten() if labels.ndim == 2 else labels).tolist())
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

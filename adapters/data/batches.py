@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from adapters.data.examples import Batch, Examples, Transform, checked, collate
-from adapters.data.kinds import description, is_cacheable, is_described, known_labels, map_style, selected
+from adapters.data.kinds import class_names, description, is_cacheable, is_described, known_labels, map_style, selected
 from adapters.data.reader import Reader, Workers
 from adapters.errors import TrainingError
 from adapters.sites import image_size
@@ -43,7 +43,8 @@ class Batches:
         workers: Processes that decode.
 
     Raises:
-        TrainingError: the dataset is empty or none of map style, or a label is not a class number.
+        TrainingError: the dataset is empty or none of map style, a label is not a class number, or one is of different
+            classes in parts of the dataset.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Batches:
             dataset = dataset.decoded(transform, workers=workers, progress=lambda what, done, total: report(done))
         self.dataset, self.transform = dataset, transform
         self.cacheable = is_cacheable(dataset)
-        self._labels = known_labels(dataset)
+        self._labels, self._class_names = known_labels(dataset), class_names(dataset)
         self._examples = Examples(dataset, transform, steady=self.cacheable)
 
     def __len__(self) -> int:
@@ -107,8 +108,7 @@ class Batches:
 
     def class_names(self) -> tuple[str, ...] | None:
         """The names of the classes by their numbers, if the dataset knows them."""
-        names = getattr(self.dataset, "class_names", None)
-        return None if names is None else tuple(names)
+        return self._class_names
 
     def take(self, indices: Tensor) -> Batch:
         """Images and labels in the given order, read here and not augmented."""

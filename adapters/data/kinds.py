@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -100,6 +100,48 @@ def gives_stored_labels(dataset: Any) -> bool:
         and dataset.target_transform is None
         and (dataset.transforms is None or isinstance(dataset.transforms, StandardTransform))
     )
+
+
+def class_names(dataset: Any) -> tuple[str, ...] | None:
+    """The names of the classes by their numbers, where a dataset knows those of the labels that its items have.
+
+    Raises:
+        TrainingError: datasets that are put one after the other give one number to different classes.
+    """
+    if isinstance(dataset, Subset):
+        return class_names(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        known = [names for names in map(class_names, dataset.datasets) if names is not None]
+        most = max(known, key=len, default=None)
+        for theirs in known:
+            check_same_numbers(most or (), theirs, "one dataset of a ConcatDataset", "another one")
+        return most
+    if getattr(dataset, "target_transform", None) is not None:  # to labels that the names do not belong to
+        return None
+    names = getattr(dataset, "class_names", None)
+    if names is None and gives_stored_labels(dataset):
+        names = getattr(dataset, "classes", None)
+    features = getattr(dataset, "features", None)  # of a Hugging Face dataset
+    if names is None and isinstance(features, Mapping):
+        names = next((getattr(features[key], "names", None) for key in LABEL_COLUMNS if key in features), None)
+    return None if names is None else tuple(map(str, names))
+
+
+def check_same_numbers(names: Sequence[str], others: Sequence[str], what: str, other: str) -> None:
+    """Make sure that each number stands for the same class in both; either may know of further classes.
+
+    Raises:
+        TrainingError: one does not.
+    """
+    if any(name != theirs for name, theirs in zip(names, others, strict=False)):
+        raise TrainingError(
+            f"the classes of {other}, {_listed(others)}, are not those of {what}, {_listed(names)}; "
+            "give them the same numbers, as task2vec.Task does with classes_of="
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def description(dataset: Any) -> str:

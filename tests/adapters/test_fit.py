@@ -531,6 +531,36 @@ def test_training_and_validation_of_other_class_names_are_refused():
         adapters.fit(model_for(CONFIG), train, val, progress=False)
 
 
+def test_class_names_are_compared_wherever_a_dataset_keeps_them(tmp_path):
+    def folder(name, *classes):
+        for label in classes:
+            (tmp_path / name / label).mkdir(parents=True)
+            Image.new("RGB", (SIZE, SIZE)).save(tmp_path / name / label / "0.png")
+        return ImageFolder(tmp_path / name, RandomHorizontalFlip())
+
+    class Label:
+        def __init__(self, *names):
+            self.names = names
+
+    class Table(list):
+        def __init__(self, *names):
+            super().__init__({"image": BLACK, "label": number} for number in range(len(names)))
+            self.features = {"image": None, "label": Label(*names)}
+
+    train, val = folder("train", "a", "b", "c"), folder("val", "b", "c")
+    parts = torch.utils.data.Subset(train, [0, 1, 2]), torch.utils.data.Subset(val, [0, 1])
+    one, other = (torch.utils.data.ConcatDataset([part]) for part in parts)
+    for known, others in ((train, val), parts, (one, other), (Table("a", "b", "c"), Table("b", "c"))):
+        with pytest.raises(TrainingError, match="the classes of the validation images, b, c, are not those of"):
+            adapters.fit(model_for(CONFIG), known, others, workers=0, progress=False)
+    with pytest.raises(TrainingError, match="of another one, b, c, are not those of one dataset of a ConcatDataset"):
+        adapters.fit(model_for(CONFIG), torch.utils.data.ConcatDataset([train, val]), workers=0, progress=False)
+    first = folder("first", "a", "b")  # the same numbers as far as they go
+    val.target_transform = lambda label: label + 1  # to the numbers that these classes have in training
+    for others in (first, val):
+        adapters.fit(model_for(CONFIG.replace(epochs=1)), train, others, workers=0, progress=False)
+
+
 def test_labels_of_images_that_are_not_kept_are_checked_too():
     data = Flipped([(image, label + 1) for image, label in stripes(12)])
     with pytest.raises(TrainingError, match="training label 3 exceeds the classifier's 3 classes"):
