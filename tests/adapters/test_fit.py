@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 import os
@@ -98,6 +99,41 @@ def test_a_classifier_on_cached_features_equals_one_through_the_whole_network(me
     adapters.fit(whole, Changing(train), val, progress=False)  # it might change: no features are kept
     with torch.no_grad():
         torch.testing.assert_close(cached(images), whole(images), atol=1e-4, rtol=1e-4)
+
+
+class Small(nn.Module):
+    """A network whose last linear layer is not the whole of its answer."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+        self.body = nn.Conv2d(3, 8, 3)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, images):
+        return self.answer(self.fc, self.body(images).relu().mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda fc, features: -fc(features),
+        lambda fc, features: fc(features) + features[:, :3],
+        lambda fc, features: fc(features) + fc(features.flip(-1)),
+        lambda fc, features: nn.functional.linear(fc(features), torch.eye(3)[[1, 2, 0]]),
+    ],
+)
+@pytest.mark.parametrize("wrap", [lambda fc: fc, nn.utils.parametrizations.weight_norm])
+def test_a_classifier_that_is_not_the_models_answer_learns_through_the_whole_network(answer, wrap):
+    train, config = stripes(24), AdapterConfig("linear", epochs=2)
+    torch.manual_seed(0)
+    cached = Small(answer)
+    wrap(cached.fc)
+    whole = copy.deepcopy(cached)
+    for model, data in ((cached, train), (whole, Changing(train))):
+        adapters.fit(adapters.attach(model, config, seed=0), data, batch_size=8, workers=0, progress=False)
+    for name, tensor in _tensors(whole).items():
+        torch.testing.assert_close(_tensors(cached)[name], tensor)
 
 
 def test_a_linear_probe_reads_each_image_once_however_many_epochs_it_has():
