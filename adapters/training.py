@@ -35,6 +35,7 @@ from adapters.precision import computing_in, explaining
 from adapters.processes import processes_of
 from adapters.proof import prove
 from adapters.run import Run, Settings, batches_of
+from adapters.settings import COUNT, SHARE, checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,18 +127,17 @@ def fit(
             weights so far are kept; it is noticed when the epoch ends).
         CheckpointError: `out` holds a training on other images or of another configuration, or nothing tells whether
             the images are the same; or `init_from` does not fit.
-        ConfigError: `monitor` is none of the metrics, `augment`, `loss` or `sampling` is unknown or does not fit the
-            labels, or `patience` is given where the last epoch is kept.
+        ConfigError: a number is out of range; `monitor` is none of the metrics; `augment`, `loss`, `sampling` or `keep`
+            is unknown or does not fit the labels; or `patience` is given without `val` or where the last epoch is kept.
     """
     known = [field.name for field in dataclasses.fields(Metrics)]
     if monitor not in ("auto", *known):
         raise ConfigError(f"monitor={monitor!r} is not measured; choose from {', '.join(known)}")
-    if keep == "last" and patience is not None:
-        raise ConfigError(
-            f"patience={patience} ends training at a best epoch, but the last one is kept; give one of both"
-        )
+    _check_keeping(keep, patience, has_validation=val is not None)
     config = adapter_of(model).config
-    batch_size = config.batch_size if batch_size is None else batch_size
+    batch_size = checked("batch_size", config.batch_size if batch_size is None else batch_size, COUNT)
+    label_smoothing = checked("label_smoothing", label_smoothing, SHARE)
+    drop_path = checked("drop_path", drop_path, SHARE)
     augmenting: str = config.augment if augment is None else augment
     augmented = augmentation_of(model, augmenting)
     device = next(model.parameters()).device
@@ -199,6 +199,20 @@ def fit(
                     break
     epoch, best = run.finish()
     return FitResult(epoch, best, run.history, sum(record["seconds"] for record in run.history), unreadable)
+
+
+def _check_keeping(keep: str, patience: int | None, *, has_validation: bool) -> None:
+    if keep not in ("best", "last"):
+        raise ConfigError(f"keep={keep!r} is no epoch; choose from best, last")
+    if patience is None:
+        return
+    checked("patience", patience, COUNT)
+    if keep == "last":
+        raise ConfigError(
+            f"patience={patience} ends training at a best epoch, but the last one is kept; give one of both"
+        )
+    if not has_validation:
+        raise ConfigError(f"patience={patience} waits for a better epoch on val, but val is missing; give both or none")
 
 
 def _chosen_monitor(monitor: str, multi_label: bool) -> str:

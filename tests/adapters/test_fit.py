@@ -417,6 +417,31 @@ def test_a_loss_that_is_not_a_number_in_the_first_epoch_leaves_the_model_as_it_w
         torch.testing.assert_close(parameter, before[name], atol=0, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        *(({"batch_size": wrong}, "must be a whole number of at least 1") for wrong in (0, -1, 2.5)),
+        *(({"patience": wrong}, "must be a whole number of at least 1") for wrong in (0, 1.5)),
+        *(
+            ({name: wrong}, f"{name}={wrong} must be a number of at least 0 and below 1")
+            for name in ("label_smoothing", "drop_path")
+            for wrong in (-0.5, 2.0, float("nan"))
+        ),
+        ({"patience": 2, "val": None}, "patience=2 waits for a better epoch on val, but val is missing"),
+        ({"keep": "first"}, "keep='first' is no epoch; choose from best, last"),
+    ],
+)
+def test_settings_out_of_range_are_refused_with_the_value(setting, message):
+    settings = {"val": stripes(12), "progress": False} | setting
+    with pytest.raises(ConfigError, match=message):
+        adapters.fit(model_for(CONFIG), stripes(12), **settings)
+
+
+def test_a_batch_of_no_images_is_not_evaluated():
+    with pytest.raises(ConfigError, match="batch_size=0 must be a whole number of at least 1"):
+        adapters.evaluate(model_for(CONFIG), stripes(12), batch_size=0)
+
+
 def test_a_metric_that_is_not_measured_is_refused():
     with pytest.raises(ConfigError, match="monitor='f1' is not measured; choose from accuracy, mean_class"):
         adapters.fit(model_for(CONFIG), stripes(12), monitor="f1", progress=False)
