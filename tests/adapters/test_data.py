@@ -134,9 +134,7 @@ def test_pictures_of_any_colours_are_learned_from(mode, augment):
 
 def test_pictures_without_an_agreed_range_are_refused():
     data = [(Image.fromarray(np.ones((32, 32), np.float32)), i) for i in range(2)]
-    with pytest.raises(
-        TrainingError, match=r"cannot read image 0 .*of mode F, have no agreed range, convert them to 8"
-    ):
+    with pytest.raises(TrainingError, match=r"cannot read image 0 .*of mode F, have no agreed range"):
         adapters.fit(model_for(CONFIG), data, progress=False)
 
 
