@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from adapters.adapter import Adapter, Adapters, adapters_of, plain, switch, tuned_classes
 from adapters.config import AdapterConfig
-from adapters.errors import ConfigError, IncompatibleError
+from adapters.errors import CheckpointError, ConfigError, IncompatibleError
 from adapters.methods.registry import METHODS, Chosen, Scores
 from adapters.methods.site_adapter import SiteAdapter
 from adapters.methods.sparse_weights import SparseWeights
@@ -200,13 +200,20 @@ def _build(backbone: nn.Module, config: AdapterConfig, chosen: Chosen | None = N
 
 
 def _narrowed(parts: list[tuple[Site, SiteAdapter]], chosen: Chosen) -> list[tuple[Site, SiteAdapter]]:
-    """The parts at sites with chosen entries, each with these."""
+    """The parts at sites with chosen entries, each with these.
+
+    Raises:
+        CheckpointError: entries that were chosen once are none of a weight.
+    """
     kept = [(site, part) for site, part in parts if site.name in chosen]
     for site, part in kept:
         assert isinstance(part, SparseWeights)
         index, weight = chosen[site.name], site.module.weight
         if not len(index) or int(index.min()) < 0 or int(index.max()) >= weight.numel():  # type: ignore[operator]
-            raise ConfigError(f"the chosen entries of {site.name} lie outside its weight; choose them on this backbone")
+            raise CheckpointError(
+                f"what was chosen of {site.name} does not fit the model: entries lie outside its weight; "
+                "choose them on this backbone"
+            )
         part.choose(index)
     return kept
 

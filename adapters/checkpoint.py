@@ -64,6 +64,7 @@ def load(backbone: Backbone, directory: str | Path, *, name: str = DEFAULT_NAME)
 
     Raises:
         CheckpointError: nothing is saved there, it is damaged, or it belongs to another backbone.
+        ConfigError: the name is taken.
     """
     directory = Path(directory)
     metadata, tensors = read_metadata(directory), _read_tensors(directory)
@@ -72,13 +73,8 @@ def load(backbone: Backbone, directory: str | Path, *, name: str = DEFAULT_NAME)
     config = AdapterConfig.from_dict(metadata["config"])
     chosen = {key.removesuffix("/index"): tensor for key, tensor in tensors.items() if key.endswith("/index")}
     chooses = METHODS[config.method].choose is not None
-    try:
-        num_classes = None if _has_such_classifier(backbone, tensors) else metadata["num_classes"]
-        attach_chosen(backbone, config, num_classes, chosen if chooses else None, name=name)
-    except ConfigError as error:
-        if not chooses:
-            raise
-        raise CheckpointError(f"{directory} does not fit the model ({error})") from error
+    num_classes = None if _has_such_classifier(backbone, tensors) else metadata["num_classes"]
+    attach_chosen(backbone, config, num_classes, chosen if chooses else None, name=name)
     through = metadata.get("through_weights", ())
     act_through_weights(backbone, [part for part in adapter_of(backbone).parts if part.site in through])
     with undone_if_failing(backbone, name, former):

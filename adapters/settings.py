@@ -136,7 +136,10 @@ class _Switch(Setting):
         return value
 
     def parse(self, text: str) -> bool:
-        return {"true": True, "yes": True, "false": False, "no": False}[text.lower()]
+        known = {"true": True, "yes": True, "false": False, "no": False}
+        if text.lower() not in known:
+            raise ValueError
+        return known[text.lower()]
 
 
 @dataclasses.dataclass(frozen=True)
