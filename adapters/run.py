@@ -76,8 +76,7 @@ class Run:
     ) -> None:
         self.model, self.settings, self.processes = model, settings, processes
         self.config = adapter_of(model).config
-        assert self.config.epochs is not None  # the config has filled it in
-        self.epochs: int = self.config.epochs
+        self.epochs = self.config.epochs
         self.device = next(model.parameters()).device
         self.out = None if out is None else Path(out)
         self.optimiser: torch.optim.Optimizer = create_optimizer_v2(
@@ -94,21 +93,18 @@ class Run:
         self.balanced = training.labels() if settings.sampling == "balanced" else None
         self.history: list[dict[str, float]] = []
         self.best = self._copy()  # should the very first epoch fail, the model is as it was
+        self.identity = None if self.out is None else self._identity(training, validation)
         if self.out is not None:
-            self.identity = self._identity(training, validation)
             self._resume(self.out / TRAINING)
-
-    def prepare(self, steps_per_epoch: int) -> None:
-        """Lay out the learning rate over all steps.
-
-        timm counts the warm-up to the steps of the cosine, so that the last step is at 2% of the highest rate.
-        """
-        total = self.epochs * steps_per_epoch
+        self.optimiser = processes.wrap_optimiser(self.optimiser)
+        self.steps_per_epoch = len(batches_of(torch.arange(len(training)), settings.batch_size))
+        self.step = len(self.history) * self.steps_per_epoch
+        total = self.epochs * self.steps_per_epoch
+        # timm counts the warm-up to the steps of the cosine, so that the last step is at 2% of the highest rate.
         warmup = max(1, round(WARMUP_SHARE * total))
         self.schedule = CosineLRScheduler(
             self.optimiser, t_initial=total, warmup_t=warmup, warmup_prefix=True, t_in_epochs=False
         )
-        self.step = len(self.history) * steps_per_epoch
 
     def is_stale(self, patience: int | None) -> bool:
         """Whether so many epochs have gone by since the best one."""

@@ -34,7 +34,7 @@ from adapters.metrics import Metrics
 from adapters.precision import computing_in, explaining
 from adapters.processes import processes_of
 from adapters.proof import prove
-from adapters.run import Run, Settings, batches_of
+from adapters.run import Run, Settings
 from adapters.settings import COUNT, SHARE, checked
 
 
@@ -170,9 +170,8 @@ def fit(
             prove(model, training.take(torch.zeros(1, dtype=torch.long)).images.to(device))
         # Parts of one task both name what the whole one left out.
         unreadable = tuple(dict.fromkeys(training.unreadable + (() if validation is None else validation.unreadable)))
-        run = Run(model, training, validation, settings, processes, out=out)
         forward: Forward = processes.wrap(model)
-        run.optimiser = processes.wrap_optimiser(run.optimiser)
+        run = Run(model, training, validation, settings, processes, out=out)
         if compile:
             forward = torch.compile(forward)
         is_steady = processes.count == 1 and augmented is None and not drop_path
@@ -182,11 +181,8 @@ def fit(
             forward = from_features(model)
         learned = Reader(training, workers=workers, device=device, augment=augmented, seed=seed)
         watched = None if validation is None else Reader(validation, workers=workers, device=device)
-        steps = len(batches_of(torch.arange(len(training)), batch_size))
         what = f"Tuning {run.config.label}"
-        bar = bars.add_task(what, total=run.epochs * steps)
-        bars.update(bar, completed=len(run.history) * steps)
-        run.prepare(steps)
+        bar = bars.add_task(what, total=run.epochs * run.steps_per_epoch, completed=run.step)
         # The caller's generator is none of our business.
         with torch.random.fork_rng(), dropping_paths(model, drop_path), computing_in(model, autocast) as precision:
             while len(run.history) < run.epochs and not run.is_stale(patience):
