@@ -62,10 +62,12 @@ def test_each_adapter_has_a_classifier_of_its_own_where_timm_changes_it_in_place
         before = model(images)
         first = adapters.attach(model, AdapterConfig("linear"), 3, name="first", seed=0)(images)
         assert adapters.attach(model, AdapterConfig("linear"), 4, name="second", seed=0)(images).shape == (2, 4)
+        assert model.num_classes == 4
         adapters.switch(model, "first")
         torch.testing.assert_close(model(images), first)
         adapters.switch(model, None)
         torch.testing.assert_close(model(images), before)
+        assert model.num_classes == num_classes
 
 
 def test_a_backbone_that_takes_no_new_classifier_is_refused(monkeypatch):
