@@ -114,7 +114,7 @@ def class_names(dataset: Any) -> tuple[str, ...] | None:
         known = [names for names in map(class_names, dataset.datasets) if names is not None]
         most = max(known, key=len, default=None)
         for theirs in known:
-            check_same_numbers(most or (), theirs, "one dataset of a ConcatDataset", "another one")
+            check_same_numbers(most or (), theirs, "another one in it", "a dataset in a ConcatDataset")
         return most
     if getattr(dataset, "target_transform", None) is not None:  # to labels that the names do not belong to
         return None
