@@ -223,6 +223,25 @@ def tuned_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: tensor for name, tensor in tuned_tensors(model).items() if isinstance(tensor, nn.Parameter)}
 
 
+def tuned_classes(model: nn.Module) -> int:
+    """The number of classes of the present classifier, which may be several layers.
+
+    Raises:
+        ConfigError: it has no linear layer or convolution.
+    """
+    head = model.get_submodule(classifier_names(model)[0])
+    found = _classes_of(head)
+    if not found:
+        raise ConfigError(f"the classifier of {type(model).__name__}, {type(head).__name__}, has no linear layer")
+    return found
+
+
+def _classes_of(head: nn.Module) -> int:
+    """How many outputs the last linear layer or convolution of a classifier has, 0 if there is none."""
+    layers = [module for module in head.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    return len(layers[-1].weight) if layers else 0
+
+
 def num_adapter_parameters(model: nn.Module) -> int:
     """How many parameters are trainable beside the classifier's, which is how the papers count."""
     heads = tuple(f"{name}/" for name in classifier_names(model))
@@ -242,8 +261,8 @@ def replace_classifier(model: nn.Module, name: str, head: nn.Module) -> None:
     """Put another classifier in the place of the one called `name`."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, head)
-    if hasattr(model, "num_classes") and hasattr(head, "out_features"):
-        model.num_classes = head.out_features
+    if hasattr(model, "num_classes"):
+        model.num_classes = _classes_of(head)  # type: ignore[assignment]
 
 
 def _key(name: str) -> str:

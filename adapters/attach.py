@@ -11,9 +11,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from adapters.adapter import Adapter, Adapters, adapters_of, plain, switch
+from adapters.adapter import Adapter, Adapters, adapters_of, plain, switch, tuned_classes
 from adapters.config import AdapterConfig
-from adapters.errors import ConfigError, IncompatibleError
+from adapters.errors import CheckpointError, ConfigError, IncompatibleError
 from adapters.methods.registry import METHODS, Chosen, Scores
 from adapters.methods.site_adapter import SiteAdapter
 from adapters.methods.sparse_weights import SparseWeights
@@ -50,9 +50,9 @@ def attach(
         The same module, with its adapters in `backbone.adapters`.
 
     Raises:
-        IncompatibleError: the method makes no sense on this backbone; names methods that do. Or an adapter has no
-            effect or fails, as a forward and backward pass on a random image shows (on the first real images where the
-            backbone does not say what size it takes).
+        IncompatibleError: the method makes no sense on this backbone; names methods that do. Or the backbone takes no
+            classifier of `num_classes`, or an adapter has no effect or fails, as a forward and backward pass on a
+            random image shows (on the first real images where the backbone does not say what size it takes).
         ConfigError: the name is taken, there is no such block or module, a size does not fit, or scores are missing.
     """
     return attach_chosen(backbone, config, num_classes, _choice(backbone, config, scores), name=name, seed=seed)
@@ -97,6 +97,11 @@ def attach_chosen(
     switch(backbone, name)
     images = example_images(backbone)
     with undone_if_failing(backbone, name, former):
+        if num_classes is not None and tuned_classes(backbone) != num_classes:
+            raise IncompatibleError(
+                f"{_describe(backbone)} took no new classifier: it tells {tuned_classes(backbone)} classes apart "
+                f"instead of {num_classes}; create it with num_classes={num_classes} and attach without"
+            )
         if images is not None and takes(backbone, images):
             prove(backbone, images)
         else:
@@ -195,13 +200,20 @@ def _build(backbone: nn.Module, config: AdapterConfig, chosen: Chosen | None = N
 
 
 def _narrowed(parts: list[tuple[Site, SiteAdapter]], chosen: Chosen) -> list[tuple[Site, SiteAdapter]]:
-    """The parts at sites with chosen entries, each with these."""
+    """The parts at sites with chosen entries, each with these.
+
+    Raises:
+        CheckpointError: entries that were chosen once are none of a weight.
+    """
     kept = [(site, part) for site, part in parts if site.name in chosen]
     for site, part in kept:
         assert isinstance(part, SparseWeights)
         index, weight = chosen[site.name], site.module.weight
         if not len(index) or int(index.min()) < 0 or int(index.max()) >= weight.numel():  # type: ignore[operator]
-            raise ConfigError(f"the chosen entries of {site.name} lie outside its weight; choose them on this backbone")
+            raise CheckpointError(
+                f"what was chosen of {site.name} does not fit the model: entries lie outside its weight; "
+                "choose them on this backbone"
+            )
         part.choose(index)
     return kept
 
@@ -245,6 +257,8 @@ def _new_heads(backbone: nn.Module, num_classes: int | None) -> dict[str, nn.Mod
     before = {m: vars(m) | {table: dict(vars(m)[table]) for table in tables} for m in backbone.modules()}
     backbone.reset_classifier(num_classes)  # type: ignore[operator]
     heads = {name: backbone.get_submodule(name) for name in present}
+    # Sequencer and SAM change their classifier in place; as that one goes back, the adapter takes a copy.
+    heads = {name: copy.deepcopy(head) if head is present[name] else head for name, head in heads.items()}
     for module, attributes in before.items():
         vars(module).update(attributes)
     return heads

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from adapters.adapter import active_name, adapter_of, forget_derived, plain, tuned_tensors
+from adapters.adapter import active_name, adapter_of, forget_derived, plain, tuned_classes, tuned_tensors
 from adapters.attach import DEFAULT_NAME, Backbone, attach_chosen, undone_if_failing
 from adapters.config import AdapterConfig
 from adapters.errors import CheckpointError, ConfigError
@@ -64,6 +64,7 @@ def load(backbone: Backbone, directory: str | Path, *, name: str = DEFAULT_NAME)
 
     Raises:
         CheckpointError: nothing is saved there, it is damaged, or it belongs to another backbone.
+        ConfigError: the name is taken.
     """
     directory = Path(directory)
     metadata, tensors = read_metadata(directory), _read_tensors(directory)
@@ -72,13 +73,8 @@ def load(backbone: Backbone, directory: str | Path, *, name: str = DEFAULT_NAME)
     config = AdapterConfig.from_dict(metadata["config"])
     chosen = {key.removesuffix("/index"): tensor for key, tensor in tensors.items() if key.endswith("/index")}
     chooses = METHODS[config.method].choose is not None
-    try:
-        num_classes = None if _has_such_classifier(backbone, tensors) else metadata["num_classes"]
-        attach_chosen(backbone, config, num_classes, chosen if chooses else None, name=name)
-    except ConfigError as error:
-        if not chooses:
-            raise
-        raise CheckpointError(f"{directory} does not fit the model ({error})") from error
+    num_classes = None if _has_such_classifier(backbone, tensors) else metadata["num_classes"]
+    attach_chosen(backbone, config, num_classes, chosen if chooses else None, name=name)
     through = metadata.get("through_weights", ())
     act_through_weights(backbone, [part for part in adapter_of(backbone).parts if part.site in through])
     with undone_if_failing(backbone, name, former):
@@ -178,16 +174,3 @@ def load_tuned(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None
     for name, tensor in tuned.items():
         tensor.copy_(tensors[name].reshape(tensor.shape))
     forget_derived(model)
-
-
-def tuned_classes(model: nn.Module) -> int:
-    """The number of classes of the present classifier, which may be several layers.
-
-    Raises:
-        ConfigError: it has no linear layer or convolution.
-    """
-    head = model.get_submodule(classifier_names(model)[0])
-    layers = [module for module in head.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
-    if not layers:
-        raise ConfigError(f"the classifier of {type(model).__name__}, {type(head).__name__}, has no linear layer")
-    return len(layers[-1].weight)

@@ -136,7 +136,7 @@ class AdapterConfig:
         for name, text in texts.items():
             try:
                 changes[name] = declared[name].parse(text) if name in declared else text
-            except (ValueError, KeyError) as error:
+            except ValueError as error:
                 raise ConfigError(f"{name}={text!r} must be {declared[name].range}") from error
         return cls(method, **changes)
 

@@ -14,6 +14,7 @@ from adapters.errors import TrainingError
 from adapters.metrics import Metrics, metrics_of
 from adapters.precision import Autocast, computing_in, explaining
 from adapters.processes import OneProcess
+from adapters.settings import COUNT, checked
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -38,7 +39,9 @@ def evaluate(
 
     Raises:
         TrainingError: the model takes no such images, one cannot be read, or its label is none of the model's.
+        ConfigError: `batch_size` is no whole number of at least 1.
     """
+    batch_size = checked("batch_size", batch_size, COUNT)
     batches = dataset if isinstance(dataset, Batches) else Batches(dataset, transform_of(model), workers=workers)
     model.eval()
     device = next(model.parameters()).device

@@ -12,22 +12,50 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from adapters.adapter import tuned_tensors
+from adapters.adapter import adapter_of, tuned_tensors
 from adapters.data import Batches, Reader, Workers
 from adapters.evaluation import Forward
 from adapters.methods.head2toe import ReadingClassifier
+from adapters.proof import evaluating
 from adapters.sites import classifier_names
 
 
-def features_suffice(model: nn.Module, *datasets: Batches | None) -> bool:
-    """Whether only one linear classifier learns, from images that are the same in every epoch."""
+def features_suffice(model: nn.Module, training: Batches, validation: Batches | None) -> bool:
+    """Whether only one linear classifier learns, from images that are the same in every epoch, and the model's answers
+    are what that classifier gives.
+    """
     heads = classifier_names(model)
     only_head = len(heads) == 1 and all(name.startswith(f"{heads[0]}/") for name in tuned_tensors(model))
-    return (
-        only_head
-        and isinstance(model.get_submodule(heads[0]), nn.Linear)
-        and all(batches is None or batches.cacheable for batches in datasets)
-    )
+    steady = training.cacheable and (validation is None or validation.cacheable)
+    if not (only_head and steady):
+        return False
+    head, shape = model.get_submodule(heads[0]), adapter_of(model).proven_with
+    if shape is None or not _is_plain(head):
+        return False
+    return _has_the_last_word(model, head, next(model.parameters()).new_zeros(shape))
+
+
+def _is_plain(head: nn.Module) -> bool:
+    """Whether a module does what a linear layer does and no more, as one with parametrised weights or hooks would."""
+    return type(head) in (nn.Linear, ReadingClassifier) and not head._forward_pre_hooks and not head._forward_hooks
+
+
+@torch.no_grad()
+def _has_the_last_word(model: nn.Module, head: nn.Module, images: Tensor) -> bool:
+    """Whether a model calls a module once and answers what that gives, whatever it is."""
+    given: list[Tensor] = []
+
+    def numbers_instead(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        given.append(torch.arange(1, output.numel() + 1).reshape(output.shape).to(output))
+        return given[-1]
+
+    handle = head.register_forward_hook(numbers_instead)
+    try:
+        with evaluating(model):
+            answer = model(images)
+    finally:
+        handle.remove()
+    return len(given) == 1 and isinstance(answer, Tensor) and torch.equal(answer.to(given[0]), given[0])
 
 
 @torch.no_grad()

@@ -101,6 +101,7 @@ def from_peft(backbone: Backbone, directory: str | Path, *, name: str = DEFAULT_
 
     Raises:
         CheckpointError: nothing is saved there, it is not LoRA, or it does not fit the backbone.
+        ConfigError: the name is taken.
     """
     directory = Path(directory)
     config = _read_config(directory)

@@ -60,7 +60,7 @@ def prove(model: nn.Module, images: Tensor, call: Callable[[Tensor], Tensor] | N
         called, reached = _trace(model, adapter, images, call)
     except torch.OutOfMemoryError:  # says nothing of the method
         raise
-    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError, AttributeError) as error:
         if not takes(model, images, call):
             raise  # with or without the adapter
         reason = str(error).splitlines()[0]

@@ -13,9 +13,9 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 
-from adapters.adapter import adapter_of, tuned_parameters, tuned_tensors
+from adapters.adapter import adapter_of, tuned_classes, tuned_parameters, tuned_tensors
 from adapters.augmentation import mixing_of
-from adapters.checkpoint import load_tuned, tuned_classes
+from adapters.checkpoint import load_tuned
 from adapters.data import Batches, Reader
 from adapters.data.labels import check_range
 from adapters.errors import CheckpointError, TrainingError
@@ -76,8 +76,7 @@ class Run:
     ) -> None:
         self.model, self.settings, self.processes = model, settings, processes
         self.config = adapter_of(model).config
-        assert self.config.epochs is not None  # the config has filled it in
-        self.epochs: int = self.config.epochs
+        self.epochs = self.config.epochs
         self.device = next(model.parameters()).device
         self.out = None if out is None else Path(out)
         self.optimiser: torch.optim.Optimizer = create_optimizer_v2(
@@ -94,25 +93,18 @@ class Run:
         self.balanced = training.labels() if settings.sampling == "balanced" else None
         self.history: list[dict[str, float]] = []
         self.best = self._copy()  # should the very first epoch fail, the model is as it was
+        self.identity = None if self.out is None else self._identity(training, validation)
         if self.out is not None:
-            # Only a run on the same images and the same backbone is the same run.
-            identity = self.config.to_dict() | dataclasses.asdict(settings)
-            identity |= {"images": training.fingerprint(), "backbone": backbone_fingerprint(model)}
-            identity |= {"validation": None if validation is None else validation.fingerprint()}
-            self.identity = json.dumps(identity, sort_keys=True)
             self._resume(self.out / TRAINING)
-
-    def prepare(self, steps_per_epoch: int) -> None:
-        """Lay out the learning rate over all steps.
-
-        timm counts the warm-up to the steps of the cosine, so that the last step is at 2% of the highest rate.
-        """
-        total = self.epochs * steps_per_epoch
+        self.optimiser = processes.wrap_optimiser(self.optimiser)
+        self.steps_per_epoch = len(batches_of(torch.arange(len(training)), settings.batch_size))
+        self.step = len(self.history) * self.steps_per_epoch
+        total = self.epochs * self.steps_per_epoch
+        # timm counts the warm-up to the steps of the cosine, so that the last step is at 2% of the highest rate.
         warmup = max(1, round(WARMUP_SHARE * total))
         self.schedule = CosineLRScheduler(
             self.optimiser, t_initial=total, warmup_t=warmup, warmup_prefix=True, t_in_epochs=False
         )
-        self.step = len(self.history) * steps_per_epoch
 
     def is_stale(self, patience: int | None) -> bool:
         """Whether so many epochs have gone by since the best one."""
@@ -237,9 +229,25 @@ class Run:
         lines = "".join(json.dumps(record) + "\n" for record in self.history)
         write_atomically(self.out / "metrics.jsonl", lambda path: path.write_text(lines))
 
+    def _identity(self, training: Batches, validation: Batches | None) -> str | None:
+        """What only this training has: its settings, backbone and images; None where the images cannot be told."""
+        images = {"images": training.fingerprint()}
+        if validation is not None:
+            images["validation"] = validation.fingerprint()
+        if None in images.values():
+            return None
+        identity = self.config.to_dict() | dataclasses.asdict(self.settings) | {"validation": None} | images
+        return json.dumps(identity | {"backbone": backbone_fingerprint(self.model)}, sort_keys=True)
+
     def _resume(self, path: Path) -> None:
         if not path.exists():
             return
+        if self.identity is None:
+            raise CheckpointError(
+                f"cannot resume from {path}: the images change with every reading, so that nothing tells whether they "
+                "are those of that training; draw from the global generators of torch, NumPy or random in the dataset, "
+                "or remove the file"
+            )
         try:
             # Onto the CPU: the optimiser counts its steps there, and would wait for an accelerator in each of them.
             state = torch.load(path, map_location="cpu", weights_only=True)

@@ -136,7 +136,10 @@ class _Switch(Setting):
         return value
 
     def parse(self, text: str) -> bool:
-        return {"true": True, "yes": True, "false": False, "no": False}[text.lower()]
+        known = {"true": True, "yes": True, "false": False, "no": False}
+        if text.lower() not in known:
+            raise ValueError
+        return known[text.lower()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,6 +248,22 @@ def _several(value: Any) -> tuple[Any, ...]:
     return found
 
 
+COUNT = _Whole(1, "How many of something.")
+SHARE = _Number(0.0, "A share of something, less than all of it.", at_least=0, below=1)
+
+
+def checked(name: str, value: Any, setting: Setting) -> Any:
+    """The value of a setting as it is kept.
+
+    Raises:
+        ConfigError: it is out of range.
+    """
+    try:
+        return setting.read(value)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{name}={value!r} must be {setting.range}") from error
+
+
 def _field(setting: Setting) -> Any:
     return dataclasses.field(default=setting.default, metadata={"setting": setting})
 
@@ -319,10 +338,7 @@ class Settings:
             given = getattr(self, name)
             if given is None and setting.default is None:
                 continue
-            try:
-                object.__setattr__(self, name, setting.default if given is None else setting.read(given))
-            except (ValueError, TypeError) as error:
-                raise ConfigError(f"{name}={given!r} must be {setting.range}") from error
+            object.__setattr__(self, name, setting.default if given is None else checked(name, given, setting))
 
     @classmethod
     def declared(cls) -> dict[str, Setting]:

@@ -19,10 +19,11 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from adapters.adapter import adapter_of, tuned_parameters
+from adapters.adapter import adapter_of, tuned_classes, tuned_parameters
 from adapters.augmentation import Augment, augmentation_of
-from adapters.checkpoint import start_from, tuned_classes
+from adapters.checkpoint import start_from
 from adapters.data import Batches, Reader, Workers, transform_of
+from adapters.data.kinds import check_same_numbers
 from adapters.data.labels import check_range
 from adapters.drop_path import dropping_paths
 from adapters.errors import ConfigError, StopTraining, TrainingError
@@ -33,7 +34,8 @@ from adapters.metrics import Metrics
 from adapters.precision import computing_in, explaining
 from adapters.processes import processes_of
 from adapters.proof import prove
-from adapters.run import Run, Settings, batches_of
+from adapters.run import Run, Settings
+from adapters.settings import COUNT, SHARE, checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,19 +125,19 @@ def fit(
     Raises:
         TrainingError: labels do not fit the classifier, an image cannot be read, or the loss becomes NaN (the best
             weights so far are kept; it is noticed when the epoch ends).
-        CheckpointError: `out` holds the training of another configuration, or `init_from` does not fit.
-        ConfigError: `monitor` is none of the metrics, `augment`, `loss` or `sampling` is unknown or does not fit the
-            labels, or `patience` is given where the last epoch is kept.
+        CheckpointError: `out` holds a training on other images or of another configuration, or nothing tells whether
+            the images are the same; or `init_from` does not fit.
+        ConfigError: a number is out of range; `monitor` is none of the metrics; `augment`, `loss`, `sampling` or `keep`
+            is unknown or does not fit the labels; or `patience` is given without `val` or where the last epoch is kept.
     """
     known = [field.name for field in dataclasses.fields(Metrics)]
     if monitor not in ("auto", *known):
         raise ConfigError(f"monitor={monitor!r} is not measured; choose from {', '.join(known)}")
-    if keep == "last" and patience is not None:
-        raise ConfigError(
-            f"patience={patience} ends training at a best epoch, but the last one is kept; give one of both"
-        )
+    _check_keeping(keep, patience, has_validation=val is not None)
     config = adapter_of(model).config
-    batch_size = config.batch_size if batch_size is None else batch_size
+    batch_size = checked("batch_size", config.batch_size if batch_size is None else batch_size, COUNT)
+    label_smoothing = checked("label_smoothing", label_smoothing, SHARE)
+    drop_path = checked("drop_path", drop_path, SHARE)
     augmenting: str = config.augment if augment is None else augment
     augmented = augmentation_of(model, augmenting)
     device = next(model.parameters()).device
@@ -168,9 +170,8 @@ def fit(
             prove(model, training.take(torch.zeros(1, dtype=torch.long)).images.to(device))
         # Parts of one task both name what the whole one left out.
         unreadable = tuple(dict.fromkeys(training.unreadable + (() if validation is None else validation.unreadable)))
-        run = Run(model, training, validation, settings, processes, out=out)
         forward: Forward = processes.wrap(model)
-        run.optimiser = processes.wrap_optimiser(run.optimiser)
+        run = Run(model, training, validation, settings, processes, out=out)
         if compile:
             forward = torch.compile(forward)
         is_steady = processes.count == 1 and augmented is None and not drop_path
@@ -180,11 +181,8 @@ def fit(
             forward = from_features(model)
         learned = Reader(training, workers=workers, device=device, augment=augmented, seed=seed)
         watched = None if validation is None else Reader(validation, workers=workers, device=device)
-        steps = len(batches_of(torch.arange(len(training)), batch_size))
         what = f"Tuning {run.config.label}"
-        bar = bars.add_task(what, total=run.epochs * steps)
-        bars.update(bar, completed=len(run.history) * steps)
-        run.prepare(steps)
+        bar = bars.add_task(what, total=run.epochs * run.steps_per_epoch, completed=run.step)
         # The caller's generator is none of our business.
         with torch.random.fork_rng(), dropping_paths(model, drop_path), computing_in(model, autocast) as precision:
             while len(run.history) < run.epochs and not run.is_stale(patience):
@@ -197,6 +195,20 @@ def fit(
                     break
     epoch, best = run.finish()
     return FitResult(epoch, best, run.history, sum(record["seconds"] for record in run.history), unreadable)
+
+
+def _check_keeping(keep: str, patience: int | None, *, has_validation: bool) -> None:
+    if keep not in ("best", "last"):
+        raise ConfigError(f"keep={keep!r} is no epoch; choose from best, last")
+    if patience is None:
+        return
+    checked("patience", patience, COUNT)
+    if keep == "last":
+        raise ConfigError(
+            f"patience={patience} ends training at a best epoch, but the last one is kept; give one of both"
+        )
+    if not has_validation:
+        raise ConfigError(f"patience={patience} waits for a better epoch on val, but val is missing; give both or none")
 
 
 def _chosen_monitor(monitor: str, multi_label: bool) -> str:
@@ -221,11 +233,8 @@ def _check_labels(training: Batches, validation: Batches | None, num_classes: in
     if validation is None:
         return
     names, others = training.class_names(), validation.class_names()
-    if names is not None and others is not None and names != others:
-        raise TrainingError(
-            f"the classes of the validation images, {_listed(others)}, are not those of the training images, "
-            f"{_listed(names)}; give them the same numbers with classes_of="
-        )
+    if names is not None and others is not None:
+        check_same_numbers(names, others, "the training images", "the validation images")
     if training.multi_label != validation.multi_label:
         raise TrainingError("training and validation images must both have one label an image, or both several")
     if training.known_labels is not None and validation.known_labels is not None:
@@ -236,7 +245,3 @@ def _check_labels(training: Batches, validation: Batches | None, num_classes: in
 
 def _present(labels: Tensor) -> set[int]:
     return set((labels.any(dim=0).nonzero().flatten() if labels.ndim == 2 else labels).tolist())
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from adapters.data.examples import Batch, Examples, Transform, checked, collate
-from adapters.data.kinds import is_cacheable, known_labels, map_style, selected
+from adapters.data.kinds import class_names, description, is_cacheable, is_described, known_labels, map_style, selected
 from adapters.data.reader import Reader, Workers
 from adapters.errors import TrainingError
 from adapters.sites import image_size
 
 FINGERPRINTED = 1024  # images, spread evenly, that tell one dataset from another; beside all labels that are known
+READ_TWICE = 16  # of these: enough that one of them changes where half of all readings do
 
 
 def transform_of(model: nn.Module) -> Transform:
@@ -42,7 +43,8 @@ class Batches:
         workers: Processes that decode.
 
     Raises:
-        TrainingError: the dataset is empty or none of map style, or a label is not a class number.
+        TrainingError: the dataset is empty or none of map style, a label is not a class number, or one is of different
+            classes in parts of the dataset.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class Batches:
             dataset = dataset.decoded(transform, workers=workers, progress=lambda what, done, total: report(done))
         self.dataset, self.transform = dataset, transform
         self.cacheable = is_cacheable(dataset)
-        self._labels = known_labels(dataset)
+        self._labels, self._class_names = known_labels(dataset), class_names(dataset)
         self._examples = Examples(dataset, transform, steady=self.cacheable)
 
     def __len__(self) -> int:
@@ -106,23 +108,30 @@ class Batches:
 
     def class_names(self) -> tuple[str, ...] | None:
         """The names of the classes by their numbers, if the dataset knows them."""
-        names = getattr(self.dataset, "class_names", None)
-        return None if names is None else tuple(names)
+        return self._class_names
 
     def take(self, indices: Tensor) -> Batch:
         """Images and labels in the given order, read here and not augmented."""
         return checked(collate(self._examples.__getitems__([(None, int(i)) for i in indices])))
 
-    def fingerprint(self) -> str:
-        """Hash of the labels and of images spread evenly over the dataset, or of the number of images alone where they
-        change from one reading to the next.
+    def fingerprint(self) -> str | None:
+        """Hash of what the dataset tells of its items, of the labels that are known, and of images spread evenly over
+        it; these are read as in a training with a seed, so that they are the same although they are drawn at random.
+
+        None where that tells the dataset from no other: nothing names its items, and they change with every reading.
         """
-        if not self.cacheable:
-            return f"{len(self)} changing images"
-        digest = hashlib.sha256(f"{len(self)};".encode())
         some = torch.arange(0, len(self), max(1, -(-len(self) // FINGERPRINTED)))
+        few = some[:: max(1, len(some) // READ_TWICE)]
+        steady = self.cacheable or self._digest([few]) == self._digest([few])
+        if not (steady or is_described(self.dataset)):
+            return None
+        return self._digest(some.split(64) if steady else [])
+
+    def _digest(self, order: Sequence[Tensor]) -> str:
+        """Hash of what is known of all items, and of those of these numbers as one epoch of one seed has them."""
+        digest = hashlib.sha256(f"{description(self.dataset)};".encode())
         tensors = [] if self._labels is None else [self._labels]
-        for batch in Reader(self, workers="auto").read(some.split(64)):
+        for batch in Reader(self, workers="auto").read(order, epoch=0):
             tensors += [torch.tensor(batch.images.shape), batch.images, batch.labels]
         for tensor in tensors:
             digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())

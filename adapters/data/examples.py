@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from adapters.data.kinds import image_and_label
 from adapters.data.labels import class_number, class_numbers
+from adapters.data.pictures import takes_colours, to_rgb
 from adapters.errors import TrainingError
 
 Transform = Callable[[Any], Tensor]
@@ -84,6 +86,8 @@ class Examples(Dataset[Any]):
             resized, finish = self.dataset.stages(self.transform)
             return (augment or finish)(resized(index)), self.dataset.labels[index]
         image, label = image_and_label(self.dataset[index])
+        if isinstance(image, Image.Image) and takes_colours(self.transform):
+            image = to_rgb(image)
         tensor = image if isinstance(image, Tensor) else (augment or self.transform)(image)
         return tensor, class_number(label, index)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
-from torchvision.datasets import VisionDataset
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset
+from torchvision.datasets import DatasetFolder, VisionDataset
+from torchvision.datasets.vision import StandardTransform
 
 from adapters.data.labels import class_number, class_numbers
 from adapters.errors import TrainingError
@@ -73,6 +74,11 @@ def known_labels(dataset: Any) -> Tensor | None:
     if isinstance(dataset, Subset):
         known = known_labels(dataset.dataset)
         return None if known is None else known[torch.as_tensor(dataset.indices)]
+    if isinstance(dataset, ConcatDataset):
+        parts = [known_labels(part) for part in dataset.datasets]
+        known_parts = [part for part in parts if part is not None]
+        alike = len(known_parts) == len(parts) and len({part.shape[1:] for part in known_parts}) == 1
+        return torch.cat(known_parts) if alike else None
     if hasattr(dataset, "stages"):
         return class_numbers(torch.as_tensor(dataset.labels))
     if isinstance(dataset, TensorDataset):
@@ -80,9 +86,86 @@ def known_labels(dataset: Any) -> Tensor | None:
     if isinstance(dataset, (list, tuple)):
         labels = [class_number(image_and_label(item)[1], index) for index, item in enumerate(iter(dataset))]
         return torch.stack(labels) if isinstance(labels[0], Tensor) else torch.tensor(labels)
-    if isinstance(dataset, VisionDataset) and dataset.target_transform is None and dataset.transforms is None:
-        if not type(dataset).__getitem__.__module__.startswith("torchvision."):  # it may give others than it holds
-            return None
+    if gives_stored_labels(dataset):
         targets = getattr(dataset, "targets", None)
         return None if targets is None else class_numbers(torch.as_tensor(targets))
     return None
+
+
+def gives_stored_labels(dataset: Any) -> bool:
+    """Whether it is one of torchvision's own that gives the labels that it holds, whatever it does with the images."""
+    return (
+        isinstance(dataset, VisionDataset)
+        and type(dataset).__getitem__.__module__.startswith("torchvision.")
+        and dataset.target_transform is None
+        and (dataset.transforms is None or isinstance(dataset.transforms, StandardTransform))
+    )
+
+
+def class_names(dataset: Any) -> tuple[str, ...] | None:
+    """The names of the classes by their numbers, where a dataset knows those of the labels that its items have.
+
+    Raises:
+        TrainingError: datasets that are put one after the other give one number to different classes.
+    """
+    if isinstance(dataset, Subset):
+        return class_names(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        known = [names for names in map(class_names, dataset.datasets) if names is not None]
+        most = max(known, key=len, default=None)
+        for theirs in known:
+            check_same_numbers(most or (), theirs, "another one in it", "a dataset in a ConcatDataset")
+        return most
+    if getattr(dataset, "target_transform", None) is not None:  # to labels that the names do not belong to
+        return None
+    names = getattr(dataset, "class_names", None)
+    if names is None and gives_stored_labels(dataset):
+        names = getattr(dataset, "classes", None)
+    features = getattr(dataset, "features", None)  # of a Hugging Face dataset
+    if names is None and isinstance(features, Mapping):
+        names = next((getattr(features[key], "names", None) for key in LABEL_COLUMNS if key in features), None)
+    return None if names is None else tuple(map(str, names))
+
+
+def check_same_numbers(names: Sequence[str], others: Sequence[str], what: str, other: str) -> None:
+    """Make sure that each number stands for the same class in both; either may know of further classes.
+
+    Raises:
+        TrainingError: one does not.
+    """
+    if any(name != theirs for name, theirs in zip(names, others, strict=False)):
+        raise TrainingError(
+            f"the classes of {other}, {_listed(others)}, are not those of {what}, {_listed(names)}; "
+            "give them the same numbers, as task2vec.Task does with classes_of="
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def description(dataset: Any) -> str:
+    """What a dataset tells of its items without reading any: their number at least."""
+    if isinstance(dataset, Subset):
+        return f"{description(dataset.dataset)}{[int(index) for index in dataset.indices]}"
+    if isinstance(dataset, ConcatDataset):
+        return " + ".join(map(description, dataset.datasets))
+    if isinstance(dataset, DatasetFolder):
+        return repr(dataset.samples)
+    return str(_fingerprint_of_table(dataset) or len(dataset))
+
+
+def is_described(dataset: Any) -> bool:
+    """Whether the description tells a dataset from any other: by the names of its files, or by the fingerprint that
+    Hugging Face's `datasets` gives it.
+    """
+    if isinstance(dataset, Subset):
+        return is_described(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        return all(map(is_described, dataset.datasets))
+    return isinstance(dataset, DatasetFolder) or _fingerprint_of_table(dataset) is not None
+
+
+def _fingerprint_of_table(dataset: Any) -> str | None:
+    found = getattr(dataset, "_fingerprint", None)
+    return found if isinstance(found, str) else None

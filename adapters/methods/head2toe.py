@@ -63,7 +63,13 @@ class Reading(SiteAdapter):
         return self.width * self.cells**2
 
     def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
-        """The output as it is."""
+        """The output as it is.
+
+        Raises:
+            TypeError: it is no single tensor.
+        """
+        if not isinstance(output, Tensor):
+            raise TypeError(f"{self.site} gives a {type(output).__name__} instead of one tensor")
         self.shelf.read = pooled(output, self.width, self.cells, self.grid)
         return output
 

@@ -91,6 +91,6 @@ class Serial(SiteAdapter):
         return self._mixed(weight), None if bias is None else self._mixed(bias)
 
     def _mixed(self, tensor: Tensor) -> Tensor:
-        alpha = self.alpha.view(self.groups, -1, self.alpha.shape[1])  # (group, o, k)
-        grouped = tensor.view(self.groups, alpha.shape[1], -1)
-        return (grouped + alpha @ grouped).view(tensor.shape)
+        alpha = self.alpha.reshape(self.groups, -1, self.alpha.shape[1])  # (group, o, k)
+        grouped = tensor.reshape(self.groups, alpha.shape[1], -1)
+        return (grouped + alpha @ grouped).reshape(tensor.shape)

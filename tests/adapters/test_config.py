@@ -120,6 +120,14 @@ def test_settings_are_read_from_the_texts_of_a_command_line(method, texts, expec
         AdapterConfig.from_texts(method, texts)
 
 
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
+def test_a_text_that_stands_for_no_value_is_a_value_error_whatever_the_setting(method):
+    for name, setting in method.settings.declared().items():
+        if name != "targets":  # any text names a module
+            with pytest.raises(ValueError, match=r".*"):
+                setting.read(setting.parse("maybe"))
+
+
 def test_every_setting_is_documented_and_its_default_and_the_values_worth_trying_are_in_range():
     for method in METHODS.values():
         declared = method.settings.declared()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import adapters
@@ -11,6 +12,7 @@ from adapters import AdapterConfig, TrainingError
 from adapters.augmentation import augmentation_of
 from adapters.data import Batches, Reader, drawn_from, transform_of
 from task2vec import Task
+from task2vec.images import to_rgb
 from tests.adapters.test_fit import BACKBONE, CONFIG, Changing, Flipped, model_for, stripes
 from tests.task2vec.tasks.folders import damage, photographs
 
@@ -116,6 +118,24 @@ def test_an_image_that_another_dataset_cannot_read_is_named(workers):
 
     with pytest.raises(TrainingError, match=r"cannot read image 7 \(OSError: truncated\); replace or remove it"):
         adapters.fit(model_for(CONFIG), Broken(stripes(12)), batch_size=4, workers=workers, progress=False)
+
+
+@pytest.mark.parametrize("augment", ["none", "light", "timm"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
+def test_pictures_of_any_colours_are_learned_from(mode, augment):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    picture = Image.fromarray(pixels if mode != "I;16" else pixels.astype(np.uint16) << 8)
+    picture = picture if mode == "I;16" else picture.convert(mode)
+    data, model = [(picture, i % 2) for i in range(4)], model_for(AdapterConfig("bitfit", epochs=1), 2)
+    adapters.fit(model, data, augment=augment, progress=False)
+    found = Batches(data, transform_of(model))[0][0]
+    assert torch.equal(found, transform_of(model)(to_rgb(picture)))
+
+
+def test_pictures_without_an_agreed_range_are_refused():
+    data = [(Image.fromarray(np.ones((32, 32), np.float32)), i) for i in range(2)]
+    with pytest.raises(TrainingError, match=r"cannot read image 0 .*of mode F, have no agreed range"):
+        adapters.fit(model_for(CONFIG), data, progress=False)
 
 
 class Rows(list):

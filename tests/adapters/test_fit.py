@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 import os
@@ -14,6 +15,8 @@ import torch
 from PIL import Image
 from timm.layers import DropPath
 from torch import nn
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import RandomHorizontalFlip
 
 import adapters
 from adapters import METHODS, AdapterConfig, CheckpointError, ConfigError, TrainingError
@@ -96,6 +99,41 @@ def test_a_classifier_on_cached_features_equals_one_through_the_whole_network(me
     adapters.fit(whole, Changing(train), val, progress=False)  # it might change: no features are kept
     with torch.no_grad():
         torch.testing.assert_close(cached(images), whole(images), atol=1e-4, rtol=1e-4)
+
+
+class Small(nn.Module):
+    """A network whose last linear layer is not the whole of its answer."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+        self.body = nn.Conv2d(3, 8, 3)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, images):
+        return self.answer(self.fc, self.body(images).relu().mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda fc, features: -fc(features),
+        lambda fc, features: fc(features) + features[:, :3],
+        lambda fc, features: fc(features) + fc(features.flip(-1)),
+        lambda fc, features: nn.functional.linear(fc(features), torch.eye(3)[[1, 2, 0]]),
+    ],
+)
+@pytest.mark.parametrize("wrap", [lambda fc: fc, nn.utils.parametrizations.weight_norm])
+def test_a_classifier_that_is_not_the_models_answer_learns_through_the_whole_network(answer, wrap):
+    train, config = stripes(24), AdapterConfig("linear", epochs=2)
+    torch.manual_seed(0)
+    cached = Small(answer)
+    wrap(cached.fc)
+    whole = copy.deepcopy(cached)
+    for model, data in ((cached, train), (whole, Changing(train))):
+        adapters.fit(adapters.attach(model, config, seed=0), data, batch_size=8, workers=0, progress=False)
+    for name, tensor in _tensors(whole).items():
+        torch.testing.assert_close(_tensors(cached)[name], tensor)
 
 
 def test_a_linear_probe_reads_each_image_once_however_many_epochs_it_has():
@@ -379,6 +417,31 @@ def test_a_loss_that_is_not_a_number_in_the_first_epoch_leaves_the_model_as_it_w
         torch.testing.assert_close(parameter, before[name], atol=0, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        *(({"batch_size": wrong}, "must be a whole number of at least 1") for wrong in (0, -1, 2.5)),
+        *(({"patience": wrong}, "must be a whole number of at least 1") for wrong in (0, 1.5)),
+        *(
+            ({name: wrong}, f"{name}={wrong} must be a number of at least 0 and below 1")
+            for name in ("label_smoothing", "drop_path")
+            for wrong in (-0.5, 2.0, float("nan"))
+        ),
+        ({"patience": 2, "val": None}, "patience=2 waits for a better epoch on val, but val is missing"),
+        ({"keep": "first"}, "keep='first' is no epoch; choose from best, last"),
+    ],
+)
+def test_settings_out_of_range_are_refused_with_the_value(setting, message):
+    settings = {"val": stripes(12), "progress": False} | setting
+    with pytest.raises(ConfigError, match=message):
+        adapters.fit(model_for(CONFIG), stripes(12), **settings)
+
+
+def test_a_batch_of_no_images_is_not_evaluated():
+    with pytest.raises(ConfigError, match="batch_size=0 must be a whole number of at least 1"):
+        adapters.evaluate(model_for(CONFIG), stripes(12), batch_size=0)
+
+
 def test_a_metric_that_is_not_measured_is_refused():
     with pytest.raises(ConfigError, match="monitor='f1' is not measured; choose from accuracy, mean_class"):
         adapters.fit(model_for(CONFIG), stripes(12), monitor="f1", progress=False)
@@ -476,6 +539,49 @@ def test_a_training_with_other_validation_images_is_not_resumed(tmp_path):
         adapters.fit(model_for(CONFIG), stripes(48), stripes(12, seed=2), out=tmp_path, progress=False)
 
 
+def folder_of_noise(path, count=12):
+    """Half of the pictures in each of two folders; flipped at random when read."""
+    for i in range(count):
+        pixels = np.random.default_rng(i).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+        (path / f"c{i % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path / f"c{i % 2}" / f"{i:02}.png")
+    return ImageFolder(path, RandomHorizontalFlip())
+
+
+class OwnNoise(Changing):
+    """What it draws comes from a generator of its own, which no seed of ours reaches."""
+
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return image + torch.from_numpy(np.random.default_rng().normal(size=image.shape)).float(), label
+
+
+@pytest.mark.parametrize("kind", ["folder", "own noise in a folder", "flipped", "table"])
+def test_images_that_are_drawn_at_random_are_resumed_with_themselves_and_with_no_others(kind, tmp_path):
+    class Table(OwnNoise):
+        _fingerprint = "abc"
+
+    folder = folder_of_noise(tmp_path / "pictures")
+    if kind == "own noise in a folder":
+        folder.loader = lambda path: Image.effect_noise((SIZE, SIZE), 50).convert("RGB")
+    kinds = {"flipped": Flipped(stripes(12)), "table": Table(stripes(12))}
+    data = kinds.get(kind, folder)
+    fold, other = torch.utils.data.Subset(data, range(8)), torch.utils.data.Subset(data, [*range(7), 8])
+    config, settings = AdapterConfig("bitfit", epochs=2), {"out": tmp_path / "out", "workers": 0, "progress": False}
+    first = adapters.fit(model_for(config), fold, **settings)
+    assert adapters.fit(model_for(config), fold, **settings).history == first.history
+    for others in (other, torch.utils.data.ConcatDataset([torch.utils.data.Subset(data, range(7)), other][::-1])):
+        with pytest.raises(CheckpointError, match="other images, backbone or settings"):
+            adapters.fit(model_for(config), others, **settings)
+
+
+def test_images_that_nothing_tells_from_others_are_not_resumed(tmp_path):
+    config, settings = AdapterConfig("bitfit", epochs=1), {"out": tmp_path, "workers": 0, "progress": False}
+    adapters.fit(model_for(config), OwnNoise(stripes(12)), **settings)
+    with pytest.raises(CheckpointError, match="the images change with every reading"):
+        adapters.fit(model_for(config), OwnNoise(stripes(12)), **settings)
+
+
 def test_training_and_validation_of_other_class_names_are_refused():
     class Named(list):
         class_names = ()
@@ -484,6 +590,36 @@ def test_training_and_validation_of_other_class_names_are_refused():
     train.class_names, val.class_names = ("a", "b", "c"), ("b", "c")
     with pytest.raises(TrainingError, match="the classes of the validation images, b, c, are not those of"):
         adapters.fit(model_for(CONFIG), train, val, progress=False)
+
+
+def test_class_names_are_compared_wherever_a_dataset_keeps_them(tmp_path):
+    def folder(name, *classes):
+        for label in classes:
+            (tmp_path / name / label).mkdir(parents=True)
+            Image.new("RGB", (SIZE, SIZE)).save(tmp_path / name / label / "0.png")
+        return ImageFolder(tmp_path / name, RandomHorizontalFlip())
+
+    class Label:
+        def __init__(self, *names):
+            self.names = names
+
+    class Table(list):
+        def __init__(self, *names):
+            super().__init__({"image": BLACK, "label": number} for number in range(len(names)))
+            self.features = {"image": None, "label": Label(*names)}
+
+    train, val = folder("train", "a", "b", "c"), folder("val", "b", "c")
+    parts = torch.utils.data.Subset(train, [0, 1, 2]), torch.utils.data.Subset(val, [0, 1])
+    one, other = (torch.utils.data.ConcatDataset([part]) for part in parts)
+    for known, others in ((train, val), parts, (one, other), (Table("a", "b", "c"), Table("b", "c"))):
+        with pytest.raises(TrainingError, match="the classes of the validation images, b, c, are not those of"):
+            adapters.fit(model_for(CONFIG), known, others, workers=0, progress=False)
+    with pytest.raises(TrainingError, match="of a dataset in a ConcatDataset, b, c, are not those of another one in"):
+        adapters.fit(model_for(CONFIG), torch.utils.data.ConcatDataset([train, val]), workers=0, progress=False)
+    first = folder("first", "a", "b")  # the same numbers as far as they go
+    val.target_transform = lambda label: label + 1  # to the numbers that these classes have in training
+    for others in (first, val):
+        adapters.fit(model_for(CONFIG.replace(epochs=1)), train, others, workers=0, progress=False)
 
 
 def test_labels_of_images_that_are_not_kept_are_checked_too():

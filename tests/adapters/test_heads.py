@@ -16,6 +16,8 @@ HEADS = {
     "levit_128s": (224, {}),  # two, each with a batch norm of its own
     "repvit_m1": (64, {}),
     "caformer_s18": (64, {}),  # an MLP
+    "sequencer2d_s": (32, {"img_size": 32, "layers": (1, 1, 1, 1)}),  # changed in place by timm
+    "samvit_base_patch16": (32, {"img_size": 32, "depth": 1, "embed_dim": 48, "num_heads": 2}),  # this one, too
 }
 
 
@@ -48,6 +50,32 @@ def test_a_new_classifier_is_tuned_saved_and_taken_off_and_nothing_else_changes(
     adapters.detach(model)
     torch.testing.assert_close(model.eval()(images), before)
     assert [key for key, tensor in model.state_dict().items() if not torch.equal(tensor, state[key])] == []
+
+
+@pytest.mark.parametrize("name", ["sequencer2d_s", "samvit_base_patch16"])
+@pytest.mark.parametrize("num_classes", [0, 2, 3])
+def test_each_adapter_has_a_classifier_of_its_own_where_timm_changes_it_in_place(name, num_classes):
+    size, settings = HEADS[name]
+    model = timm.create_model(name, num_classes=num_classes, **settings).eval()
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        before = model(images)
+        first = adapters.attach(model, AdapterConfig("linear"), 3, name="first", seed=0)(images)
+        assert adapters.attach(model, AdapterConfig("linear"), 4, name="second", seed=0)(images).shape == (2, 4)
+        assert model.num_classes == 4
+        adapters.switch(model, "first")
+        torch.testing.assert_close(model(images), first)
+        adapters.switch(model, None)
+        torch.testing.assert_close(model(images), before)
+        assert model.num_classes == num_classes
+
+
+def test_a_backbone_that_takes_no_new_classifier_is_refused(monkeypatch):
+    base = timm.create_model("task2vec_vit_patch4_32", num_classes=10)
+    monkeypatch.setattr(type(base), "reset_classifier", lambda self, num_classes: None)
+    with pytest.raises(adapters.IncompatibleError, match="tells 10 classes apart instead of 3"):
+        adapters.attach(base, AdapterConfig("linear"), 3)
+    assert not hasattr(base, "adapters")
 
 
 def test_what_a_network_keeps_of_its_weights_is_made_anew_when_they_change(tmp_path):

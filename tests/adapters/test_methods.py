@@ -141,6 +141,14 @@ def test_merging_keeps_single_precision(family):
     torch.testing.assert_close(merged(images(family)), model(images(family)), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["residual_serial", "residual_parallel", "ssf", "lora", "gps"])
+@torch.no_grad()
+def test_a_model_whose_channels_lie_last_in_memory_merges_as_any_other(method):
+    model = attached("ResNet, basic", method).to(memory_format=torch.channels_last)
+    x = images("ResNet, basic").to(memory_format=torch.channels_last)
+    torch.testing.assert_close(adapters.merge(model)(x), model(x), atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.cannot_merge])
 def test_methods_that_cannot_merge_say_why(method):
     model = attached("ResNet, basic" if method == "conv_adapter" else "ViT", method)

@@ -255,3 +255,10 @@ def test_a_proof_waits_for_images_that_are_computed_and_asks_nothing_of_those_wh
     grey.register_forward_pre_hook(lambda _, args: (args[0].repeat(1, 3, 1, 1),))
     adapters.attach(grey, AdapterConfig("lora", rank=2, targets=("2",)), 3)
     assert grey(inputs[:, :1]).shape == (2, 3)
+
+
+def test_a_block_that_gives_several_tensors_is_not_read():
+    model = timm.create_model("coat_tiny", img_size=32)
+    with pytest.raises(IncompatibleError, match=r"head2toe cannot act in CoaT .*gives a tuple instead of one tensor"):
+        adapters.attach(model, AdapterConfig("head2toe"), 3)
+    assert not hasattr(model, "adapters")

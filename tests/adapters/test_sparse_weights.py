@@ -229,6 +229,14 @@ def test_entries_travel_with_the_checkpoint_and_outside_ones_are_refused(tmp_pat
             adapters.load(backbone("ViT"), tmp_path)
 
 
+@pytest.mark.parametrize("method", ["fish", "gps", "ssf"])
+def test_a_name_that_is_taken_is_the_same_mistake_whatever_the_method(method, tmp_path):
+    model = attach(backbone("ViT"), AdapterConfig(method), 3)
+    adapters.save(model, tmp_path)
+    with pytest.raises(ConfigError, match="has an adapter 'default' already"):
+        adapters.load(model, tmp_path)
+
+
 def test_another_tasks_weights_are_started_from_at_the_entries_that_it_tuned(tmp_path):
     first = attach(backbone("ViT"), AdapterConfig("gps", epochs=1), 3)
     for parameter in adapters.tuned_parameters(first).values():
