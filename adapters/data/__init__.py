@@ -6,8 +6,8 @@ itself is asked again for every epoch. Whatever is drawn follows from the seed, 
 a training that is resumed draws what an uninterrupted one would have drawn, with any number of workers.
 """
 
-from adapters.data.batches import Batches, transform_of
+from adapters.data.batches import Batches, preprocessing_of, transform_of
 from adapters.data.examples import Batch, Transform, drawn_from
 from adapters.data.reader import Reader, Workers
 
-__all__ = ["Batch", "Batches", "Reader", "Transform", "Workers", "drawn_from", "transform_of"]
+__all__ = ["Batch", "Batches", "Reader", "Transform", "Workers", "drawn_from", "preprocessing_of", "transform_of"]

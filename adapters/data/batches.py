@@ -26,10 +26,15 @@ def transform_of(model: nn.Module) -> Transform:
     """The preprocessing that a timm model was trained with, at the size of image that it takes, without
     augmentation.
     """
-    config = resolve_data_config({}, model=model)
-    config["input_size"] = image_size(model) or config["input_size"]
-    transform: Transform = create_transform(**config, is_training=False)
+    transform: Transform = create_transform(**preprocessing_of(model), is_training=False)
     return transform
+
+
+def preprocessing_of(model: nn.Module) -> dict[str, Any]:
+    """The same as timm's data config: what `timm.data.create_transform` wants."""
+    config = dict(resolve_data_config({}, model=model))
+    config["input_size"] = image_size(model) or config["input_size"]
+    return config
 
 
 class Batches:

@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
+from torchvision.transforms import Normalize
 
 from adapters.data.kinds import image_and_label
 from adapters.data.labels import class_number, class_numbers
-from adapters.data.pictures import takes_colours, to_rgb
 from adapters.errors import TrainingError
+from task2vec_base.pictures import to_rgb
 
 Transform = Callable[[Any], Tensor]
 
@@ -86,10 +87,16 @@ class Examples(Dataset[Any]):
             resized, finish = self.dataset.stages(self.transform)
             return (augment or finish)(resized(index)), self.dataset.labels[index]
         image, label = image_and_label(self.dataset[index])
-        if isinstance(image, Image.Image) and takes_colours(self.transform):
+        if isinstance(image, Image.Image) and _takes_colours(self.transform):
             image = to_rgb(image)
         tensor = image if isinstance(image, Tensor) else (augment or self.transform)(image)
         return tensor, class_number(label, index)
+
+
+def _takes_colours(transform: Any) -> bool:
+    """Whether a transform, as timm makes them, normalises three channels."""
+    steps = getattr(transform, "transforms", ())
+    return any(isinstance(step, Normalize) and len(step.mean) == 3 for step in steps)
 
 
 def collate(items: Batch | list[tuple[Tensor, Any] | Failure]) -> Batch | Failure:

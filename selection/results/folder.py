@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Any
 import timm
 import torch
 from safetensors.torch import save as to_bytes
-from timm.data import resolve_data_config
 from torch import nn
 
 import adapters
-from adapters.sites import image_size
 from selection.errors import SelectionError
 from selection.recommendation.result import Recommendation
 from selection.results.card import card
@@ -73,13 +71,6 @@ def save_merged(merged: nn.Module, path: Path) -> None:
     """Write a plain model's weights, under the names that timm gives them."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in merged.state_dict().items()}
     write_atomically(path, lambda temporary: temporary.write_bytes(to_bytes(tensors)))
-
-
-def preprocessing_of(model: nn.Module) -> dict[str, Any]:
-    """timm's data config for the images that a model takes, as `timm.data.create_transform` wants it."""
-    config = dict(resolve_data_config({}, model=model))
-    config["input_size"] = image_size(model) or config["input_size"]
-    return config
 
 
 def versions() -> dict[str, str]:

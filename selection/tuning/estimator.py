@@ -20,8 +20,8 @@ from timm.data import create_transform
 
 import adapters
 from adapters import AdapterConfig, AdapterError
+from adapters.data import preprocessing_of
 from selection.errors import SelectionError
-from selection.results.folder import preprocessing_of
 from selection.results.images import unlabelled
 from selection.results.result import probabilities_of
 from selection.store import TaskStore

@@ -12,7 +12,7 @@ from torch import nn
 
 import adapters
 from adapters import AdapterConfig, BackboneId, FitResult, Metrics
-from adapters.data import Transform, transform_of
+from adapters.data import Transform, preprocessing_of, transform_of
 from adapters.losses import LossName, Sampling
 from adapters.merge import why_unmergeable
 from adapters.metrics import metrics_of
@@ -22,7 +22,7 @@ from selection.evidence.backbone import load_backbone, source_of
 from selection.evidence.validation_split import VALIDATION_SHARE, split_sizes
 from selection.recommendation.result import Recommendation
 from selection.results.description import Description, Measured
-from selection.results.folder import describe_recommendation, preprocessing_of, versions, write_result
+from selection.results.folder import describe_recommendation, versions, write_result
 from selection.results.lock import alone_in, refuse_among_images
 from selection.results.proof import outputs_of
 from selection.results.result import probabilities_of

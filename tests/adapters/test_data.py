@@ -12,7 +12,7 @@ from adapters import AdapterConfig, TrainingError
 from adapters.augmentation import augmentation_of
 from adapters.data import Batches, Reader, drawn_from, transform_of
 from task2vec import Task
-from task2vec.images import to_rgb
+from task2vec_base.pictures import to_rgb
 from tests.adapters.test_fit import BACKBONE, CONFIG, Changing, Flipped, model_for, stripes
 from tests.task2vec.tasks.folders import damage, photographs
 
@@ -132,9 +132,20 @@ def test_pictures_of_any_colours_are_learned_from(mode, augment):
     assert torch.equal(found, transform_of(model)(to_rgb(picture)))
 
 
-def test_pictures_without_an_agreed_range_are_refused():
-    data = [(Image.fromarray(np.ones((32, 32), np.float32)), i) for i in range(2)]
-    with pytest.raises(TrainingError, match=r"cannot read image 0 .*of mode F, have no agreed range"):
+def test_pictures_are_learned_from_upright():
+    picture = Image.fromarray(np.arange(32 * 16 * 3, dtype=np.uint8).reshape(32, 16, 3))
+    turned = picture.transpose(Image.Transpose.ROTATE_90)
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.info["exif"] = exif.tobytes()
+    model = model_for(CONFIG)
+    images = [Batches([(image, 0)], transform_of(model))[0][0] for image in (picture, turned)]
+    assert torch.equal(*images)
+
+
+def test_pictures_of_no_known_range_are_refused():
+    data = [(Image.fromarray(np.full((32, 32), -5, np.float32)), i) for i in range(2)]
+    with pytest.raises(TrainingError, match=r"cannot read image 0 .*outside of 0 to 65535"):
         adapters.fit(model_for(CONFIG), data, progress=False)
 
 
