@@ -92,8 +92,8 @@ def fit(
     Args:
         model: What `attach` gave, on the device to train on.
         train: Map-style dataset of (image, label), a Hugging Face dataset with such columns, or `Batches` of one; PIL
-            images become RGB, upright, and go through the backbone's own preprocessing. Labels are class numbers, or rows of 0 and 1 where an
-            image may be of several classes or none.
+            images become RGB, upright, and go through the backbone's own preprocessing. Labels are class numbers, or
+            rows of 0 and 1 where an image may be of several classes or none.
         val: The same, for choosing the best epoch. Without it the last epoch is kept.
         batch_size: Images in a step, over all processes; that of the config if not given.
         label_smoothing: Share of the target spread over all classes.
