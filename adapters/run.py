@@ -33,7 +33,7 @@ TRAINING = "training.pt"  # in the folder of a run: what it goes on from
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """What makes two trainings of the same model on the same images the same."""
 
     batch_size: int
@@ -69,7 +69,7 @@ class Run:
         model: nn.Module,
         training: Batches,
         validation: Batches | None,
-        settings: Settings,
+        settings: TrainingSettings,
         processes: OneProcess,
         *,
         out: str | Path | None,

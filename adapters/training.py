@@ -34,7 +34,7 @@ from adapters.metrics import Metrics
 from adapters.precision import computing_in, explaining
 from adapters.processes import processes_of
 from adapters.proof import prove
-from adapters.run import Run, Settings
+from adapters.run import Run, TrainingSettings
 from adapters.settings import COUNT, SHARE, checked
 
 
@@ -152,7 +152,7 @@ def fit(
         contexts.enter_context(explaining(model, training, autocast))
         validation = None if val is None else _read(val, model, "Reading validation images", bars, workers)
         multi_label = training.multi_label
-        settings = Settings(
+        settings = TrainingSettings(
             batch_size=batch_size,
             label_smoothing=label_smoothing,
             drop_path=drop_path,

@@ -35,7 +35,7 @@ ADVISED = 100  # with more tasks that have trials, only the target gets a recomm
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class TrialSummary:
     """What one configuration reached on a task with one backbone, means over its seeds.
 
     Attributes:
@@ -87,7 +87,7 @@ class AtlasTask:
     accuracy: float
     position: tuple[float, float]
     nearest: tuple[tuple[int, float], ...]
-    results: tuple[Result, ...]
+    results: tuple[TrialSummary, ...]
     probes: dict[str, float]
     fisher: tuple[float | None, ...]
     advice: dict[str, Any] | None
@@ -359,14 +359,14 @@ def _shown(
     )
 
 
-def _results(trials: Sequence[Trial], names: Mapping[BackboneId, str]) -> tuple[Result, ...]:
+def _results(trials: Sequence[Trial], names: Mapping[BackboneId, str]) -> tuple[TrialSummary, ...]:
     """Means over the seeds of each configuration; trials without a test score are left out."""
     groups: dict[tuple[str, BackboneId], list[Trial]] = defaultdict(list)
     for trial in trials:
         if trial.score is not None:
             groups[trial.config.label, trial.backbone].append(trial)
     return tuple(
-        Result(
+        TrialSummary(
             config=label,
             method=same[0].config.method,
             backbone=names[backbone],

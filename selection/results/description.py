@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 
 from adapters.metrics import Metrics
 from selection.errors import SelectionError
-from selection.results.proof import Outputs
+from selection.results.known_outputs import Outputs
 
 FILE = "result.json"
 FORMAT_VERSION = 1
@@ -84,8 +84,8 @@ class Description:
         seconds: Of training.
         num_tries: Trainings among which it was chosen by its validation accuracy.
         recommendation: Why this configuration, in plain values; empty if it was given by hand.
-        outputs: What the model gives for two patterns (`selection.results.proof`), to know it again; empty if nobody
-            looked.
+        outputs: What the model gives for two patterns (`selection.results.known_outputs`), to know it again; empty if
+            nobody looked.
         versions: Of the packages that it was made with.
     """
 

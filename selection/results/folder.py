@@ -18,7 +18,7 @@ from selection.errors import SelectionError
 from selection.recommendation.result import Recommendation
 from selection.results.card import card
 from selection.results.description import FILE, Description
-from selection.results.proof import is_known
+from selection.results.known_outputs import gives
 from selection.results.result import MERGED, plain_model
 from task2vec.style import in_style
 from task2vec_base import write_atomically
@@ -62,7 +62,7 @@ def _loads_alone(description: Description, merged: Path) -> bool:
         return False
     try:
         model = plain_model(description, merged).eval()
-        return is_known(model, description.preprocessing["input_size"], description.outputs)
+        return gives(model, description.preprocessing["input_size"], description.outputs)
     except SelectionError:
         return False
 

@@ -21,9 +21,9 @@ from selection.errors import SelectionError
 from selection.evidence.backbone import load_backbone
 from selection.results.description import Description
 from selection.results.images import unlabelled
+from selection.results.known_outputs import gives
 from selection.results.label_validation import LabelValidation
 from selection.results.predictions import Predictions
-from selection.results.proof import is_known
 from selection.results.validation import Validation
 from task2vec import Compute, Splits, Task
 from task2vec.tasks.splits import read_to_measure
@@ -231,7 +231,7 @@ def _as_tuned(model: nn.Module, description: Description, folder: Path) -> nn.Mo
     Raises:
         SelectionError: it gives something else.
     """
-    if not is_known(model, description.preprocessing["input_size"], description.outputs):
+    if not gives(model, description.preprocessing["input_size"], description.outputs):
         raise SelectionError(
             f"the model in {folder} does not give what it gave after tuning: its files are damaged, or "
             f"{description.backbone} was made with further arguments; give the model that was tuned as backbone="

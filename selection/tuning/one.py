@@ -23,8 +23,8 @@ from selection.evidence.validation_split import VALIDATION_SHARE, split_sizes
 from selection.recommendation.result import Recommendation
 from selection.results.description import Description, Measured
 from selection.results.folder import describe_recommendation, versions, write_result
+from selection.results.known_outputs import outputs_of
 from selection.results.lock import alone_in, refuse_among_images
-from selection.results.proof import outputs_of
 from selection.results.result import probabilities_of
 from selection.results.validation import Validation
 from task2vec import Compute, Splits, Task, read_splits

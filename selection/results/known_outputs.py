@@ -39,7 +39,7 @@ def outputs_of(model: nn.Module, input_size: Sequence[int]) -> Outputs:
     return tuple(tuple(float(f"{value:.6g}") for value in row) for row in logits.float().cpu().tolist())
 
 
-def is_known(model: nn.Module, input_size: Sequence[int], outputs: Outputs) -> bool:
+def gives(model: nn.Module, input_size: Sequence[int], outputs: Outputs) -> bool:
     """Whether a model gives these outputs, up to rounding; true where none were kept."""
     if not outputs:
         return True
