@@ -47,7 +47,7 @@ def test_measuring_leaves_the_model_alone_and_gives_times(model):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     pace = measured_pace(model, AdapterConfig("lora", rank=2, batch_size=16), random_task(40), COMPUTE)
     assert pace.looking > 0
-    assert 0 < pace.learning < 5
+    assert pace.learning > 0
     assert model.state_dict().keys() == before.keys()
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
 
@@ -106,7 +106,7 @@ def embedding():
 
 
 def test_a_recommendation_in_time_is_scaled_as_a_whole_and_keeps_to_the_limit(model, embedding, monkeypatch):
-    library, splits = load_library(), Splits(random_task(100))
+    library, splits = load_library(), Splits(random_task(100, num_classes=4))
     monkeypatch.setattr(module, "measured_pace", lambda *_: Pace(0.1, 0.05))
 
     def ask(max_seconds):
