@@ -390,9 +390,8 @@ any measurement (`early`, or other tasks' Fisher); the rest is the task's own.
 
 ## Fewer and more parameters
 
-What placing by the Fisher's mass is worth beside the same rank everywhere at the same number of parameters stands in the
-first table, and was trained on fewer tasks, with one seed, where that number is not that of rank 8: trust the gain at
-rank 8, and no more. Beside rank 8:
+What the Fisher's mass is worth beside the same rank everywhere at the same number of parameters stands in the first
+table. Where that number is not that of rank 8, it was trained on fewer tasks with one seed. Beside rank 8:
 
 {other_budgets}
 
@@ -413,8 +412,9 @@ noise included, so that nobody can reach the last row.
 
 ## Is the start the right moment?
 
-No other measurement places very differently, so that none can make much of a difference. What is called Fisher's mass above is `start`: measured on all {images} images, before training, at labels that the
-classifier draws. How many of the 96 ranks (8 for each block) would another measurement put into other blocks?
+What is called Fisher's mass above is `start`: measured on all {images} images, before training, at labels that the
+classifier draws. How many of the 96 ranks (8 for each block) would another measurement put into other blocks? None moves
+many; what they would gain was trained for `labels` alone, which is SPT's criterion.
 
 {measurements}
 
