@@ -413,8 +413,8 @@ noise included, so that nobody can reach the last row.
 ## Is the start the right moment?
 
 What is called Fisher's mass above is `start`: measured on all {images} images, before training, at labels that the
-classifier draws. How many of the 96 ranks (8 for each block) would another measurement put into other blocks? None moves
-many; what they would gain was trained for `labels` alone, which is SPT's criterion.
+classifier draws. How many of the 96 ranks (8 for each block) would another measurement put into other blocks? None
+moves many; what they would gain was trained for `labels` alone, which is SPT's criterion.
 
 {measurements}
 
