@@ -195,12 +195,12 @@ def _walk(root: Path) -> Names:
                 empty.append(folder)
             for entry in entries:
                 path = folder / entry.name
-                if entry.is_dir():
-                    (linked if entry.is_symlink() else pending).append(path)
-                elif entry.is_symlink() and path.exists():
-                    links.append(path)
-                elif entry.is_symlink():  # to what is gone: it is named when somebody reads it
+                if entry.is_symlink() and not path.exists():  # or in a circle: it is named when somebody reads it
                     names.append(path.relative_to(root).as_posix())
+                elif entry.is_dir():
+                    (linked if entry.is_symlink() else pending).append(path)
+                elif entry.is_symlink():
+                    links.append(path)
                 else:
                     status = entry.stat()
                     real.add((status.st_dev, status.st_ino))

@@ -27,11 +27,11 @@ def label_space(values: npt.NDArray[Any], class_names: tuple[str, ...] | None) -
             that labels have.
 
     Raises:
-        TaskError: a label is fractional, negative, without a name or of another one, or neither 0 nor 1 in a row; or
-            rows have a single column.
+        TaskError: a label is fractional, negative, without a name or of another one, no text in UTF-8, or neither 0
+            nor 1 in a row; or rows have a single column.
     """
     if values.dtype.kind == "S":
-        values = np.char.decode(values, "utf-8")
+        values = _decoded(values)
     if values.ndim == 1:
         return _one_label(values, class_names)
     if values.shape[1] == 1:
@@ -47,6 +47,13 @@ def label_space(values: npt.NDArray[Any], class_names: tuple[str, ...] | None) -
     if len(names) != values.shape[1]:
         raise TaskError(f"labels are of {values.shape[1]} classes, but {len(names)} class names are given")
     return values.astype(np.int64), names
+
+
+def _decoded(values: npt.NDArray[np.bytes_]) -> npt.NDArray[np.str_]:
+    try:
+        return np.char.decode(values, "utf-8")
+    except UnicodeDecodeError as error:
+        raise TaskError(f"label {error.object!r} is no text in UTF-8; give labels as texts or numbers") from error
 
 
 def _one_label(values: npt.NDArray[Any], class_names: tuple[str, ...] | None) -> tuple[Labels, tuple[str, ...]]:

@@ -368,7 +368,7 @@ class Task:
         Raises:
             TaskError: that is fewer than one of each class.
         """
-        if count is not None and (count < 1 or count != int(count)):
+        if count is not None and not (count >= 1 and count == np.floor(count)):
             raise TaskError(f"{count} images cannot be drawn from {self.name!r}; take 1 or more, or None for all")
         if count is None or count >= len(self):
             return self

@@ -130,9 +130,10 @@ def test_a_sample_of_equal_labels_is_blamed_on_its_size_and_not_on_the_images():
     task = Task.from_arrays(images, labels, name="rare")
     with pytest.raises(TaskError, match="the 2 images drawn of 'rare' have the same labels; raise max_samples"):
         embed(task, small_probe(), max_samples=2)
-    for count in (-3, 2.5):
+    for count in (-3, 2.5, float("nan")):
         with pytest.raises(TaskError, match=f"{count} images cannot be drawn from 'rare'"):
             task.subsample(count)
+    assert task.subsample(float("inf")) is task
 
 
 def test_unreadable_images_are_left_out_and_named_on_the_embedding(tmp_path):

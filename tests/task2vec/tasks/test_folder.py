@@ -158,14 +158,17 @@ def test_links_are_followed_once_and_give_way_to_what_they_lead_to(tmp_path):
     (folder / "aaa").symlink_to(folder / "dog")  # comes first by its name, but is no class of its own
     (folder / "cat" / "again.png").symlink_to(folder / "cat" / "0.png")
     (folder / "cat" / "gone.png").symlink_to(folder / "nowhere.png")
+    (folder / "dog" / "loop.png").symlink_to("loop.png")
     write_image(tmp_path / "elsewhere.png")
     (folder / "dog" / "other.png").symlink_to(tmp_path / "elsewhere.png")
     task = Task.from_folder(folder)
     assert task.class_names == ("cat", "dog")
-    assert task.labels.tolist() == [0] * 4 + [1] * 4
+    assert task.labels.tolist() == [0] * 4 + [1] * 5
     assert task.skipped == ("aaa", "cat/again.png")
     with pytest.raises(UnreadableImageError, match=r"cannot read image .*cat/gone.png \(.*No such file"):
         task[3]
+    with pytest.raises(UnreadableImageError, match=r"cannot read image .*dog/loop.png \(.*symbolic links"):
+        task[4 + 3]
 
 
 @pytest.mark.parametrize("whole", [False, True])

@@ -332,6 +332,8 @@ def test_truth_values_take_two_class_names_and_strings_none_but_their_own():
         Task.from_arrays(images, truth, class_names=["cat", "dog", "owl"])
     with pytest.raises(TaskError, match="label 'cat' is none of the class names"):
         Task.from_arrays(images, words, class_names=["a", "b"])
+    with pytest.raises(TaskError, match=r"label b'\\xff' is no text in UTF-8"):
+        Task.from_arrays(images, np.array([b"cat", b"\xff", b"cat", b"cat"]))
 
 
 @pytest.mark.parametrize(
