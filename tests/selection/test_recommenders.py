@@ -24,6 +24,7 @@ from selection.recommendation.recommenders.features import (
     task_numbers,
 )
 from selection.recommendation.recommenders.gaussian_process import (
+    FARTHEST,
     _Likeness,
     _negative_log_likelihood,
     _Observations,
@@ -138,6 +139,25 @@ def test_the_likelihood_and_its_gradient_are_those_of_a_joint_gaussian(table):
     assert found.item() == pytest.approx(joint.item() - len(y) * np.log(2 * np.pi) / 2)
     (gradient,), (reference,) = torch.autograd.grad(found, own), torch.autograd.grad(joint, expected)
     torch.testing.assert_close(gradient, reference)
+
+
+@given(st.integers(0, 2**31))
+@settings(max_examples=50, deadline=None)
+def test_wherever_learning_may_look_the_likelihood_and_its_gradient_are_finite(seed):
+    """Also where a linear probe is always right, and what is left of a gain all but vanishes."""
+    generator = np.random.default_rng(seed)
+    table = table_of(generator.uniform(0, 1, (8, 5)), generator.integers(1, 100, (8, 5)))
+    levels = generator.choice([0.0, 0.5, 0.99, 1.0], len(table.tasks))
+    table = dataclasses.replace(table, tasks=tuple(map(with_level, table.tasks, levels)))
+    likeness = _Likeness.of(table.tasks, table.configs, task_directions, task_numbers)
+    corner = torch.tensor(list(START.values())).double().log() + torch.from_numpy(
+        FARTHEST * generator.choice([-1, 0, 1], len(START))
+    )
+    corner.requires_grad_()
+    found = _negative_log_likelihood(likeness, _Observations.of(table), dict(zip(START, corner.exp(), strict=True)))
+    (gradient,) = torch.autograd.grad(found, corner)
+    assert found.isfinite()
+    assert gradient.isfinite().all()
 
 
 @pytest.mark.parametrize(

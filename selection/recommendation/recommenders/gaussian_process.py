@@ -53,9 +53,12 @@ SHIPPED = Path(__file__).with_name("gaussian_process.json")
 ROWS = 200  # observations in a draw that settings are learned from: the likelihood takes the cube of their number
 DRAWS = 8  # whose settings are averaged: those of a single one depend on which observations it happens to hold
 STEPS = 40  # of L-BFGS
+PRECISION = 1e-6  # of the likelihood's logarithm, at which it stops
 FEWEST_SOURCES = 8  # that a widening is learned from; with fewer the process is taken at its word
 PRIOR_SPREAD = 1.0  # of the logarithm of a setting around where learning starts
-FARTHEST = 5.0  # that a logarithm may go from there
+# That a logarithm may go from there, where no prior of this spread would look for it; some units farther, likelihoods
+# leave the range of numbers, and the search would end where it began.
+FARTHEST = 3.0
 NOISE = 7e-4  # where learning starts: about the squared difference of repeats (docs/pilot.md)
 SMALLEST = 1e-4  # squared gain, where nothing gains anything
 LEAST_LEFT = 0.01  # that a linear probe leaves wrong: one that is always right on some images is not on all
@@ -256,21 +259,22 @@ class _Likeness:
         """
         lengths = torch.stack([s[f"length of fact {number}"] for number in range(self.facts.shape[1])])
         apart = (self.facts[:, None] - self.facts) / lengths
-        by_facts = _of_pairs(torch.exp(-apart.square().sum(dim=2) / 2), rows[:, 0], columns[:, 0])
+        by_facts = torch.exp(-apart.square().sum(dim=2) / 2)
         spans = torch.stack([s[f"length of embedding {number}"] for number in range(len(self.embedding))])
-        near = torch.exp(-(self.embedding / (2 * spans.square())[:, None, None]).sum(dim=0))
-        by_embedding = _of_pairs(near, rows[:, 0], columns[:, 0])
-        same = (rows[:, 0][:, None] == columns[:, 0]).double()
+        by_embedding = torch.exp(-(self.embedding / (2 * spans.square())[:, None, None]).sum(dim=0))
         alike = torch.exp(-self.settings / (2 * s["length of settings"] ** 2))
         share = s["share of method"] / (1 + s["share of method"])
-        config = _of_pairs(self.method * (share + (1 - share) * alike), rows[:, 1], columns[:, 1])
-        level = s["level by facts"] * by_facts + s["level by embedding"] * by_embedding + s["level of each task"] * same
-        choice = (
-            s["choice by facts"] * by_facts + s["choice by embedding"] * by_embedding + s["choice of each task"] * same
-        )
+        config = self.method * (share + (1 - share) * alike)
+
+        def of_tasks(what: str) -> Tensor:
+            alone = s[f"{what} of each task"] * torch.eye(len(self.left), dtype=torch.float64)
+            return s[f"{what} by facts"] * by_facts + s[f"{what} by embedding"] * by_embedding + alone
+
         scale = self.scale(s)
-        both = torch.outer(scale.index_select(0, rows[:, 0]), scale.index_select(0, columns[:, 0]))
-        return both * (level + (s["average"] + choice) * config)
+        both = torch.outer(scale, scale)  # of tasks, not of pairs, which are many more
+        level, choice = both * of_tasks("level"), both * (s["average"] + of_tasks("choice"))
+        tasks, configs = (rows[:, 0], columns[:, 0]), (rows[:, 1], columns[:, 1])
+        return _of_pairs(level, *tasks) + _of_pairs(choice, *tasks) * _of_pairs(config, *configs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,7 +329,8 @@ def _likeliest(likeness: _Likeness, seen: _Observations, first: dict[str, float]
         return value.item(), gradient.numpy()
 
     bounds = [(value - FARTHEST, value + FARTHEST) for value in start.tolist()]
-    found = minimize(loss, start.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS})
+    options = {"maxiter": STEPS, "ftol": PRECISION}
+    found = minimize(loss, start.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     return np.asarray(found.x)
 
 
