@@ -30,6 +30,7 @@ from task2vec_base import write_atomically
 WARMUP_SHARE = 0.1  # of all steps
 GRADIENT_CLIP = 1.0  # largest norm of a step's gradient
 TRAINING = "training.pt"  # in the folder of a run: what it goes on from
+METRICS = "metrics.jsonl"  # beside it: a line for each epoch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,7 +228,7 @@ class Run:
         }
         write_atomically(self.out / TRAINING, lambda path: torch.save(state, path))
         lines = "".join(json.dumps(record) + "\n" for record in self.history)
-        write_atomically(self.out / "metrics.jsonl", lambda path: path.write_text(lines))
+        write_atomically(self.out / METRICS, lambda path: path.write_text(lines))
 
     def _identity(self, training: Batches, validation: Batches | None) -> str | None:
         """What only this training has: its settings, backbone and images; None where the images cannot be told."""
@@ -241,6 +242,11 @@ class Run:
 
     def _resume(self, path: Path) -> None:
         if not path.exists():
+            if (path.parent / METRICS).exists():
+                raise CheckpointError(
+                    f"{path.parent} holds {METRICS} of something else than a training to go on with, and it would be "
+                    "lost; give another directory, or remove it"
+                )
             return
         if self.identity is None:
             raise CheckpointError(

@@ -125,8 +125,8 @@ def fit(
     Raises:
         TrainingError: labels do not fit the classifier, an image cannot be read, or the loss becomes NaN (the best
             weights so far are kept; it is noticed when the epoch ends).
-        CheckpointError: `out` holds a training on other images or of another configuration, or nothing tells whether
-            the images are the same; or `init_from` does not fit.
+        CheckpointError: `out` holds a training on other images or of another configuration, or `metrics.jsonl` of none,
+            or nothing tells whether the images are the same; or `init_from` does not fit.
         ConfigError: a number is out of range; `monitor` is none of the metrics; `augment`, `loss`, `sampling` or `keep`
             is unknown or does not fit the labels; or `patience` is given without `val` or where the last epoch is kept.
     """

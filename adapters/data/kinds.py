@@ -8,14 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset
-from torchvision.datasets import DatasetFolder, VisionDataset
-from torchvision.datasets.vision import StandardTransform
+from torchvision.datasets import DatasetFolder
 
 from adapters.data.labels import class_number, class_numbers
 from adapters.errors import TrainingError
-
-IMAGE_COLUMNS = ("image", "img", "pixel_values")
-LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class")
+from task2vec_base.datasets import IMAGE_COLUMNS, LABEL_COLUMNS, is_read_by_torchvision
 
 
 def map_style(dataset: Any) -> Any:
@@ -86,20 +83,15 @@ def known_labels(dataset: Any) -> Tensor | None:
     if isinstance(dataset, (list, tuple)):
         labels = [class_number(image_and_label(item)[1], index) for index, item in enumerate(iter(dataset))]
         return torch.stack(labels) if isinstance(labels[0], Tensor) else torch.tensor(labels)
-    if gives_stored_labels(dataset):
+    if _gives_stored_labels(dataset):
         targets = getattr(dataset, "targets", None)
         return None if targets is None else class_numbers(torch.as_tensor(targets))
     return None
 
 
-def gives_stored_labels(dataset: Any) -> bool:
-    """Whether it is one of torchvision's own that gives the labels that it holds, whatever it does with the images."""
-    return (
-        isinstance(dataset, VisionDataset)
-        and type(dataset).__getitem__.__module__.startswith("torchvision.")
-        and dataset.target_transform is None
-        and (dataset.transforms is None or isinstance(dataset.transforms, StandardTransform))
-    )
+def _gives_stored_labels(dataset: Any) -> bool:
+    """Whether its items have the very labels that it holds."""
+    return is_read_by_torchvision(dataset) and dataset.target_transform is None
 
 
 def class_names(dataset: Any) -> tuple[str, ...] | None:
@@ -119,7 +111,7 @@ def class_names(dataset: Any) -> tuple[str, ...] | None:
     if getattr(dataset, "target_transform", None) is not None:  # to labels that the names do not belong to
         return None
     names = getattr(dataset, "class_names", None)
-    if names is None and gives_stored_labels(dataset):
+    if names is None and _gives_stored_labels(dataset):
         names = getattr(dataset, "classes", None)
     features = getattr(dataset, "features", None)  # of a Hugging Face dataset
     if names is None and isinstance(features, Mapping):

@@ -14,7 +14,7 @@ import selection
 import task2vec
 from adapters import AdapterConfig
 from adapters.data import Batches, transform_of
-from adapters.run import TRAINING
+from adapters.run import METRICS, TRAINING
 from selection.cli import options as o
 from selection.cli.output import print_json, print_recommendation, print_table
 from selection.evidence.backbone import load_backbone
@@ -97,7 +97,7 @@ def demo(
 
 
 def _tune_afresh(task: Task, config: AdapterConfig, out: Path, seed: int) -> selection.Tuned:
-    for earlier in (TRAINING, RESULT):  # an earlier demo's run is not to be resumed
+    for earlier in (TRAINING, METRICS, RESULT):  # an earlier demo's run is not to be resumed
         (out / earlier).unlink(missing_ok=True)
     return selection.tune(task, load_backbone(o.BACKBONE), config, out=out, seed=seed)
 

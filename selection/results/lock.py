@@ -9,14 +9,14 @@ from pathlib import Path
 from filelock import SoftFileLock, Timeout
 
 from adapters.checkpoint import METADATA, TENSORS
-from adapters.run import TRAINING
+from adapters.run import METRICS, TRAINING
 from selection.errors import SelectionError
 from selection.results.description import FILE
 from selection.results.folder import CARD, CURVES
 from selection.results.result import MERGED
 
 NAME = "in-use.lock"
-WRITTEN = (CARD, CURVES, MERGED, METADATA, TENSORS, "metrics.jsonl")  # names that somebody else's files may have
+WRITTEN = (CARD, CURVES, MERGED, METADATA, TENSORS, METRICS)  # names that somebody else's files may have
 
 
 def alone_in(folder: str | Path | None, *, several: bool = False) -> AbstractContextManager[None]:

@@ -10,16 +10,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import ConcatDataset, Subset
-from torchvision.datasets.vision import StandardTransform, VisionDataset
 
 from task2vec.errors import TaskError, UnreadableImageError
 from task2vec.images import UNREADABLE, arrays_to_uint8
 from task2vec.tasks.labels import label_space, several_labels
 from task2vec.tasks.sources import ImageSource, LabelledImages
+from task2vec_base.datasets import IMAGE_COLUMNS, LABEL_COLUMNS, is_read_by_torchvision
 from task2vec_base.pictures import to_rgb
-
-IMAGE_COLUMNS = ("image", "img", "pixel_values")
-LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,9 +156,7 @@ def _gives_what_it_stores(dataset: Any) -> bool:
         return all(map(_gives_what_it_stores, dataset.datasets))
     if hasattr(dataset, "column_names"):  # of Hugging Face; a transform of the user's is a format of its own
         return (getattr(dataset, "format", None) or {}).get("type") is None
-    joint = getattr(dataset, "transforms", None)
-    own = isinstance(dataset, VisionDataset) and type(dataset).__getitem__.__module__.startswith("torchvision.")
-    return own and (joint is None or isinstance(joint, StandardTransform))
+    return is_read_by_torchvision(dataset)
 
 
 def _are_of_items(labels: Sequence[Any], dataset: Any, label_key: Any) -> bool:

@@ -234,6 +234,13 @@ def test_a_damaged_state_is_named(tmp_path):
         adapters.fit(model_for(CONFIG), stripes(12), out=tmp_path, progress=False)
 
 
+def test_metrics_of_something_else_are_not_written_over(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("mine\n")
+    with pytest.raises(CheckpointError, match=r"holds metrics\.jsonl of something else"):
+        adapters.fit(model_for(CONFIG), stripes(12), out=tmp_path, progress=False)
+    assert (tmp_path / "metrics.jsonl").read_text() == "mine\n"
+
+
 def test_a_malicious_state_is_not_executed(tmp_path):
     import pickle
 
