@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
+from timm.models import load_model_config_from_hf
 from torch import nn
 
 from task2vec.errors import WeightsError
@@ -35,7 +37,7 @@ def is_known(name: str) -> bool:
         return False
 
 
-def timm_model(name: str, checkpoint: str | Path | None = None, **settings: Any) -> nn.Module:
+def timm_model(name: str, checkpoint: str | Path | None = None, *, image_size: int | None = None) -> nn.Module:
     """timm's model of a name with its pretrained weights, or with those of a local file.
 
     Weights that are at hand are taken without asking the network. Where they are not, and the hub does not answer, it
@@ -44,28 +46,39 @@ def timm_model(name: str, checkpoint: str | Path | None = None, **settings: Any)
     Args:
         name: A name of timm, with or without a tag, or `hf-hub:` and a repository.
         checkpoint: Local weights, read as timm reads pretrained ones: what depends on the images' size is resampled.
-        settings: Of the architecture, such as `img_size`.
+        image_size: Side of the images that it is to take, in pixels; its own size if not given.
 
     Raises:
-        WeightsError: the name is unknown, or the weights cannot be had or do not fit.
+        WeightsError: the name is unknown, the weights cannot be had or do not fit, or the architecture takes no images
+            of this size.
     """
     if not is_known(name):
         raise WeightsError(f"timm knows no model {name!r}; timm.list_models() names those it has")
     if checkpoint is not None:
-        return _with_checkpoint(name, Path(checkpoint), settings)
+        return _with_checkpoint(name, Path(checkpoint), image_size)
     repository = _repository(name)
     at_hand = weights_at_hand(name)
     if not at_hand and repository is not None:
         _check_hub(name)
-    try:
-        with _offline(at_hand and repository is not None):
+    with _offline(at_hand and repository is not None):
+        settings = _checked_size(name, image_size)
+        try:
             model: nn.Module = timm.create_model(name, pretrained=True, **settings)
-    except Exception as error:  # downloads and files fail in many ways, all with the same remedy
-        raise WeightsError(
-            f"cannot load the pretrained weights of {name} ({why(error)}); check the name, or give local weights of "
-            "this model with --checkpoint (checkpoint= in Python)"
-        ) from error
+        except Exception as error:  # downloads and files fail in many ways, all with the same remedy
+            raise WeightsError(
+                f"cannot load the pretrained weights of {name}{_at(image_size)} ({why(error)}); check the name, or "
+                "give local weights of this model with --checkpoint (checkpoint= in Python)"
+            ) from error
     return model
+
+
+def sized(name: str, image_size: int | None) -> dict[str, Any]:
+    """What timm makes a model with for square images of another size than its own: nothing for None."""
+    if image_size is None:
+        return {}
+    config = _config(name)
+    size = {"pretrained_cfg_overlay": {"input_size": (config["input_size"][0], image_size, image_size)}}
+    return size | ({"img_size": image_size} if config.get("fixed_input_size") else {})
 
 
 def weights_at_hand(name: str) -> bool:
@@ -114,15 +127,55 @@ def mismatches(message: str) -> list[str]:
     return found
 
 
-def _with_checkpoint(name: str, checkpoint: Path, settings: dict[str, Any]) -> nn.Module:
+def _checked_size(name: str, image_size: int | None) -> dict[str, Any]:
+    """What `sized` gives, tried with one image: not every architecture says that it takes no other size.
+
+    Raises:
+        WeightsError: there is no such model, or it takes no images of this size.
+    """
+    if image_size is None:
+        return {}
+    try:
+        settings = sized(name, image_size)
+        model = timm.create_model(name, **settings).eval()
+        with torch.no_grad():
+            model(torch.zeros(1, *settings["pretrained_cfg_overlay"]["input_size"]))
+    except Exception as error:  # architectures refuse in many ways
+        raise WeightsError(
+            f"{name} takes no images of {image_size} x {image_size} pixels ({why(error)}); give another size, or none "
+            "for its own"
+        ) from error
+    return settings
+
+
+def _at(image_size: int | None) -> str:
+    return "" if image_size is None else f" for images of {image_size} x {image_size} pixels"
+
+
+def _config(name: str) -> dict[str, Any]:
+    """What timm knows of a model's weights: the size of its images, among others."""
+    if name.startswith(HUB):
+        found: dict[str, Any] = load_model_config_from_hf(name.removeprefix(HUB))[0]
+        return found
+    if name.startswith("local-dir:"):
+        own: dict[str, Any] = timm.create_model(name).pretrained_cfg
+        return own
+    config = timm.get_pretrained_cfg(name)
+    assert config is not None  # the name is one of timm's
+    return config.to_dict()
+
+
+def _with_checkpoint(name: str, checkpoint: Path, image_size: int | None) -> nn.Module:
+    settings = _checked_size(name, image_size)
     try:
         weights = timm.models.load_state_dict(str(checkpoint), weights_only=True)
-        overlay = {"state_dict": weights}
-        model: nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
+        settings["pretrained_cfg_overlay"] = settings.get("pretrained_cfg_overlay", {}) | {"state_dict": weights}
+        model: nn.Module = timm.create_model(name, pretrained=True, **settings)
         del model.pretrained_cfg["state_dict"]  # type: ignore[operator, union-attr]
     except Exception as error:  # files fail in many ways, all with the same remedy
         raise WeightsError(
-            f"cannot load weights from {checkpoint} into {name} ({why(error)}); give weights of this very model"
+            f"cannot load weights from {checkpoint} into {name}{_at(image_size)} ({why(error)}); give weights of this "
+            "very model"
         ) from error
     return model
 

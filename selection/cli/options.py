@@ -42,6 +42,13 @@ ChosenBackbone = Annotated[
     typer.Option("--backbone", help="timm model to tune, or hf-hub: and a repository; chosen by the images' size."),
 ]
 Checkpoint = Annotated[Path | None, typer.Option("--checkpoint", help="Local weights of the backbone.")]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Side in pixels at which --backbone reads the images; its own if not given. A smaller one is faster.",
+    ),
+]
 Split = Annotated[str | None, typer.Option(help="Which split of the folder to take, if it has several.")]
 Separator = Annotated[
     str | None, typer.Option(help="What stands between several labels of an image in a table, as in oak|ash.")
@@ -109,16 +116,18 @@ def cluster_of(
     return None
 
 
-def backbone_name(named: str | None, checkpoint: Path | None, task: Task | None) -> str:
+def backbone_name(named: str | None, checkpoint: Path | None, task: Task | None, image_size: int | None = None) -> str:
     """The backbone that was named, or the one for a task's images, of which standard error then says why.
 
     Raises:
-        SelectionError: there are weights without a name of what they are for.
+        SelectionError: there are weights or a size without a name of what they are for.
     """
     if named is not None:
         return named
     if checkpoint is not None:
         raise SelectionError(f"--checkpoint {checkpoint} has the weights of one model; name it with --backbone")
+    if image_size is not None:
+        raise SelectionError(f"--image-size {image_size} is of one model; name it with --backbone")
     if task is None:
         return DEFAULT_BACKBONE
     choice = default_backbone(task)
@@ -126,17 +135,20 @@ def backbone_name(named: str | None, checkpoint: Path | None, task: Task | None)
     return choice.name
 
 
-def load_chosen(named: str | None, checkpoint: Path | None, task: Task) -> tuple[str, nn.Module]:
+def load_chosen(
+    named: str | None, checkpoint: Path | None, task: Task, image_size: int | None = None
+) -> tuple[str, nn.Module]:
     """The backbone that was named, or the one for a task's images, with its name.
 
     Standard error says which was chosen and why, and if it takes much smaller images than the task's.
 
     Raises:
-        SelectionError: the weights of the backbone that was named cannot be had or do not fit.
+        SelectionError: the weights of the backbone that was named cannot be had or do not fit, or it takes no images of
+            this size.
     """
-    name = backbone_name(named, checkpoint, task)
+    name = backbone_name(named, checkpoint, task, image_size)
     try:
-        model = load_backbone(name, checkpoint)
+        model = load_backbone(name, checkpoint, image_size=image_size)
     except SelectionError as error:
         if named is not None or name == DEFAULT_BACKBONE:
             raise

@@ -42,6 +42,7 @@ def recommend(
     source: o.Source,
     backbone: o.ChosenBackbone = None,
     checkpoint: o.Checkpoint = None,
+    image_size: o.ImageSize = None,
     store: o.Store = None,
     recommender: Recommender = selection.DEFAULT_RECOMMENDER,
     max_params: MaxParams = None,
@@ -71,7 +72,7 @@ def recommend(
     opened = o.open_store(store)
     compute = o.compute_of(device, precision, workers)
     task = None if o.is_embedding(source) else read_task(source, split=split, separator=separator)
-    name, model = _backbone(backbone, checkpoint, task)
+    name, model = _backbone(backbone, checkpoint, task, image_size)
     if model is not None:
         model.to(compute.device_for(next(model.parameters()).device))  # where it is looked through, and timed
     if task is None:
@@ -118,14 +119,18 @@ def _embedded(
     return task, embedding
 
 
-def _backbone(named: str | None, checkpoint: Path | None, task: Task | None) -> tuple[str, nn.Module | None]:
+def _backbone(
+    named: str | None, checkpoint: Path | None, task: Task | None, image_size: int | None
+) -> tuple[str, nn.Module | None]:
     """The backbone's name, and the backbone to look at the images through; none without images or weights."""
     if task is None:
+        if image_size is not None:
+            raise SelectionError(f"--image-size {image_size} is of images, and an embedding has none; leave it out")
         return o.backbone_name(named, checkpoint, None), None
     try:
-        return o.load_chosen(named, checkpoint, task)
+        return o.load_chosen(named, checkpoint, task, image_size)
     except SelectionError as error:
-        if named is None or checkpoint is not None or not is_known(named):
+        if named is None or not (checkpoint is None and image_size is None) or not is_known(named):
             raise
         typer.echo(f"Without a look through the backbone: {error}.", err=True)
         return named, None

@@ -36,6 +36,7 @@ def tune(
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory for adapter, metrics and merged weights.")],
     backbone: o.ChosenBackbone = None,
     checkpoint: o.Checkpoint = None,
+    image_size: o.ImageSize = None,
     method: Annotated[
         str | None, typer.Option(help=f"Instead of the recommendation: {', '.join(sorted(adapters.METHODS))}.")
     ] = None,
@@ -112,7 +113,7 @@ def tune(
         splits = Splits(read_task(images, split=split, separator=separator))
     if not as_json:
         typer.echo(f"Read {splits}")
-    name, model = o.load_chosen(backbone, checkpoint, splits.train)
+    name, model = o.load_chosen(backbone, checkpoint, splits.train, image_size)
     shared: dict[str, Any] = training | {"compute": compute, "out": out, "seed": seed}
     recommendation = None
     if config is None:

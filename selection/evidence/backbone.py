@@ -13,22 +13,24 @@ from task2vec.weights import HUB, timm_model
 
 
 def load_backbone(
-    backbone: str | nn.Module, checkpoint: str | Path | None = None, *, img_size: int | None = None
+    backbone: str | nn.Module, checkpoint: str | Path | None = None, *, image_size: int | None = None
 ) -> nn.Module:
     """A model as it is, or timm's model of that name with its pretrained weights or those of a local file.
 
     Args:
         backbone: A model; a name of timm, with or without a tag; or `hf-hub:` and a repository on the hub.
         checkpoint: Local weights; the pretrained ones, from timm's cache or the hub, if not given.
-        img_size: Side of the images that it is to take, where its architecture has a fixed one.
+        image_size: Side of the images that it is to take, in pixels; its own size if not given. Smaller images take
+            less time, and where stored trials were made at the same size, they tell more.
 
     Raises:
-        SelectionError: timm does not know the name, or the weights cannot be had or do not fit.
+        SelectionError: timm does not know the name, the weights cannot be had or do not fit, or the backbone takes no
+            images of this size, which a model as it is keeps.
     """
     if isinstance(backbone, nn.Module):
         return backbone
     try:
-        return timm_model(backbone, checkpoint, **({} if img_size is None else {"img_size": img_size}))
+        return timm_model(backbone, checkpoint, image_size=image_size)
     except WeightsError as error:
         raise SelectionError(str(error)) from error
 

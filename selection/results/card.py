@@ -9,6 +9,7 @@ import timm
 import yaml
 
 from selection.results.description import Description, Measured
+from task2vec.weights import sized
 
 SHOWN = 5  # rows of the ranking
 CLASSES_SHOWN = 50
@@ -121,7 +122,8 @@ def _row(what: str, measured: Measured | None, *, is_fair: bool = True) -> str:
 
 
 def _use(own: Description, merged: bool) -> str:
-    size = "".join(f", {name}={value}" for name, value in own.model_arguments.items())
+    arguments = sized(own.backbone.split(".")[0], own.image_size)
+    size = f", img_size={own.image_size}" if "img_size" in arguments else ""  # others take any
     module = _registered_by(own.backbone) if merged else "timm"
     first, how, more = "", " alone", ""
     if module == SCRIPT:

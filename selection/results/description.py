@@ -109,15 +109,13 @@ class Description:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
-    def model_arguments(self) -> dict[str, Any]:
-        """What timm makes the backbone with so that it takes the images that it was tuned with; nothing if it would
-        anyway.
-        """
+    def image_size(self) -> int | None:
+        """Side of the images that the backbone was made to take; None where it would be of that size anyway."""
         architecture = self.backbone.split(".")[0]
         config = timm.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None
         size = tuple(self.preprocessing["input_size"])
-        fixed = config is not None and config.fixed_input_size
-        return {"img_size": size[-1]} if fixed and config is not None and tuple(config.input_size) != size else {}
+        is_usual = config is None or tuple(config.input_size[1:]) == size[1:] or size[1] != size[2]
+        return None if is_usual else int(size[-1])
 
     def to_json(self) -> str:
         """What `read` reads."""

@@ -27,6 +27,7 @@ from selection.results.predictions import Predictions
 from selection.results.validation import Validation
 from task2vec import Compute, Splits, Task
 from task2vec.tasks.splits import read_to_measure
+from task2vec.weights import sized
 
 MERGED = "merged.safetensors"
 BATCH_SIZE = 64
@@ -221,7 +222,7 @@ def load_adapted(folder: Path, *, backbone: nn.Module | None = None, checkpoint:
     if backbone is None and not timm.is_model(description.backbone.split(".")[0]):
         raise SelectionError(f"{description.backbone} is none of timm's models; give it as backbone=")
     source = description.backbone_source or description.backbone
-    model = load_backbone(backbone or source, checkpoint, **description.model_arguments)
+    model = load_backbone(backbone or source, checkpoint, image_size=description.image_size)
     return _as_tuned(adapters.load(model, folder), description, folder)
 
 
@@ -247,7 +248,9 @@ def plain_model(description: Description, merged: Path) -> nn.Module:
     """
     architecture, count = description.backbone.split(".")[0], len(description.class_names)
     try:
-        model: nn.Module = timm.create_model(architecture, num_classes=count, **description.model_arguments)
+        model: nn.Module = timm.create_model(
+            architecture, num_classes=count, **sized(architecture, description.image_size)
+        )
         model.load_state_dict(load_file(merged))
     except (SafetensorError, RuntimeError, OSError) as error:
         first = str(error).splitlines()[0]

@@ -268,7 +268,7 @@ def test_merging_gives_the_weights_of_the_result_whatever_the_size_of_its_images
     name = "vit_tiny_patch16_224"
     torch.manual_seed(0)
     save_file(timm.create_model(name).state_dict(), weights)
-    model = load_backbone(name, weights, img_size=32)
+    model = load_backbone(name, weights, image_size=32)
     tuned = tune(folder, model, AdapterConfig("lora", epochs=1), compute=COMPUTE, out=tmp_path / "out", progress=False)
     run("merge", tmp_path / "out", "-o", tmp_path / "m.safetensors", "--checkpoint", weights)
     merged = load_file(tmp_path / "m.safetensors")
