@@ -51,7 +51,7 @@ def measure(
     cache.mkdir(parents=True, exist_ok=True)
     vit = Probe(load_vit(weights), classifier="head", transform=transform(), name=NAME)
     probes = {"task2vec_resnet_32": task2vec.load_probe(), NAME: vit}
-    for (name, probe), size, task in product(probes.items(), SIZES, label_sets(datasets)):
+    for size, (name, probe), task in product(SIZES, probes.items(), label_sets(datasets)):
         images = task.split("train")
         # The same images whatever the labels: a draw by class would tell the label sets apart by itself.
         chosen = np.random.default_rng(0).permutation(len(images))[: 2 * size]
