@@ -22,9 +22,9 @@ import selection
 from adapters import DEFAULT_BACKBONE
 from selection.evaluation import Evaluation, evaluate_store
 from selection.evaluation.page import regret_table, repeats_against_differences, write_page
-from selection.evaluation.rows import BASELINE, LEARNED, NOISE
+from selection.evaluation.rows import BASELINE, LEARNED, MEANS, NOISE
 from selection.evaluation.summary import mean_over_sources
-from selection.evidence.library import library_warm_starts
+from selection.evidence.library import library_warm_starts, mean_features
 
 OURS, OPTUNA = "our model (`auto_tune(seconds=)`)", "Optuna: TPE with Hyperband"
 PRETRAINED = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
@@ -33,8 +33,10 @@ PRETRAINED = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 def main() -> None:
     """Evaluate both backbones of the library and write the page."""
     library = selection.load_library()
-    found = evaluate_store(library, PRETRAINED)
-    bundled = evaluate_store(library, DEFAULT_BACKBONE, only=("random", BASELINE, LEARNED, NOISE))
+    found = evaluate_store(library, PRETRAINED, mean_features(PRETRAINED))
+    bundled = evaluate_store(
+        library, DEFAULT_BACKBONE, mean_features(DEFAULT_BACKBONE), only=("random", BASELINE, LEARNED, MEANS, NOISE)
+    )
     warm = {
         "pretrained": warm_starts_by_rate(json_lines.read(WARM_STARTS)),
         "bundled": warm_starts_by_rate(library_warm_starts()),
@@ -151,8 +153,8 @@ def _goals_section(found: Evaluation, experts: list[ExpertOutcome]) -> str:
     cost = found.mean([choice.cost for choice in cheap]).value
     budgets = {name: found.mean(values).value for name, values in found.budgets.items()}
     ours = budgets[OURS] / max(budgets["random search"], 1e-9)
-    explained = found.explained(LEARNED)
-    beyond = found.explains_more_than(LEARNED, NOISE)
+    explained = found.gains_explained(LEARNED)
+    beyond = found.gains_explained_beyond(LEARNED, NOISE)
     repeats = repeats_against_differences(found)
     goals = [
         ("repeats against differences of configurations: at most 1/3", f"{repeats:.2f}", repeats <= 1 / 3),

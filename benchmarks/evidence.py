@@ -3,6 +3,7 @@ r"""The evidence on the pretrained backbone: every configuration on every task o
 python benchmarks/evidence.py run datasets/ weights.safetensors -o benchmarks/results/trials.jsonl    resumes
 python benchmarks/evidence.py facts datasets/ weights.safetensors -o benchmarks/results/facts.jsonl \
     --embeddings benchmarks/results/embeddings
+python benchmarks/evidence.py means datasets/ weights.safetensors --tried benchmarks/results/trials.jsonl
 python benchmarks/evidence.py pace datasets/ weights.safetensors -o benchmarks/results/paces.jsonl    on a quiet machine
 
 Finished trials are appended at once. The waves come in an order in which every beginning is useful: all tasks with a
@@ -23,17 +24,22 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import json_lines
+import numpy as np
 import torch
 import typer
 from ground.tasks import MOST_CLASSES_OF_100, GroundTask, file_name, ground
 from ground.vit import NAME, batches_of, load_vit, transform
+from safetensors.numpy import load_file, save_file
 
 import task2vec
 from adapters import AdapterConfig
+from selection.evidence.library import mean_features_file
 from selection.evidence.runner import run_trial
 from selection.recommendation.facts import facts_of
 from selection.store.trial import Trial
 from task2vec import Compute
+from task2vec.inputs import ProbeInputs
+from task2vec.progress import silent
 
 Precision = Annotated[str, typer.Option(help="bfloat16, or none for float32 on a processor that is slow in it")]
 EARLY, LATE = list(range(6)), list(range(6, 12))
@@ -201,6 +207,31 @@ def facts(
                 task2vec.embed(labelled, reader).save(embeddings / file)
         json_lines.append(out, {"task": name, "group": task.group, "source": task.source} | found.to_dict())
         print(f"{name}: linear probe {found.linear_probe:.3f}", flush=True)
+
+
+@app.command()
+def means(
+    datasets: Annotated[Path, typer.Argument(help="folder of ImageFolder zips with train and test splits")],
+    weights: Annotated[Path, typer.Argument(help="weights of vit_tiny_patch16_224")],
+    tried: Annotated[Path, typer.Option(help="what `run` appended to: the tasks")],
+    seed: Annotated[int, typer.Option(help="of the draw of the images")] = 0,
+) -> None:
+    """Ship the mean of the backbone's features over the images of every task that has trials, for what it is worth in
+    place of the embedding.
+    """
+    torch.set_num_threads(1)
+    file = mean_features_file(NAME)
+    found = load_file(file) if file.exists() else {}
+    own = task2vec.Probe(load_vit(weights), classifier="head", transform=transform(), name=NAME)
+    wanted = {Trial.from_line(line)[0] for line in tried.read_text().splitlines()} - found.keys()
+    for images, task in product((500, 100), ground(datasets)):
+        name = f"{task.name}@{images}"
+        if name in wanted:
+            labelled = task.labelled(images, seed)
+            inputs = ProbeInputs(labelled, own, from_layer=None, batch_size=64, report=silent)
+            found[name] = inputs.features.mean(axis=0).astype(np.float32)
+            save_file(found, file)
+            print(name, flush=True)
 
 
 @app.command()

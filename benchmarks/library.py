@@ -36,10 +36,10 @@ from selection.evaluation.protocol import ENOUGH
 from selection.evidence.library import (
     EMBEDDINGS,
     FACTS,
-    MEAN_FEATURES,
     TASKS,
     TRIALS,
     WARM_STARTS,
+    mean_features_file,
     read_trials,
     write_embeddings,
 )
@@ -150,7 +150,7 @@ def embed(grid: Annotated[Path, typer.Argument(help="a grid file with the folder
 
 @app.command()
 def features(grid: Annotated[Path, typer.Argument(help="a grid file with the folder of the tasks")]) -> None:
-    """The mean of the probe's features over the images of every shipped task."""
+    """The mean of the probe's features over the images of every shipped task with trials on the bundled backbone."""
     torch.set_num_threads(1)
     library, probe, found = selection.load_library(), task2vec.load_probe(), Grid.from_file(grid)
     means: dict[str, np.ndarray] = {}
@@ -160,7 +160,7 @@ def features(grid: Annotated[Path, typer.Argument(help="a grid file with the fol
                 continue
             inputs = ProbeInputs(task.train, probe, from_layer=None, batch_size=64, report=silent)
             means[task.train.name] = inputs.features.mean(axis=0).astype(np.float32)
-    save_file(means, MEAN_FEATURES)
+    save_file(means, mean_features_file(DEFAULT_BACKBONE))
 
 
 @app.command()
@@ -279,7 +279,8 @@ What recommendations from these trials are worth is measured in [evaluation](eva
 | both in the library | `python benchmarks/library.py add TRIALS FACTS FOLDER PACES` |
 | trials on the bundled backbone | `task2vec trials run` with `benchmarks/grid_1000.toml` and `grid_100.toml` |
 | embeddings, sources | `python benchmarks/library.py ship STORE` |
-| mean features | `python benchmarks/library.py features GRID` |
+| mean features under the backbone | `python benchmarks/evidence.py means DATASETS WEIGHTS --tried TRIALS` |
+| mean features under the probe | `python benchmarks/library.py features GRID` |
 | experts, starts from them | `python benchmarks/experts.py`, then `library.py starts` |
 | published results for ViT-B/16 | `selection/evidence/library/published/`, with their sources |
 | this page | `python benchmarks/library.py docs` |

@@ -91,21 +91,32 @@ def _choice_table(found: Evaluation) -> str:
         choices = found.choices(LEARNED, tries)
         regret, lost = found.mean([c.regret for c in choices]), found.mean([c.lost for c in choices])
         lines.append(
-            [f"recommended, after {tries} {'try' if tries == 1 else 'tries'}", regret.text(), lost.text(100, 1), "-"]
+            [
+                f"recommended, after {tries} {'try' if tries == 1 else 'tries'}",
+                regret.text(),
+                lost.text(100, 1),
+                "-",
+                "-",
+            ]
         )
-    return table(["", "regret", "accuracy lost, points", "gain explained"], lines)
+    return table(["", "regret", "accuracy lost, points", "gains explained", "differences explained"], lines)
 
 
 def _choices(found: Evaluation, each: Sequence[list[Prediction]]) -> list[str]:
-    """Regret, accuracy lost and gain explained, on average over draws of the evidence."""
+    """Regret, accuracy lost, and gains and differences explained, on average over draws of the evidence."""
     draws = [found.with_row("drawn", predictions) for predictions in each]
     choices = [draw.choices("drawn") for draw in draws]
     regret, lost = (
         found.mean(np.mean([[getattr(choice, what) for choice in own] for own in choices], axis=0).tolist())
         for what in ("regret", "lost")
     )
-    shares = np.array([dataclasses.astuple(draw.explained("drawn")) for draw in draws])
-    return [regret.text(), lost.text(100, 1), Mean(*shares.mean(axis=0)).text()]
+    gains = _on_average([draw.gains_explained("drawn") for draw in draws])
+    differences = _on_average([draw.differences_explained("drawn") for draw in draws])
+    return [regret.text(), lost.text(100, 1), gains.text(), differences.text()]
+
+
+def _on_average(means: Sequence[Mean]) -> Mean:
+    return Mean(*np.mean([dataclasses.astuple(mean) for mean in means], axis=0))
 
 
 def _chance_table(found: Evaluation) -> str:

@@ -22,7 +22,7 @@ def evaluate(
     as_json: o.Json = False,
 ) -> None:
     """Leave out each source in turn, and compare what every recommender would have chosen."""
-    found = evaluate_store(o.open_store(store), backbone, mean_features() if store is None else None)
+    found = evaluate_store(o.open_store(store), backbone, mean_features(backbone) if store is None else None)
     if out is not None:
         write_page(found, out)
     if as_json:

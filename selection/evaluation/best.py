@@ -10,7 +10,7 @@ validation accuracies, as a user would see them; the scores that count are those
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.stats import norm, spearmanr
@@ -80,36 +80,47 @@ def gains(accuracies: Array, target: Target) -> Array:
     return np.delete(accuracies, target.linear) - accuracies[target.linear]
 
 
-def gain_explained(predictions: Sequence[Prediction], targets: Sequence[Target]) -> Mean:
-    """The share of the variance of gains over the linear probe that a row explains.
+def differences(accuracies: Array, target: Target) -> Array:
+    """By how much accuracies `(C,)` of a target's configurations exceed their mean: all that a choice goes by."""
+    return accuracies - accuracies.mean()
 
-    It is 1 - sum_tc (g_tc - expected_tc)^2 / sum_tc (g_tc - mean)^2 with the mean of all gains. Scores and linear probe
-    are of the same test images, so that what sets these apart from the training images plays no part.
+
+Part = Callable[[Array, Target], Array]
+"""What of accuracies `(C,)` of a target's configurations is to be explained: `gains` or `differences`."""
+
+
+def explained(part: Part, predictions: Sequence[Prediction], targets: Sequence[Target]) -> Mean:
+    """The share of a part's variance that a row explains.
+
+    It is 1 - sum_tc (g_tc - expected_tc)^2 / sum_tc (g_tc - mean)^2 with the mean of all g. Scores and linear probe are
+    of the same test images, so that what sets these apart from the training images plays no part.
 
     Args:
+        part: Gives g of the scores, and what is expected of g.
         predictions: One for each target.
         targets: Tasks whose answers are known.
     """
-    unexplained = mean_over_sources(errors(predictions, targets), *_spread(targets))
+    unexplained = mean_over_sources(_errors(part, predictions, targets), *_spread(part, targets))
     return Mean(1 - unexplained.value, 1 - unexplained.high, 1 - unexplained.low)
 
 
-def gain_explained_beyond(
-    predictions: Sequence[Prediction], others: Sequence[Prediction], targets: Sequence[Target]
+def explained_beyond(
+    part: Part, predictions: Sequence[Prediction], others: Sequence[Prediction], targets: Sequence[Target]
 ) -> Mean:
     """By how much larger that share is than another row's."""
-    return mean_over_sources(errors(others, targets) - errors(predictions, targets), *_spread(targets))
+    fewer = _errors(part, others, targets) - _errors(part, predictions, targets)
+    return mean_over_sources(fewer, *_spread(part, targets))
 
 
-def errors(predictions: Sequence[Prediction], targets: Sequence[Target]) -> Array:
+def _errors(part: Part, predictions: Sequence[Prediction], targets: Sequence[Target]) -> Array:
     """sum_c (g_tc - expected_tc)^2 of each target, `(T,)`."""
     pairs = zip(predictions, targets, strict=True)
-    return np.array([np.square(gains(t.scores, t) - gains(p.mean, t)).sum() for p, t in pairs])
+    return np.array([np.square(part(t.scores, t) - part(p.mean, t)).sum() for p, t in pairs])
 
 
-def _spread(targets: Sequence[Target]) -> tuple[list[str], Array]:
+def _spread(part: Part, targets: Sequence[Target]) -> tuple[list[str], Array]:
     """Sources of the targets, and sum_c (g_tc - mean)^2 of each, `(T,)`."""
-    true = [gains(target.scores, target) for target in targets]
+    true = [part(target.scores, target) for target in targets]
     average = np.mean(np.concatenate(true))
     spread = np.array([np.square(own - average).sum() for own in true])
     return [target.facts.source for target in targets], spread

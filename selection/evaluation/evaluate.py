@@ -15,7 +15,16 @@ import numpy.typing as npt
 from joblib import cpu_count, delayed
 
 from selection.errors import SelectionError
-from selection.evaluation.best import TRIES, Choice, choose, gain_explained, gain_explained_beyond, rank_correlation
+from selection.evaluation.best import (
+    TRIES,
+    Choice,
+    choose,
+    differences,
+    explained,
+    explained_beyond,
+    gains,
+    rank_correlation,
+)
 from selection.evaluation.budget import Replay, Search, at_random, by_model, in_order, successive_halving
 from selection.evaluation.cheapest import CheapChoice, cheapest_in_truth, choose_cheapest
 from selection.evaluation.optuna_search import is_installed, tpe_with_hyperband
@@ -88,13 +97,21 @@ class Evaluation:
         pairs = zip(self.predictions[row], self.targets, strict=True)
         return self.mean([rank_correlation(p.mean, t.scores) for p, t in pairs])
 
-    def explained(self, row: str) -> Mean:
+    def gains_explained(self, row: str) -> Mean:
         """Share of the variance of gains over the linear probe."""
-        return gain_explained(self.predictions[row], self.targets)
+        return explained(gains, self.predictions[row], self.targets)
 
-    def explains_more_than(self, row: str, other: str) -> Mean:
+    def gains_explained_beyond(self, row: str, other: str) -> Mean:
         """By how much larger a row's share is than another's."""
-        return gain_explained_beyond(self.predictions[row], self.predictions[other], self.targets)
+        return explained_beyond(gains, self.predictions[row], self.predictions[other], self.targets)
+
+    def differences_explained(self, row: str) -> Mean:
+        """Share of the variance of what sets the configurations of a target apart."""
+        return explained(differences, self.predictions[row], self.targets)
+
+    def differences_explained_beyond(self, row: str, other: str) -> Mean:
+        """By how much larger a row's share is than another's."""
+        return explained_beyond(differences, self.predictions[row], self.predictions[other], self.targets)
 
     def has_model(self, row: str) -> bool:
         """Whether a row expects accuracies and not only an order."""
@@ -144,7 +161,7 @@ class Evaluation:
             row: {
                 "regret": {str(tries): self.regret(row, tries).value for tries in TRIES},
                 "lost": self.mean([choice.lost for choice in self.choices(row)]).value,
-                "explained": self.explained(row).value if self.has_model(row) else None,
+                "explained": self.gains_explained(row).value if self.has_model(row) else None,
             }
             for row in self.predictions
         }

@@ -73,12 +73,14 @@ embedding alone. The last row is, for each source, whichever of the models that 
 
 ![Regret against tries](evaluation-regret.png)
 
-Before any try, with the share of the variance of gains over the linear probe that is explained:
+Before any try, with the shares that are explained of the variance of gains over the linear probe, and of that of the
+differences between a target's configurations, by which a choice goes:
 
 {_before_table(found)}
 
-Regret that the recommendation saves before any try, target by target: {_saved(found)}. The share of the gains that it
-explains beyond what noise and the facts explain: {found.explains_more_than(LEARNED, NOISE).text()}.
+Regret that the recommendation saves before any try, target by target: {_saved(found)}. What the embedding explains
+beyond what noise and the facts explain: {found.gains_explained_beyond(LEARNED, NOISE).text()} of the gains,
+{found.differences_explained_beyond(LEARNED, NOISE).text()} of the differences.
 
 The fewer images a target has, the more of its scores is luck (see the section on noise), which nobody can foresee.
 Regret before any try by the number of training images:
@@ -123,12 +125,14 @@ def _before_table(found: Evaluation) -> str:
                 row,
                 found.mean([choice.lost for choice in choices]).text(100, 1),
                 found.correlation(row).text(),
-                found.explained(row).text() if modelled else "-",
+                found.gains_explained(row).text() if modelled else "-",
+                found.differences_explained(row).text() if modelled or row == BASELINE else "-",
                 f"{inside.value:.0%}" if modelled else "-",
                 f"{width.value:.0f}" if modelled else "-",
             ]
         )
-    head = ["", "accuracy lost, points", "rank correlation", "gain explained", "in the 80% interval", "width, points"]
+    explained = ["gains explained", "differences explained"]
+    head = ["", "accuracy lost, points", "rank correlation", *explained, "in the 80% interval", "width, points"]
     return markdown(head, rows)
 
 

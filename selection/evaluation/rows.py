@@ -32,6 +32,7 @@ BY_DEPTH = "gaussian_process, probe's embedding by depth"
 MODELS = (LEARNED, AVERAGE, BY_DEPTH, "boosted_trees", "factorisation")  # that learn from the trials
 CHOSEN = "the model that chose best for other sources"
 UNDER_PROBE = "... with the embedding under the probe"
+MEANS = "... with mean features"
 NOISE, FACTS_ONLY, EMBEDDING_ONLY = "... with noise", "... with task facts only", "... with the embedding only"
 NOISE_DIMENSIONS = 64
 
@@ -40,7 +41,7 @@ def rows_of(mean_features: Mapping[str, npt.NDArray[np.float32]] | None = None) 
     """All rows by name; each learns from the evidence it is given and nothing else.
 
     Args:
-        mean_features: For each task the mean of the probe's features `(d,)`, for the ablation that uses them.
+        mean_features: For each task the mean of a network's features `(d,)`, for the ablation that uses them.
     """
     rows = {name: _plain(own) for name, own in RECOMMENDERS.items() if name not in (LEARNED, AVERAGE)}
     rows[AVERAGE] = _averaged
@@ -48,7 +49,7 @@ def rows_of(mean_features: Mapping[str, npt.NDArray[np.float32]] | None = None) 
     rows[LEARNED] = _process(task_directions)
     rows[UNDER_PROBE] = _process(probe_directions)
     if mean_features:
-        rows["... with mean features"] = _process(lambda tasks: _standardised(tasks, mean_features))
+        rows[MEANS] = _process(lambda tasks: _standardised(tasks, mean_features))
     rows["... with shuffled embeddings"] = _process(shuffled)
     rows[NOISE] = _process(noise)
     rows[FACTS_ONLY] = _process(nothing)

@@ -9,7 +9,7 @@ import pytest
 from adapters import AdapterConfig
 from selection import SelectionError, TaskStore
 from selection.evaluation import evaluate_store
-from selection.evaluation.best import choose, gain_explained, gains
+from selection.evaluation.best import choose, differences, explained, gains
 from selection.evaluation.budget import Replay, at_random, by_model, in_order, successive_halving
 from selection.evaluation.cheapest import WITHIN, CheapChoice, cheapest_in_truth, choose_cheapest
 from selection.evaluation.evaluate import chosen_by_other_sources
@@ -155,8 +155,18 @@ def test_knowing_the_gains_explains_all_of_them_and_their_mean_none():
     average = np.mean([t.scores - t.facts.level for t in targets])
     truth = [Prediction(t.scores) for t in targets]
     mean = [Prediction(np.full(3, t.facts.level + average)) for t in targets]
-    assert gain_explained(truth, targets).value == pytest.approx(1)
-    assert gain_explained(mean, targets).value == pytest.approx(0)
+    assert explained(gains, truth, targets).value == pytest.approx(1)
+    assert explained(gains, mean, targets).value == pytest.approx(0)
+
+
+def test_differences_are_explained_whatever_is_expected_of_a_task_as_a_whole():
+    targets = [target_of([0.9, 0.7, 0.5]), target_of([0.4, 0.6, 0.8])]
+    lifted = [Prediction(t.scores + 0.3) for t in targets]
+    alike = [Prediction(np.full(3, t.scores.mean())) for t in targets]
+    half = [Prediction(0.5 * t.scores) for t in targets]
+    assert explained(differences, lifted, targets).value == pytest.approx(1)
+    assert explained(differences, alike, targets).value == pytest.approx(0)
+    assert explained(differences, half, targets).value == pytest.approx(0.75)
 
 
 def test_the_cheapest_good_enough_configuration_is_judged_by_its_score_and_its_seconds():

@@ -26,7 +26,6 @@ EMBEDDINGS, TRIALS, TASKS = HERE / "embeddings.safetensors", HERE / "trials.json
 FACTS = HERE / "facts.jsonl"
 CALLED = "the shipped library"
 SIZE_TAGS = ("100 images", "500 images")  # of tasks that were not taken whole
-MEAN_FEATURES = HERE / "mean_features.safetensors"
 WARM_STARTS = HERE / "warm_starts.jsonl"
 
 
@@ -45,9 +44,17 @@ def load_library(location: str | Path | None = None) -> TaskStore:
     return store
 
 
-def mean_features() -> dict[str, npt.NDArray[np.float32]]:
-    """For each task of the library the mean of the probe's features over its images, `(d,)`."""
-    return load_file(MEAN_FEATURES) if MEAN_FEATURES.exists() else {}
+def mean_features(backbone: str) -> dict[str, npt.NDArray[np.float32]]:
+    """For each task with trials on a backbone the mean, over its images, of the features of the network that its
+    embedding is of, `(d,)`: the bundled probe for the bundled backbone, otherwise the backbone itself.
+    """
+    file = mean_features_file(backbone)
+    return load_file(file) if file.exists() else {}
+
+
+def mean_features_file(backbone: str) -> Path:
+    """Where they lie."""
+    return HERE / f"mean_features.{backbone.split('.')[0]}.safetensors"
 
 
 def library_warm_starts() -> list[dict[str, Any]]:
