@@ -129,20 +129,21 @@ def print_recommendation(recommendation: Recommendation) -> None:
             for c in shown
         ),
     )
-    print_table(
-        "Because of these stored tasks",
-        ("task", "distance", "this one", "best there", "scored"),
-        (
+    if recommendation.evidence:
+        print_table(
+            "Because of these stored tasks",
+            ("task", "distance", "this one", "best there", "scored"),
             (
-                e.task,
-                f"{e.distance:.3f}",
-                share(e.score),
-                brief(e.best),
-                f"{e.best_score:.1%}",
-            )
-            for e in recommendation.evidence
-        ),
-    )
+                (
+                    e.task,
+                    f"{e.distance:.3f}",
+                    share(e.score),
+                    brief(e.best),
+                    f"{e.best_score:.1%}",
+                )
+                for e in recommendation.evidence
+            ),
+        )
     console = Console(markup=False, highlight=False)
     console.print(recommendation.explain(), width=min(console.width, WIDTH), soft_wrap=not console.is_terminal)
 

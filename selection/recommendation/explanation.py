@@ -42,9 +42,7 @@ def _what(recommendation: Recommendation) -> str:
 
 def _expected(recommendation: Recommendation) -> list[str]:
     """What the linear probe reaches and what tuning adds; accuracies only where their spread was measured."""
-    said = [f"A linear probe of your images reaches {recommendation.level:.0%}."]
-    if recommendation.multi_label:
-        said = [f"A linear probe of your images gets {recommendation.level:.0%} of their labels right."]
+    said = [_level(recommendation)]
     if recommendation.is_calibrated:
         chosen = recommendation.candidate
         low, high = chosen.interval
@@ -57,6 +55,22 @@ def _expected(recommendation: Recommendation) -> list[str]:
             f"{low:.0%} and {high:.0%}."
         )
     return said
+
+
+def _level(recommendation: Recommendation) -> str:
+    """What a linear classifier reaches, and on whose features."""
+    level, facts = recommendation.level, recommendation.facts
+    if recommendation.multi_label:
+        return f"A linear classifier on the probe's features of your images gets {level:.0%} of their labels right."
+    if facts is None:
+        return f"A linear classifier on the probe's features of your images reaches {level:.0%}."
+    own = f"A linear probe of your images reaches {facts.linear_probe:.0%}"
+    if recommendation.starts_from_facts:
+        return f"{own}."
+    return (
+        f"{own} on the backbone's features, but the stored tasks were not looked at through it: expectations start "
+        f"from the {level:.0%} on the probe's."
+    )
 
 
 def _points(number: float, digits: str = ".0f") -> str:

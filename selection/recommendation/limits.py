@@ -50,7 +50,7 @@ class Limits:
         allowed = [c for c, config in enumerate(table.configs) if self._allows(config)]
         if not allowed:
             known = ", ".join(sorted({config.method for config in table.configs}))
-            raise RecommendationError(f"no allowed method has trials here; there are trials of {known}")
+            raise RecommendationError(f"{self._told()} leaves no method with trials here; there are those of {known}")
         within = [
             c
             for c in allowed
@@ -68,6 +68,13 @@ class Limits:
                 f"parameters and the quickest takes about {min(seconds[c] for c in allowed):.0f} s"
             )
         return within
+
+    def _told(self) -> str:
+        """What is asked of methods, as the caller wrote it."""
+        given = {} if self.methods is None else {"methods": list(self.methods)}
+        given |= {"without_methods": list(self.without_methods)} if self.without_methods else {}
+        told = [f"{name}={value}" for name, value in given.items()] + ["mergeable_only"] * self.mergeable_only
+        return " with ".join(told)
 
     def _allows(self, config: AdapterConfig) -> bool:
         return (

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -23,9 +24,9 @@ import adapters
 from adapters import METHODS, AdapterConfig, BackboneId
 from adapters.data import transform_of
 from adapters.sites import image_size
-from selection.errors import SelectionError
+from selection.errors import RecommendationError, SelectionError
 from selection.evidence.attached import attach_for
-from selection.evidence.validation_split import split_sizes
+from selection.evidence.validation_split import VALIDATION_SHARE
 from selection.recommendation.result import Recommendation
 from task2vec import Compute, Splits, Task
 from task2vec_base import write_atomically
@@ -100,14 +101,46 @@ def slowness_of(recommendation: Recommendation, model: nn.Module, splits: Splits
         compute: Where and how.
     """
     config, expected = recommendation.config, recommendation.candidate.seconds
-    here = pace_of(model, config, splits.train, compute).seconds(config, *split_sizes(splits))
+    count = len(splits.train)
+    watching = round(VALIDATION_SHARE * count)  # near enough, also where classes are too small to set images aside
+    sizes = (count - watching, watching) if splits.validation is None else (count, len(splits.validation))
+    here = pace_of(model, config, splits.train, compute).seconds(config, *sizes)
     return here / expected if expected > 0 else 1.0
+
+
+def slowness_under(
+    max_seconds: float | None, recommendation: Recommendation, model: nn.Module, splits: Splits, compute: Compute
+) -> float:
+    """How much longer configurations take here that may keep to a time limit: as the recommended one does or, where by
+    that none would keep to it, as the quickest one does. Methods differ in it.
+
+    Args:
+        max_seconds: That a training may take here; None for any time.
+        recommendation: Without a time limit.
+        model: See `slowness_of`.
+        splits: See `slowness_of`.
+        compute: See `slowness_of`.
+
+    Raises:
+        RecommendationError: not even the quickest one keeps to it.
+    """
+    slowness = slowness_of(recommendation, model, splits, compute)
+    quickest = min(recommendation.ranking, key=lambda candidate: candidate.seconds)
+    if max_seconds is None or quickest.seconds * slowness <= max_seconds:
+        return slowness
+    slowness = slowness_of(dataclasses.replace(recommendation, config=quickest.config), model, splits, compute)
+    if quickest.seconds * slowness > max_seconds:
+        raise RecommendationError(
+            f"no configuration keeps to max_seconds={max_seconds:g}; the quickest, {quickest.config.label}, takes "
+            f"about {quickest.seconds * slowness:.1f} s here"
+        )
+    return slowness
 
 
 def in_time(
     ask: Callable[..., Recommendation], max_seconds: float | None, model: nn.Module, splits: Splits, compute: Compute
 ) -> Recommendation:
-    """A recommendation that keeps to a time limit on this machine.
+    """A recommendation that keeps to a time limit on this machine, by the measured pace of what it recommends.
 
     Args:
         ask: `recommend` with everything but `max_seconds`.
@@ -120,11 +153,17 @@ def in_time(
         RecommendationError: see `recommend`.
     """
     found = ask(max_seconds=None)
-    slowness = slowness_of(found, model, splits, compute)
-    if max_seconds is not None:
-        found = ask(max_seconds=max_seconds / slowness)
+    slowness = slowness_under(max_seconds, found, model, splits, compute)
+    if max_seconds is None:
+        return timed(found, slowness)
+    limit, quickest = max_seconds / slowness, min(candidate.seconds for candidate in found.ranking)
+    while True:
+        found = ask(max_seconds=max(limit, quickest))
         slowness = slowness_of(found, model, splits, compute)
-    return timed(found, slowness)
+        seconds = found.candidate.seconds
+        if seconds * slowness <= max_seconds or seconds <= quickest:
+            return timed(found, slowness)
+        limit = math.nextafter(seconds, 0.0)  # this one is slower here than others are
 
 
 def remembered(key: str, measure: Callable[[], Pace], folder: Path | None = None) -> Pace:

@@ -21,6 +21,7 @@ Array = npt.NDArray[np.float64]
 OWN_ERROR, SHARED_ERROR = 0.3, 1.0
 
 COVERAGE = 0.8  # of the intervals that users see
+QUICKEST = 1e-6  # seconds that a training takes at least: some stored ones took none
 
 Seen = tuple[int, float, float]
 """A candidate's number, its validation accuracy, and the variance of that as an estimate."""
@@ -46,6 +47,12 @@ class Prediction:
         if self.covariance is None:
             return np.full(len(self.mean), np.nan)
         return np.asarray(np.sqrt(np.maximum(np.diag(self.covariance), 0) + self.noise))
+
+    def of(self, numbers: Sequence[int]) -> Prediction:
+        """Of some candidates only, in this order."""
+        rows = list(numbers)
+        covariance = None if self.covariance is None else self.covariance[np.ix_(rows, rows)]
+        return Prediction(self.mean[rows], covariance, self.noise)
 
     def given(self, seen: Sequence[Seen]) -> Prediction:
         """The same after some candidates were tried.
@@ -87,7 +94,7 @@ class Prediction:
         best = max(after.mean[number] for number in tried)
         worth = expected_improvement(after.mean, np.diag(after.covariance), best)
         if seconds is not None:
-            worth = worth / seconds
+            worth = worth / np.maximum(seconds, QUICKEST)
         return max(left, key=lambda number: worth[number])
 
     def chances_within(self, within: float) -> Array:

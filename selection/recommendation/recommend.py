@@ -36,10 +36,8 @@ CONSIDERED = 150  # tasks with trials, the nearest ones; a learned model takes t
 SEVERAL_LABELS = (
     "your images have several labels each, those of the stored trials one: trust the order, not the accuracies"
 )
-FEW = 2  # images of a class, on average, that a linear probe of them says nothing with less of
-TOO_FEW = (
-    "so few images of each class do not say what a linear probe of them reaches: trust the order, not the accuracies"
-)
+FEW, FEW_OF_CLASS = 20, 2  # images in all, and of a class on average, that a linear probe says nothing with less of
+TOO_FEW = "so few images do not say what a linear probe of them reaches: trust the order, not the accuracies"
 SHOWN = 5  # stored tasks that are named as evidence
 CLOSE = 0.05  # of accuracy, within which a stored task's gain agrees with what is expected, however sure that is
 
@@ -71,11 +69,11 @@ def recommend(
         store: Where tasks and their trials are kept; `selection.load_library()` is shipped with the package.
         backbone: What will be tuned. Without trials on it, those on the stored backbone of the nearest size are used,
             and `note` says so.
-        facts: What the target looks like to the backbone (`selection.facts_of`). With them, expectations start from
-            the accuracy of a linear probe of that backbone, and are much narrower.
+        facts: What the target looks like to the backbone (`selection.facts_of`). Where the stored tasks have such
+            facts, too, expectations start from the accuracy of a linear probe of that backbone, and are much narrower.
         recommender: One of `selection.RECOMMENDERS`.
-        trials: Results on the target itself so far. Their validation accuracies update the expectations, and the
-            answer is what to try next.
+        trials: Results on the target itself so far; those with other backbones are left out. Their validation
+            accuracies update the expectations, and the answer is what to try next.
         running: Configurations that are being tried on the target. They are not recommended again, and the next try is
             chosen as if they scored what is expected of them.
         failed: Configurations that cannot be tuned on the target, such as those that do not fit into memory; they are
@@ -92,14 +90,19 @@ def recommend(
         by_time: After trials on the target, recommend what is expected to improve most a second, instead of in all.
 
     Raises:
-        RecommendationError: no stored task has trials that fit the backbone and the limits, a name is unknown, `within`
-            is no share of accuracy or given beside `running`, or the recommender expects no accuracies.
+        RecommendationError: no stored task has trials that fit the backbone and the limits, a name is unknown, facts
+            are of another backbone or task, `within` is no share of accuracy or given beside `running`, or the
+            recommender expects no accuracies.
         StoreError: no stored task was embedded by the same probe and estimator.
     """
     _check(within, cost, recommender, running)
     _check_several(methods=methods, without_methods=without_methods, exclude=exclude)
-    limits = Limits(max_params, max_seconds, mergeable_only, methods, tuple(without_methods))
+    limits = Limits(
+        max_params, max_seconds, mergeable_only, None if methods is None else tuple(methods), tuple(without_methods)
+    )
     asked = BackboneId.of_name(backbone) if isinstance(backbone, str) else BackboneId.of_model(backbone)
+    _check_facts(facts, embedding, asked)
+    trials = [trial for trial in trials if trial.backbone.is_same(asked)]
     evidence = _evidence_for(embedding, store, backbone, asked, exclude)
     table, target = on_equal_terms(
         evidence.table, TaskFacts(embedding.task or "target", embedding, backbone_facts=facts)
@@ -111,7 +114,7 @@ def recommend(
         raise RecommendationError("all configurations that are allowed failed; allow others")
     candidates = [table.configs[c] for c in kept]
     prediction = RECOMMENDERS[recommender](table, target, candidates)
-    note = evidence.note or _note_on(embedding, facts)
+    note = evidence.note or _note_on(embedding)
     if prediction.mean.shape != (len(candidates),) or not np.isfinite(prediction.mean).all():
         raise RecommendationError(
             f"recommender {recommender!r} did not give one number for each of {len(candidates)} candidates; mend it, "
@@ -133,10 +136,12 @@ def recommend(
         chosen = prediction.next_try(tried, seconds[kept] if by_time else None)
     else:
         costs = seconds[kept] if cost == "seconds" else table.parameters[kept].astype(np.float64)
-        chosen = after.cheapest_within(costs, within)
-        chance = None if note else float(after.chances_within(within)[chosen])
-    config = candidates[chosen]
-    level = target.level if facts is None else facts.linear_probe
+        # What was tried beyond the limits stays among the candidates for what it tells, but cannot be the answer.
+        inside = [n for n, c in enumerate(kept) if c in limits.keep(table, seconds)]
+        among = after.of(inside)
+        number = among.cheapest_within(costs[inside], within)
+        chosen, chance = inside[number], None if note else float(among.chances_within(within)[number])
+    config, level = candidates[chosen], target.level
     near = _nearest(table, evidence.distances, config)
     if not evidence.note:
         near = tuple(e for e in near if _agrees(e, float(after.mean[chosen]) - level, float(after.std[chosen])))
@@ -152,17 +157,33 @@ def recommend(
         multi_label=embedding.multi_label,
         within=within,
         chance=chance,
-        facts=target.backbone_facts,
+        facts=facts,
+        starts_from_facts=target.backbone_facts is not None,
         fisher=None if facts is None else _by_block(facts, evidence.table),
         image_size=_image_size(evidence.table),
     )
 
 
-def _note_on(embedding: TaskEmbedding, facts: BackboneFacts | None) -> str:
+def _note_on(embedding: TaskEmbedding) -> str:
     """Why nobody knows how accurate the target's trials will be, whatever the evidence; empty if there is no reason."""
     if embedding.multi_label:
         return SEVERAL_LABELS
-    return TOO_FEW if facts is not None and facts.num_images < FEW * facts.num_classes else ""
+    return TOO_FEW if embedding.num_images < max(FEW, FEW_OF_CLASS * len(embedding.classes)) else ""
+
+
+def _check_facts(facts: BackboneFacts | None, embedding: TaskEmbedding, backbone: BackboneId) -> None:
+    """Make sure that facts are of the task and of the backbone."""
+    if facts is None:
+        return
+    if not facts.backbone.is_same(backbone):
+        raise RecommendationError(
+            f"the facts are of {facts.backbone}, and {backbone} will be tuned; give selection.facts_of this backbone"
+        )
+    if facts.num_classes != len(embedding.classes):
+        raise RecommendationError(
+            f"the facts are of a task of {facts.num_classes} classes, and the embedding of one of "
+            f"{len(embedding.classes)}; give both of the same task"
+        )
 
 
 def _check(within: float | None, cost: str, recommender: str, running: Sequence[AdapterConfig]) -> None:
@@ -223,7 +244,10 @@ def _evidence_for(
         table = table.of_configs([c for c, count in enumerate(counts) if count is not None])
         own = np.array([count for count in counts if count is not None], np.int64)
         if len(own):
-            note = f"no stored trial used {asked}: the ranking rests on {other}, so trust its order, not its accuracies"
+            others = f"{other} with other weights" if str(other) == str(asked) else str(other)
+            note = (
+                f"no stored trial used {asked}: the ranking rests on {others}, so trust its order, not its accuracies"
+            )
             return dataclasses.replace(found, table=dataclasses.replace(table, parameters=own), note=note)
     raise RecommendationError(
         f"{store.location} has no trials that fit {asked}; tune configurations on stored tasks and add them"

@@ -76,7 +76,8 @@ class Recommendation:
         evidence: The nearest stored tasks with trials, nearest first; only those where the configuration gained what
             it is expected to gain here.
         recommender: Which one of `selection.RECOMMENDERS` it comes from.
-        level: What a linear probe reaches on the target, in [0, 1].
+        level: Where expectations start from: what a linear classifier reaches on the target, in [0, 1], on the
+            backbone's features or, where the stored tasks have no such facts, on the probe's.
         multi_label: Whether that is a share of labels, as the target's images have several each, and not of images.
         num_tasks: How many stored tasks the expectations rest on.
         warm_start: A tuned adapter of the same configuration to start from, where that is expected to help.
@@ -85,6 +86,7 @@ class Recommendation:
         chance: That it is within that much of the best, in [0, 1]; None without `within` or accuracies.
         timed_here: Whether expected seconds are those of this machine, where a few steps were measured.
         facts: What the target looks like to the backbone; None if nobody looked.
+        starts_from_facts: Whether expectations start from these facts.
         fisher: Where the backbone's Fisher on the target lies, beside that on the stored tasks; None if it was not
             measured.
         image_size: `(channels, height, width)` as the backbone took the stored tasks' images; None where that is not
@@ -104,6 +106,7 @@ class Recommendation:
     chance: float | None = None
     timed_here: bool = False
     facts: BackboneFacts | None = None
+    starts_from_facts: bool = False
     fisher: FisherByBlock | None = None
     image_size: tuple[int, int, int] | None = None
 

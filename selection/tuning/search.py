@@ -32,6 +32,7 @@ class Search:
     Attributes:
         clock: See above.
         most: See above.
+        max_seconds: See above.
         trials: What was seen, in the order in which it ended.
     """
 
@@ -45,7 +46,7 @@ class Search:
         seed: int,
         splits: Splits,
     ) -> None:
-        self._ask, self._max_seconds = ask, max_seconds
+        self._ask, self.max_seconds = ask, max_seconds
         self.clock, self.most = clock, most
         self._seed, self._splits = seed, splits
         self._running: dict[int, tuple[Try, Recommendation]] = {}
@@ -90,7 +91,7 @@ class Search:
 
     def _next(self, patient: bool) -> Recommendation | None:
         """What to try next; None where everything was tried, or nothing else fits into the time."""
-        limit = self.clock.in_trials_seconds(self._max_seconds) if patient else self.clock.limit(self._max_seconds)
+        limit = self.clock.in_trials_seconds(self.max_seconds) if patient else self.clock.limit(self.max_seconds)
         try:
             return self._recommended(limit)
         except RecommendationError:

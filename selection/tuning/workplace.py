@@ -15,7 +15,7 @@ from selection.errors import SelectionError
 from selection.jobs import Failure, Failures, Job, Runner, itself
 from selection.jobs.failures import LOGS
 from selection.recommendation.learning_curves import LearningCurves
-from selection.recommendation.pace import slowness_of
+from selection.recommendation.pace import slowness_under
 from selection.recommendation.result import Recommendation
 from selection.tuning.one import Tuned
 from selection.tuning.search import Search
@@ -46,7 +46,9 @@ class Workplace:
 
     def here(self, search: Search, *, several: bool, progress: bool) -> tuple[Tuned, Recommendation]:
         """Make one try after the other in this process, and give the best; a single one changes the backbone itself."""
-        search.clock.slowness = slowness_of(search.first(), self.model, self.splits, self.compute)
+        search.clock.slowness = slowness_under(
+            search.max_seconds, search.first(), self.model, self.splits, self.compute
+        )
         training = partial(self.training, compute=self.compute, progress=progress)
         if not several:
             one = next(search.tries())
@@ -82,7 +84,7 @@ class Workplace:
             pace = Job(
                 f"{self.splits.train.name}, pace of {first.config.label}",
                 _slowness_there,
-                (first, model, splits, compute),
+                (search.max_seconds, first, model, splits, compute),
             )
             for _, slowness in chain(*failures.sort_out(runner.run([pace]))):
                 search.clock.slowness = slowness  # where it cannot be measured, the first try tells
@@ -136,7 +138,11 @@ def check_no_tries(folder: Path) -> None:
         raise SelectionError(f"{folder} has tries of an earlier run; give another folder, or remove it")
 
 
-def _slowness_there(first: Recommendation, model: nn.Module, splits: Splits, compute: Compute) -> float:
-    """`slowness_of` on the machine that it is called on, and its accelerator."""
+def _slowness_there(
+    max_seconds: float | None, first: Recommendation, model: nn.Module, splits: Splits, compute: Compute
+) -> float:
+    """`slowness_under` on the machine that it is called on, and its accelerator."""
     there = copy.deepcopy(model)
-    return slowness_of(first, there.to(compute.device_for(next(there.parameters()).device)), splits, compute)
+    return slowness_under(
+        max_seconds, first, there.to(compute.device_for(next(there.parameters()).device)), splits, compute
+    )

@@ -3,13 +3,14 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import adapters
 from adapters import AdapterConfig
-from selection import SelectionError, load_backbone, load_library, recommend
+from selection import RecommendationError, SelectionError, load_backbone, load_library, recommend
 from selection.recommendation import pace as module
 from selection.recommendation.pace import Pace, in_time, measured_pace, pace_of, remembered, slowness_of, timed
 from task2vec import Compute, Splits, Task
@@ -127,6 +128,34 @@ def test_a_recommendation_in_time_is_scaled_as_a_whole_and_keeps_to_the_limit(mo
     limited = in_time(ask, limit, model, splits, COMPUTE)
     slowness = expected / plain.candidate.seconds
     assert limited.config in {c.config for c in plain.ranking if c.seconds * slowness <= limit}
+
+
+def test_a_limit_is_kept_by_the_measured_pace_of_what_is_recommended(model, embedding, monkeypatch):
+    """What comes first without a limit is a hundred times slower here than the others."""
+    library, splits = load_library(), Splits(random_task(100, num_classes=4))
+
+    def ask(max_seconds):
+        return recommend(embedding, library, model, exclude=["gtsrb"], max_seconds=max_seconds)
+
+    slow = ask(None).config.method
+
+    def measured(model, config, *_):
+        return Pace(0.1, 0.05) if config.method == slow else Pace(0.001, 0.0005)
+
+    monkeypatch.setattr(module, "measured_pace", measured)
+    found = in_time(ask, 10.0, model, splits, COMPUTE)
+    assert found.config.method != slow
+    assert measured(model, found.config).seconds(found.config, 80, 20) <= 10.0
+    told = r"max_seconds=0\.001; the quickest, linear.*, takes about \d\.\d s here"
+    with pytest.raises(RecommendationError, match=told):
+        in_time(ask, 0.001, model, splits, COMPUTE)
+
+
+def test_the_pace_of_a_task_is_measured_though_its_classes_are_too_small_to_set_images_aside(model, embedding):
+    images = random_task(20, num_classes=2)
+    lopsided = images.select([*np.flatnonzero(images.labels == 0), np.flatnonzero(images.labels == 1)[0]])
+    found = recommend(embedding, load_library(), model, exclude=["gtsrb"], methods=["linear"])
+    assert slowness_of(found, model, Splits(lopsided), COMPUTE) > 0
 
 
 def test_timing_changes_seconds_and_nothing_else(embedding):

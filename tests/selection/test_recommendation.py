@@ -84,10 +84,87 @@ def test_limits_leave_configurations_out_and_say_what_would_fit():
     assert recommend(target, store, "vit", without_methods=["adaptformer", "lora"]).config == SSF
     with pytest.raises(RecommendationError, match="the smallest has 10 parameters and the quickest takes about 80 s"):
         recommend(target, store, "vit", max_params=5)
-    with pytest.raises(RecommendationError, match="no allowed method has trials here; there are trials of adaptformer"):
-        recommend(target, store, "vit", methods=["vpt_deep"])
     with pytest.raises(RecommendationError, match="there is no method 'magic'"):
         recommend(target, store, "vit", methods=["magic"])
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        ({"methods": ["vpt_deep"]}, r"methods=\['vpt_deep'\] leaves"),
+        ({"methods": []}, r"methods=\[\] leaves"),
+        ({"methods": ["adaptformer"], "mergeable_only": True}, r"methods=\['adaptformer'\] with mergeable_only leaves"),
+        ({"methods": ["lora"], "without_methods": ["lora"]}, r"with without_methods=\['lora'\] leaves"),
+    ],
+)
+def test_what_leaves_no_method_is_named(limits, told):
+    with pytest.raises(RecommendationError, match=f"{told} no method with trials here; there are those of adaptformer"):
+        recommend(embedding("new", seed=50), stored([{SSF: 0.5, LORA: 0.7, WIDE: 0.9}]), "vit", **limits)
+
+
+def test_methods_may_come_one_by_one():
+    store = stored([{SSF: 0.5, LORA: 0.7, WIDE: 0.9}])
+    assert recommend(embedding("new", seed=50), store, "vit", methods=iter(["ssf", "lora"])).config == LORA
+
+
+@pytest.mark.parametrize("limits", [{"max_params": 25}, {"max_seconds": 200}])
+def test_the_cheapest_that_is_good_enough_keeps_to_the_limits_whatever_was_tried(limits):
+    store = stored([{SSF: 0.5, LORA: 0.7, WIDE: 0.9}] * 3)
+    tried = dataclasses.replace(trial(None, validation=1.0), config=WIDE)
+    found = recommend(embedding("new", seed=50), store, "vit", trials=[tried], within=0.01, **limits)
+    assert found.config in (SSF, LORA)
+    assert found.chance is not None
+
+
+def test_trials_with_other_backbones_tell_nothing_of_this_one():
+    store = stored([{SSF: 0.8, LORA: 0.7}] * 3)
+    target = embedding("new", seed=50)
+    other = dataclasses.replace(trial(0.1, validation=0.1), config=SSF, backbone=BackboneId("resnet18"))
+    assert recommend(target, store, "vit", trials=[other]).ranking == recommend(target, store, "vit").ranking
+
+
+OWN_FACTS = BackboneFacts(BackboneId("vit"), 100, 2, 0.5, (0.5,), (0.5,), 0.5, 2.0, image_size=(3, 224, 224))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"backbone": BackboneId("resnet18")}, "the facts are of resnet18, and vit will be tuned"),
+        ({"num_classes": 5}, "the facts are of a task of 5 classes, and the embedding of one of 2"),
+    ],
+)
+def test_facts_of_something_else_are_refused(change, message):
+    facts = dataclasses.replace(OWN_FACTS, **change)
+    with pytest.raises(RecommendationError, match=message):
+        recommend(embedding("new", seed=50), stored([{SSF: 0.5}]), "vit", facts=facts)
+
+
+def test_facts_that_the_stored_tasks_lack_change_neither_expectations_nor_reasons_and_the_text_says_so():
+    store = stored([{SSF: 0.8, LORA: 0.7}] * 3)
+    target = embedding("new", seed=50)
+    without = recommend(target, store, "vit")
+    for reached in (0.3, 0.91):
+        found = recommend(target, store, "vit", facts=dataclasses.replace(OWN_FACTS, linear_probe=reached))
+        assert (found.ranking, found.evidence, found.level) == (without.ranking, without.evidence, without.level)
+        assert f"A linear probe of your images reaches {reached:.0%} on the backbone's features, but" in found.explain()
+        assert "expectations start from the 90% on the probe's" in found.explain()
+
+
+def test_accuracies_are_not_expected_from_a_handful_of_images():
+    store = stored([{SSF: 0.8, LORA: 0.7}] * 3)
+    few = dataclasses.replace(embedding("new", seed=50), num_samples=4, num_images=4)
+    found = recommend(few, store, "vit")
+    assert "so few images" in found.note
+    assert not found.is_calibrated
+    assert "%" not in found.explain().split("probe's features")[1].split(".")[1]
+
+
+def test_the_same_backbone_with_other_weights_is_called_so():
+    other = BackboneId("vit", "", "0" * 32)
+    store = stored([{SSF: 0.8, LORA: 0.7}] * 3, backbone=dataclasses.replace(other, architecture="resnet18"))
+    model = timm.create_model("resnet18")
+    found = recommend(embedding("new", seed=50), store, model)
+    assert "rests on resnet18.a1_in1k with other weights" in found.note
 
 
 def test_tasks_without_trials_are_passed_over():
@@ -393,7 +470,7 @@ def test_a_recommendation_takes_a_handful_of_statements_however_large_the_store_
     ],
 )
 def test_evidence_from_images_of_another_size_is_told(there, told):
-    own = BackboneFacts(BackboneId("vit"), 100, 5, 0.5, (0.5,), (0.5,), 0.5, 2.0, image_size=(3, 224, 224))
+    own = OWN_FACTS
     store = TaskStore()
     for i, size in enumerate(there):
         trials = [dataclasses.replace(trial(0.6 + 0.1 * n), config=config) for n, config in enumerate((SSF, LORA))]
