@@ -38,6 +38,7 @@ SEVERAL_LABELS = (
 )
 FEW, FEW_OF_CLASS = 20, 2  # images in all, and of a class on average, that a linear probe says nothing with less of
 TOO_FEW = "so few images do not say what a linear probe of them reaches: trust the order, not the accuracies"
+ALL_FAILED = "all configurations that are allowed failed; allow others"
 SHOWN = 5  # stored tasks that are named as evidence
 CLOSE = 0.05  # of accuracy, within which a stored task's gain agrees with what is expected, however sure that is
 
@@ -111,7 +112,7 @@ def recommend(
     kept = limits.keep(table, seconds, already=[*(trial.config for trial in trials), *running])
     kept = [c for c in kept if table.configs[c] not in failed]
     if not kept:
-        raise RecommendationError("all configurations that are allowed failed; allow others")
+        raise RecommendationError(ALL_FAILED)
     candidates = [table.configs[c] for c in kept]
     prediction = RECOMMENDERS[recommender](table, target, candidates)
     note = evidence.note or _note_on(embedding)
@@ -137,7 +138,10 @@ def recommend(
     else:
         costs = seconds[kept] if cost == "seconds" else table.parameters[kept].astype(np.float64)
         # What was tried beyond the limits stays among the candidates for what it tells, but cannot be the answer.
-        inside = [n for n, c in enumerate(kept) if c in limits.keep(table, seconds)]
+        allowed = limits.keep(table, seconds)
+        inside = [number for number, c in enumerate(kept) if c in allowed]
+        if not inside:
+            raise RecommendationError(ALL_FAILED)
         among = after.of(inside)
         number = among.cheapest_within(costs[inside], within)
         chosen, chance = inside[number], None if note else float(among.chances_within(within)[number])

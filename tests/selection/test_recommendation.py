@@ -116,6 +116,14 @@ def test_the_cheapest_that_is_good_enough_keeps_to_the_limits_whatever_was_tried
     assert found.chance is not None
 
 
+def test_nothing_is_good_enough_where_all_that_keeps_to_the_limits_failed():
+    store = stored([{SSF: 0.5, LORA: 0.7, WIDE: 0.9}] * 3)
+    tried = dataclasses.replace(trial(None, validation=1.0), config=WIDE)
+    given = {"trials": [tried], "failed": [SSF, LORA], "max_params": 25, "within": 0.01}
+    with pytest.raises(RecommendationError, match="all configurations that are allowed failed|were tried"):
+        recommend(embedding("new", seed=50), store, "vit", **given)
+
+
 def test_trials_with_other_backbones_tell_nothing_of_this_one():
     store = stored([{SSF: 0.8, LORA: 0.7}] * 3)
     target = embedding("new", seed=50)
