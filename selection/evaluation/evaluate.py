@@ -28,7 +28,7 @@ from selection.evaluation.best import (
 from selection.evaluation.budget import Replay, Search, at_random, by_model, in_order, successive_halving
 from selection.evaluation.cheapest import CheapChoice, cheapest_in_truth, choose_cheapest
 from selection.evaluation.optuna_search import is_installed, tpe_with_hyperband
-from selection.evaluation.protocol import Target, in_processes, leave_one_source_out, targets_of
+from selection.evaluation.protocol import ENOUGH, Target, in_processes, leave_one_source_out, targets_of
 from selection.evaluation.repeats import Judged, judged_by_both, judged_by_the_other
 from selection.evaluation.rows import BASELINE, CHOSEN, LEARNED, MODELS, NOISE, rows_of
 from selection.evaluation.summary import Mean, mean_over_sources
@@ -196,8 +196,9 @@ def evaluate_store(
     found_sources = {target.facts.source for target in targets}
     if len(found_sources) < FEWEST_SOURCES:
         raise SelectionError(
-            f"{store.location} has tasks with enough trials on {backbone} from {len(found_sources)} source(s), and "
-            f"leaving one out needs {FEWEST_SOURCES}; run more trials, or name the tasks' sources"
+            f"{store.location} has tasks with {ENOUGH} or more configurations tried on {backbone} from "
+            f"{len(found_sources)} source(s), and leaving one out needs {FEWEST_SOURCES}; run more trials, or name the "
+            "tasks' sources"
         )
     if mean_features is not None and not all(task.name in mean_features for task in table.tasks):
         mean_features = None

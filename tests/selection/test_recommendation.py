@@ -120,7 +120,7 @@ def test_nothing_is_good_enough_where_all_that_keeps_to_the_limits_failed():
     store = stored([{SSF: 0.5, LORA: 0.7, WIDE: 0.9}] * 3)
     tried = dataclasses.replace(trial(None, validation=1.0), config=WIDE)
     given = {"trials": [tried], "failed": [SSF, LORA], "max_params": 25, "within": 0.01}
-    with pytest.raises(RecommendationError, match="all configurations that are allowed failed|were tried"):
+    with pytest.raises(RecommendationError, match=r"allowed failed|were tried"):
         recommend(embedding("new", seed=50), store, "vit", **given)
 
 
