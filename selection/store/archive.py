@@ -20,7 +20,7 @@ import re
 import stat
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -269,12 +269,18 @@ def _add(store: TaskStore, entries: list[_Entry]) -> ImportReport:
             conflicts.append(f"{name!r} has other classes there; rename one of the two tasks")
             continue
         if name not in store:
-            own, trials, embeddings, adapter = None, list(entry.task.trials), entry.embeddings, entry.adapter
+            own, trials, adapter = None, list(entry.task.trials), entry.adapter
+            embeddings, odd = _comparable(store, name, entry.embeddings)
+            conflicts += odd
+            if not embeddings:
+                continue
             added.append(name)
         else:
             own = store.task(name)
             trials, odd = _new_trials(own, entry.task)
-            embeddings, more = _new_embeddings(store.embeddings(name=name), entry.embeddings)
+            new, more = _new_embeddings(store.embeddings(name=name), entry.embeddings)
+            embeddings, apart = _comparable(store, name, new)
+            more += apart
             adapter = entry.adapter if own.adapter is None else None
             if (
                 own.adapter is not None
@@ -297,6 +303,20 @@ def _add(store: TaskStore, entries: list[_Entry]) -> ImportReport:
         for embedding in embeddings[1:]:
             store.add(embedding, name=name)
     return ImportReport(tuple(added), tuple(extended), tuple(conflicts))
+
+
+def _comparable(
+    store: TaskStore, name: str, embeddings: Sequence[TaskEmbedding]
+) -> tuple[list[TaskEmbedding], list[str]]:
+    """The embeddings that can be compared with those in the store, and what is wrong with the others."""
+    found, odd = [], []
+    for embedding in embeddings:
+        try:
+            store.check_layers(name, embedding)
+            found.append(embedding)
+        except StoreError as error:
+            odd.append(str(error))
+    return found, odd
 
 
 def _describing(task: StoredTask | None, embeddings: list[TaskEmbedding]) -> TaskEmbedding:

@@ -106,6 +106,27 @@ def test_distance_prints_a_matrix_and_draws_it(saved, tmp_path):
     assert "cosine distance" in run("distance", saved, saved, "--distance", "cosine").stdout
 
 
+def test_embeddings_that_were_made_otherwise_are_compared_with_a_warning_or_not_at_all(folder, saved, tmp_path):
+    exact, part = tmp_path / "exact.safetensors", tmp_path / "part.safetensors"
+    run("embed", folder, "-o", exact, "--method", "exact")
+    run("embed", folder, "-o", part, "--from-layer", "layer3")
+    done = run("distance", saved, exact)
+    assert "warning: embedding 'spots' was made by montecarlo with l2=1 and 'spots' by exact" in done.stderr
+    db = tmp_path / "my.db"
+    run("store", "create", db)
+    for arguments, message in (
+        (["distance", saved, part], "vectors of length 1216 and 1664 have no distance; measure the same layers"),
+        (["distance", part, part], "choose another distance, such as cosine"),
+        (["nearest", part], "has 1,216 filters, and those in the shipped library have 1,664; measure the same layers"),
+        (["recommend", part], "has 1,216 filters, and those in the shipped library have 1,664"),
+        (["atlas", "--target", part, "-o", tmp_path / "a.html"], "by the same probe, estimator and layers as spots"),
+        (["store", "add", db, part], "they were measured from different layers on and cannot be compared"),
+    ):
+        failed = run(*arguments, ok=False)
+        assert failed.returncode == 2
+        assert message in failed.stderr
+
+
 def test_nearest_and_recommend_take_a_folder_or_an_embedding(folder, saved):
     assert as_json("nearest", folder) == as_json("nearest", saved)
     assert len(as_json("nearest", saved, "-k", "3")["nearest"]) == 3
