@@ -14,6 +14,7 @@ from selection.errors import StoreError
 from selection.evidence.library import load_library
 from selection.store import ImportReport, TaskStore, export_store, import_archive, merge_stores
 from selection.store.engine import sqlite_file
+from selection.store.store import BESIDE
 from selection.store.trial import Trial
 from task2vec.tasks.splits import read_task
 
@@ -159,6 +160,9 @@ def export(location: Location, archive: Archive, as_json: o.Json = False) -> Non
 @app.command(name="import")
 def import_(location: Location, archive: Archive, as_json: o.Json = False) -> None:
     """Add everything in an exported file to a store, which is made if it is not there."""
+    file = sqlite_file(location)
+    if file is not None and archive.resolve() in {Path(f"{file}{ending}").resolve() for ending in BESIDE}:
+        raise StoreError(f"{archive} is called as a file of the store itself, which SQLite would remove; rename it")
     with o.store_to_fill(location) as store:
         report = import_archive(store, archive)
     _report(report, as_json)

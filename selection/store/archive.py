@@ -70,9 +70,14 @@ def export_store(store: TaskStore, path: str | Path) -> None:
     """Write everything in a store to one file.
 
     Raises:
-        StoreError: something in the store is damaged, or the file cannot be written.
+        StoreError: something in the store is damaged, or the file cannot be written, is the store's own, or is
+            something else than an archive.
     """
     path = Path(path)
+    if store.is_part(path):
+        raise StoreError(f"{path} belongs to the store itself, which would be lost; give another file to write")
+    if path.is_file() and path.stat().st_size and not _is_archive(path):
+        raise StoreError(f"{path} is there and is no store's archive; it would be lost, give another file to write")
 
     def write(temporary: Path) -> None:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -102,6 +107,14 @@ def import_archive(store: TaskStore, path: str | Path) -> ImportReport:
         except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError) as error:
             raise StoreError(f"{path} is not a store's archive ({error}); export the store again") from error
         return _add(store, entries)
+
+
+def _is_archive(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {"manifest.json", "tasks.jsonl"} <= set(archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
 
 
 def merge_stores(store: TaskStore, other: TaskStore) -> ImportReport:

@@ -68,6 +68,7 @@ from task2vec import TaskEmbedding, Thumbnail
 TRIES = 10  # of a transaction that collided with another one
 EXACT_UP_TO = 50_000  # embeddings of one probe
 BULK = 1000  # tasks that are written or read at once
+BESIDE = ("", "-wal", "-shm", "-journal")  # endings of a SQLite database and the files that belong to it
 LARGEST_K = 2**31  # tasks asked for, more than any store has
 
 Result = TypeVar("Result")
@@ -137,7 +138,8 @@ class TaskStore:
             files = f"{location}.adapters" if files is None else files
             index = f"{location}.index" if index is None else index
         self._files = None if files is None else AdapterFiles(Path(files))
-        self._search = Search(self.location, self._reading, exact_up_to, None if index is None else Path(index))
+        self._index = None if index is None else Path(index)
+        self._search = Search(self.location, self._reading, exact_up_to, self._index)
         try:
             self._engine = open_engine(location)
             self._writing = self._engine.execution_options(**{WRITES: True})
@@ -470,6 +472,18 @@ class TaskStore:
                 )
             if version < SCHEMA_VERSION:
                 upgrade(connection, version)
+
+    def is_part(self, path: str | Path) -> bool:
+        """Whether a file is the store's own: its database, what SQLite keeps beside it, an adapter or a sketch."""
+        path = Path(path).resolve()
+        folders = [Path(folder).resolve() for folder in (self._files and self._files.root, self._index) if folder]
+        if self._engine.dialect.name != "sqlite":
+            return any(map(path.is_relative_to, folders))
+        with self._reading() as session:
+            files = [row.file for row in session.execute(sql.text("PRAGMA database_list")) if row.file]
+        own = [Path(file + suffix).resolve() for file in files for suffix in BESIDE]
+        is_same = any(path == file or (path.exists() and file.exists() and path.samefile(file)) for file in own)
+        return is_same or any(map(path.is_relative_to, folders))
 
     def close(self) -> None:
         """Let go of all connections; the store opens new ones when it is used again."""

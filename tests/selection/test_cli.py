@@ -282,6 +282,8 @@ def test_trials_from_a_file_are_stored_and_bad_lines_are_named(saved, tmp_path):
         (["tune", "FOLDER", "-o", "x", "--rank", "3"], "belong to a method"),
         (["tune", "FOLDER", "-o", "x", "--method", "magic"], "there is no method 'magic'"),
         (["store", "create", "text.safetensors"], "is there already"),
+        (["store", "import", "text", "text-wal"], "text-wal is called as a file of the store itself"),
+        (["store", "import", "text.safetensors", "./text.safetensors"], "is called as a file of the store itself"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_status_2(arguments, message, folder, saved, tmp_path):
