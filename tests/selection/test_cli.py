@@ -219,6 +219,11 @@ def test_a_store_is_made_filled_listed_and_emptied(saved, tmp_path):
     as_json("store", "add", db, saved, "--name", "my spots")
     assert "my spots" in [task["task"] for task in as_json("store", "list", "--store", db)]
     assert as_json("store", "show", "my spots", "--store", db)["images"] == 40
+    assert as_json("store", "list", db) == as_json("store", "list", "--store", db)
+    assert as_json("store", "show", db, "my spots") == as_json("store", "show", "my spots", "--store", db)
+    for twice in (["list", db], ["show", db, "my spots"]):
+        assert "are two stores; give one of both" in run("store", *twice, "--store", db, ok=False).stderr
+    assert "quote names with spaces" in run("store", "show", db, "my", "spots", ok=False).stderr
     assert as_json("nearest", saved, "--store", db)["nearest"][0]["task"] == "my spots"
     assert as_json("store", "remove", db, "my spots")["removed"] == "my spots"
     assert "has no task 'my spots'" in run("store", "show", "my spots", "--store", db, ok=False).stderr
@@ -251,10 +256,16 @@ def test_trials_from_a_file_are_stored_and_bad_lines_are_named(saved, tmp_path):
         (trial(0.8).to_line("y"), "holds trials of 'y', and the task is called 'spots'"),
         (trial(0.8).to_line("spots"), "lines 1 and 2 of"),
         ("{}\n", "line 2 of"),
+        ("3\n", "line 2 of"),
+        ("\n  \n" + trial(0.8).to_line("spots"), "lines 1 and 4 of"),
+        (b"\x89PNG\xff", "mixed.jsonl is no text, and so holds no trials"),
     ):
-        (tmp_path / "mixed.jsonl").write_text(trial(0.75).to_line("spots") + other)
+        content = other if isinstance(other, bytes) else (trial(0.75).to_line("spots") + other).encode()
+        (tmp_path / "mixed.jsonl").write_bytes(content)
         failed = run("store", "add", tmp_path / "my.db", saved, "--trials", tmp_path / "mixed.jsonl", ok=False)
         assert message in failed.stderr.replace("\n", " ")
+    (tmp_path / "blank.jsonl").write_text("\n" + trial(0.75).to_line("spots") + " \r\n\n")
+    run("store", "add", tmp_path / "my.db", saved, "--trials", tmp_path / "blank.jsonl")
     (tmp_path / "trials.jsonl").write_text(trial(0.75).to_line("spots") + "{}\n")
     failed = run("store", "add", tmp_path / "my.db", saved, "--trials", tmp_path / "trials.jsonl", ok=False)
     assert "line 2 of" in failed.stderr
