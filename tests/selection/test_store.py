@@ -792,6 +792,7 @@ def test_a_score_that_was_not_measured_is_none_and_comes_back(store):
         {"probe": "A" * 32},
         {"task": "a\nb"},
         {"classes": ("a", "b\x00")},
+        {"images": "../victim"},
     ],
 )
 def test_an_embedding_of_a_strange_name_is_refused(changes):
