@@ -53,6 +53,7 @@ class TaskEmbedding:
         convergence: What an iterative estimator reached; None for the others.
         multi_label: Whether an image may be of several classes or none.
         thumbnails: Small pictures of a few of the images; none unless they were asked for.
+        images: What tells the images' files from others, 32 hexadecimal digits; empty where nobody looked.
     """
 
     fisher: npt.NDArray[np.float32]
@@ -71,12 +72,15 @@ class TaskEmbedding:
     num_images: int = 0
     multi_label: bool = False
     thumbnails: tuple[Thumbnail, ...] = ()
+    images: str = ""
 
     def __post_init__(self) -> None:
         """Refuse vectors that are no Fisher, and names that no probe or estimator has."""
         object.__setattr__(self, "num_images", max(self.num_images, self.num_samples))
         if not FINGERPRINT.fullmatch(self.probe):
             raise EmbeddingError(f"{self.probe[:100]!r} is no probe's fingerprint; embed the task again")
+        if self.images and not FINGERPRINT.fullmatch(str(self.images)):
+            raise EmbeddingError(f"{str(self.images)[:100]!r} tells no images from others; embed the task again")
         if self.method not in ESTIMATORS:
             known = ", ".join(sorted(ESTIMATORS))
             raise EmbeddingError(f"{self.method[:100]!r} is no estimator here; those of this installation are {known}")
@@ -171,6 +175,8 @@ def embedding_parts(embedding: TaskEmbedding) -> tuple[dict[str, npt.NDArray[np.
         tensors["trivial"] = embedding.trivial
     held = ("fisher", "classifier", "trivial", "convergence", "thumbnails")
     facts = {f.name: getattr(embedding, f.name) for f in dataclasses.fields(embedding) if f.name not in held}
+    if not embedding.images:  # which earlier versions do not know
+        del facts["images"]
     if embedding.convergence is not None:
         facts["convergence"] = dataclasses.asdict(embedding.convergence)
     facts |= {"l2": classifier.l2, "accuracy": classifier.accuracy, "format_version": FORMAT_VERSION}

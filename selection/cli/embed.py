@@ -16,6 +16,7 @@ from selection.cli.output import describe_embedding, print_facts, print_json, pr
 from selection.errors import SelectionError
 from selection.evidence.collection import data_sets_in
 from selection.jobs.failures import LOGS
+from selection.results.outputs import refuse_lost
 from task2vec import DEFAULT_METHOD, Probe, Task2VecError, TaskEmbedding
 from task2vec.tasks.files import Files
 from task2vec.tasks.splits import read_task
@@ -64,6 +65,8 @@ def embed(
     """
     if not each and out is not None and out.is_dir():
         raise SelectionError(f"{out} is a folder; give the file to save to with --out")
+    if not each and out is not None and out.suffix != ".safetensors":
+        raise SelectionError(f"{out} does not end in .safetensors, as an embedding's file must; give another --out")
     network = task2vec.load_probe(probe, checkpoint=probe_weights)
     settings: dict[str, Any] = {
         "draws": draws, "from_layer": from_layer, "max_samples": max_samples, "seed": seed,
@@ -80,11 +83,12 @@ def embed(
         _embed_each(images, out or Path("embeddings"), network, method, as_json, **settings, **on_cluster)
         return
     task = read_task(images if cluster is None else images.absolute(), split=split, name=name, separator=separator)
+    path = out or Path(f"{task.name}.safetensors")
+    refuse_lost(path, "embedding")
     if cluster is None:
         embedding = task2vec.embed(task, network, method, **settings, progress=True)
     else:
         (embedding,) = selection.embed_all([task], network, method, **settings, cluster=cluster, logs=logs)
-    path = out or Path(f"{embedding.task}.safetensors")
     embedding.save(path)
     print_unreadable(embedding.unreadable)
     facts = describe_embedding(embedding) | {"saved": str(path)}

@@ -18,6 +18,7 @@ from selection.evidence.backbone import load_backbone
 from selection.evidence.library import load_library
 from selection.jobs import Cluster
 from selection.recommendation.default_backbone import default_backbone, shrinking
+from selection.results.outputs import refuse_lost
 from selection.store import TaskStore
 from selection.store.engine import sqlite_file
 from task2vec import DEFAULT_PROBE, Compute, ComputeError, Task, TaskEmbedding
@@ -78,6 +79,8 @@ def _check_picture(path: Path | None) -> Path | None:
     """Refuse a picture that cannot be drawn before anything long is done."""
     if path is not None and path.suffix.lower() not in PICTURES:
         raise SelectionError(f"{path} is no picture that can be drawn; give a {', '.join(PICTURES)} file")
+    if path is not None:
+        refuse_lost(path, "picture")
     return path
 
 

@@ -11,6 +11,8 @@ import typer
 from selection.cli import options as o
 from selection.cli.output import print_json, print_table, print_unreadable, share
 from selection.errors import SelectionError
+from selection.results.lock import refuse_among_images
+from selection.results.outputs import refuse_lost, refuse_source
 from selection.results.predictions import Predictions
 from selection.results.result import load_result
 from selection.results.validation import Validation
@@ -33,6 +35,8 @@ def predict(
     """Tell the classes of images."""
     if out is not None and out.suffix not in (".csv", ".json"):
         raise SelectionError(f"{out} is neither a .csv nor a .json file; give one of both")
+    if out is not None:
+        refuse_lost(out, "table of predictions")
     loaded = load_result(result, checkpoint=checkpoint, compute=o.compute_of(device, precision, workers))
     found = loaded.predict(images)
     print_unreadable(found.unreadable)
@@ -73,6 +77,7 @@ def validate(
     Of a model that tells several labels an image, accuracy is the share of all labels that are right, and mean average
     precision stands in for the calibration.
     """
+    refuse_among_images(plot, folder)
     loaded = load_result(result, checkpoint=checkpoint, compute=o.compute_of(device, precision, workers))
     if plot is not None and loaded.description.multi_label:
         raise SelectionError("a model that tells several labels an image has no confusions to draw; leave --plot out")
@@ -103,6 +108,7 @@ def export(
     """Write a tuned model for other programs, checked against the model itself."""
     from selection.results.export import export as write  # torch's exporters take a second to load
 
+    refuse_source(out, checkpoint)
     loaded = load_result(result, checkpoint=checkpoint, compute=o.compute_of("cpu", "none", "0"))
     difference = write(loaded, out, format)  # type: ignore[arg-type]
     facts = {"exported": str(out), "largest_difference": difference, "bytes": out.stat().st_size}

@@ -14,6 +14,7 @@ from selection.errors import StoreError
 from selection.evidence.library import load_library
 from selection.store import ImportReport, TaskStore, export_store, import_archive, merge_stores
 from selection.store.engine import sqlite_file
+from selection.store.store import BESIDE
 from selection.store.trial import Trial
 from task2vec.tasks.splits import read_task
 
@@ -37,9 +38,15 @@ def create(
 
 
 @app.command(name="list")
-def list_tasks(store: o.Store = None, as_json: o.Json = False) -> None:
+def list_tasks(
+    location: Annotated[
+        str | None, typer.Argument(help="The store's file, or the URL of a database; as --store if not given.")
+    ] = None,
+    store: o.Store = None,
+    as_json: o.Json = False,
+) -> None:
     """List the tasks of a store with their best trials."""
-    opened = o.open_store(store)
+    opened = o.open_store(_one_of(location, store))
     tasks = [opened.task(name) for name in opened.names()]
     if as_json:
         print_json(
@@ -58,9 +65,16 @@ def list_tasks(store: o.Store = None, as_json: o.Json = False) -> None:
 
 
 @app.command()
-def show(name: str, store: o.Store = None, as_json: o.Json = False) -> None:
+def show(
+    place: Annotated[list[str], typer.Argument(metavar="[LOCATION] NAME", help="The task, after its store if given.")],
+    store: o.Store = None,
+    as_json: o.Json = False,
+) -> None:
     """Show one task with all its trials."""
-    task = o.open_store(store).task(name)
+    *location, name = place
+    if len(location) > 1:
+        raise StoreError(f"{' '.join(place)} names more than a store and a task; quote names with spaces")
+    task = o.open_store(_one_of(location[0] if location else None, store)).task(name)
     if as_json:
         print_json(
             {
@@ -159,6 +173,9 @@ def export(location: Location, archive: Archive, as_json: o.Json = False) -> Non
 @app.command(name="import")
 def import_(location: Location, archive: Archive, as_json: o.Json = False) -> None:
     """Add everything in an exported file to a store, which is made if it is not there."""
+    file = sqlite_file(location)
+    if file is not None and archive.resolve() in {Path(f"{file}{ending}").resolve() for ending in BESIDE}:
+        raise StoreError(f"{archive} is called as a file of the store itself, which SQLite would remove; rename it")
     with o.store_to_fill(location) as store:
         report = import_archive(store, archive)
     _report(report, as_json)
@@ -191,6 +208,17 @@ def vacuum(location: Location, as_json: o.Json = False) -> None:
     _say({"adapters removed": o.open_store(location).vacuum()}, as_json)
 
 
+def _one_of(location: str | None, store: str | None) -> str | None:
+    """The store that was given as an argument or as an option.
+
+    Raises:
+        StoreError: it was given as both.
+    """
+    if location is not None and store is not None:
+        raise StoreError(f"{location} and --store {store} are two stores; give one of both")
+    return location if store is None else store
+
+
 def _report(report: ImportReport, as_json: bool) -> None:
     if as_json:
         print_json(dataclasses.asdict(report))
@@ -200,23 +228,28 @@ def _report(report: ImportReport, as_json: bool) -> None:
 
 
 def _read_trials(path: Path) -> list[tuple[str, Trial]]:
-    """Trials, each with the name of its task; empty where the line has none.
+    """Trials, each with the name of its task, empty where the line has none; blank lines are passed over.
 
     Raises:
-        StoreError: a line is no trial, or two are results of the same one.
+        StoreError: the file is no text, a line is no trial, or two are results of the same one.
     """
-    found: list[tuple[str, Trial]] = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    try:
+        lines = path.read_text("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{path} is no text, and so holds no trials; give JSON lines (see Trial.to_dict)") from error
+    found: dict[int, tuple[str, Trial]] = {}
+    for number, line in enumerate(lines, 1):
         try:
-            found.append(Trial.from_line(line))
-        except (ValueError, TypeError) as error:
+            if line.strip():
+                found[number] = Trial.from_line(line)
+        except (ValueError, TypeError, AttributeError) as error:
             raise StoreError(f"line {number} of {path} is not a trial ({error}); see Trial.to_dict") from error
     seen: dict[object, int] = {}
-    for number, (name, trial) in enumerate(found, 1):
+    for number, (name, trial) in found.items():
         first = seen.setdefault((name, *trial.key), number)
-        if found[first - 1][1] != trial:
+        if found[first][1] != trial:
             raise StoreError(f"lines {first} and {number} of {path} are two results of one trial; keep one of them")
-    return found
+    return list(found.values())
 
 
 def _say(facts: dict[str, object], as_json: bool) -> None:

@@ -20,6 +20,7 @@ from selection.jobs.failures import LOGS
 from selection.results.description import FILE as RESULT
 from selection.results.folder import describe_recommendation, save_merged
 from selection.results.lock import refuse_among_images
+from selection.results.outputs import refuse_lost
 from selection.results.result import MERGED, load_adapted
 from task2vec import Splits, read_splits
 from task2vec.tasks.splits import read_task
@@ -205,6 +206,7 @@ def merge(
 ) -> None:
     """Fold a tuned adapter into its backbone and write the plain timm model's weights."""
     metadata = adapters.read_metadata(adapter)
+    refuse_lost(out, "file of weights", read=checkpoint)
     name = metadata["backbone"]
     if (adapter / RESULT).exists():
         model = load_adapted(adapter, checkpoint=checkpoint)

@@ -7,12 +7,16 @@ to the store, wherever the trials run, so that a file will do.
 from __future__ import annotations
 
 import copy
+import dataclasses
+import hashlib
+import json
 import platform
 import time
 from collections.abc import Iterable, Iterator
 from itertools import chain, product
 from pathlib import Path
 
+import numpy as np
 import timm
 import torch
 from torch import nn
@@ -63,7 +67,7 @@ def run_grid(
     """
     tasks = list(grid.tasks())
     for task in tasks:
-        _refuse_namesake(task.train, store)
+        _refuse_namesake(task, store)
     probe, compute = probe or load_probe(), compute or grid.compute
     compute = compute if cluster is None else cluster.compute(compute)
     backbone = load_backbone(grid.backbone)  # weights that cannot be had are said before anything is embedded
@@ -72,7 +76,8 @@ def run_grid(
         new = [t for t in tasks if not store.embeddings(probe.fingerprint, name=t.train.name)]
         embeddings = failures.sort_out(runner.run(_embedding_jobs(runner, new, probe, compute)))
         for number, (job, embedding) in enumerate(chain.from_iterable(embeddings), 1):
-            store.add(embedding, name=job.about.train.name, source=job.about.source)
+            known = dataclasses.replace(embedding, images=_fingerprint(job.about))
+            store.add(known, name=job.about.train.name, source=job.about.source)
             report("Embedding tasks", number, len(new))
         wanted = {
             (seed, task.train.name): _missing(grid, store, task, seed)
@@ -142,13 +147,18 @@ def run_trial(
     )
 
 
-def _refuse_namesake(task: Task, store: TaskStore) -> None:
+def _refuse_namesake(grid_task: GridTask, store: TaskStore) -> None:
     """Make sure that a stored task of the same name is this task: trials of one say nothing about another.
+
+    Class names and numbers of images are compared, and where a grid embedded the task, names and sizes of the files to
+    learn from and to score on. Other images in files of the same names and sizes are not noticed, nor those of a task
+    that was embedded elsewhere or by an earlier version.
 
     Raises:
         StoreError: its classes are others.
-        SelectionError: it has another number of images.
+        SelectionError: it has another number of images, or other files.
     """
+    task = grid_task.train
     store.check_classes(task.name, task.class_names)
     embeddings = store.embeddings(name=task.name)
     # A task that was decoded before it was embedded counts without the images that cannot be read.
@@ -158,6 +168,19 @@ def _refuse_namesake(task: Task, store: TaskStore) -> None:
             f"{store.location} has a task {task.name!r} of {counts[0]} images, and the grid's has {len(task)}; rename "
             "its folder, use another store, or remove the stored task first (task2vec store remove)"
         )
+    known = {e.images for e in embeddings} - {""}
+    if known and _fingerprint(grid_task) not in {*known, ""}:
+        raise SelectionError(
+            f"{store.location} has a task {task.name!r} of other images: names or sizes of files to learn from or to "
+            "score on differ from the grid's; rename its folder, use another store, or remove the stored task first "
+            "(task2vec store remove)"
+        )
+
+
+def _fingerprint(task: GridTask) -> str:
+    """What tells a task's files from others: their names and sizes; empty where images lie in no files."""
+    files = [part.images.files_of(np.arange(len(part))) for part in (task.train, task.test)]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:32] if all(files) else ""
 
 
 def _embedding_jobs(runner: Runner, tasks: Iterable[GridTask], probe: Probe, compute: Compute) -> Iterator[Job]:

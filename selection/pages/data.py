@@ -163,7 +163,7 @@ def gather(
     """
     embeddings = [e for e in _of_one_kind(store, target) if names is None or e.task in names]
     if not embeddings:
-        of_same = "" if target is None else f" by the same probe and estimator as {target.task or 'the target'}"
+        of_same = "" if target is None else f" by the same probe, estimator and layers as {target.task or 'the target'}"
         raise StoreError(f"{store.location} has no tasks embedded{of_same} to show; add some with task2vec store add")
     stored = {task.name: task for task in store.tasks()}
     embeddings = [e for e in embeddings if e.task in stored]  # unless it was removed in the meantime
@@ -258,12 +258,16 @@ def _depths(facts: BackboneFacts) -> dict[str, Any]:
 
 
 def _of_one_kind(store: TaskStore, target: TaskEmbedding | None) -> list[TaskEmbedding]:
-    """The embeddings by the target's probe and estimator, or by those that most tasks have: others do not compare."""
-    if target is not None:
-        return store.embeddings(target.probe, target.method)
-    found = store.embeddings()
-    counts = Counter((e.probe, e.method) for e in found)
-    return [e for e in found if (e.probe, e.method) == counts.most_common(1)[0][0]]
+    """The embeddings by the target's probe and estimator and of its layers, or by those that most tasks have: others do
+    not compare.
+    """
+    found = store.embeddings() if target is None else store.embeddings(target.probe, target.method)
+    counts = Counter(map(_kind, found if target is None else [target]))
+    return [e for e in found if _kind(e) == counts.most_common(1)[0][0]]
+
+
+def _kind(embedding: TaskEmbedding) -> tuple[str, str, int]:
+    return embedding.probe, embedding.method, len(embedding.fisher)
 
 
 def _backbones(store: TaskStore, tasks: Sequence[StoredTask], asked: str | None) -> dict[str, BackboneId]:

@@ -8,6 +8,7 @@ from adapters import DEFAULT_BACKBONE
 from selection.pages.data import gather, told_of
 from selection.pages.page import page
 from selection.recommendation.result import Recommendation
+from selection.results.outputs import refuse_lost
 from selection.store import TaskStore
 from task2vec import TaskEmbedding
 from task2vec_base import write_atomically
@@ -50,8 +51,9 @@ def atlas(
     Raises:
         StoreError: there is nothing to show, or no trial used the backbone.
         DistanceError: there is no such distance.
-        SelectionError: there is no such map.
+        SelectionError: there is no such map, or what lies at `out` is no page.
     """
+    refuse_lost(out, "page")
     found = gather(
         store,
         target=target,
@@ -86,7 +88,11 @@ def report(
 
     Returns:
         The file.
+
+    Raises:
+        SelectionError: what lies at `out` is no page.
     """
+    refuse_lost(out, "page")
     near = {n.name for n in store.nearest(embedding, IN_REPORT, distance=distance)}
     names = near | {evidence.task for evidence in recommendation.evidence}
     found = gather(

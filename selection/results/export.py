@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from selection.errors import SelectionError
 from selection.results.folder import save_merged
+from selection.results.outputs import refuse_lost
 from selection.results.result import MERGED, Result, plain_model
 from task2vec_base import write_atomically
 
 Format = Literal["safetensors", "onnx", "torch"]
 
+KINDS = {"safetensors": "file of weights", "onnx": "ONNX file", "torch": "program of torch's"}
 COMPARED = 3  # images that an export is compared on; another number than the batch it was traced with
 TOLERANCE = 1e-3  # of the largest output; other programs add in another order
 
@@ -38,7 +40,8 @@ def export(result: Result, path: str | Path, format: Format | None = None) -> fl
         The largest difference between the outputs of the export and of the model, as a share of the largest output.
 
     Raises:
-        SelectionError: the format is unknown, the adapter does not merge, a package is missing, or the export differs.
+        SelectionError: the format is unknown, the adapter does not merge, a package is missing, the export differs, or
+            what lies at `path` is no earlier export.
     """
     path = Path(path)
     chosen = format or {".safetensors": "safetensors", ".onnx": "onnx", ".pt2": "torch"}.get(path.suffix)
@@ -47,6 +50,7 @@ def export(result: Result, path: str | Path, format: Format | None = None) -> fl
             f"{path.name} is of no known format; give safetensors, onnx or torch, or a file ending in .safetensors, "
             ".onnx or .pt2"
         )
+    refuse_lost(path, KINDS[chosen])
     model = copy.deepcopy(result.model).cpu().float().eval()
     size = result.description.preprocessing["input_size"]
     images = torch.rand(COMPARED, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1

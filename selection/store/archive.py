@@ -20,7 +20,7 @@ import re
 import stat
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,14 @@ def export_store(store: TaskStore, path: str | Path) -> None:
     """Write everything in a store to one file.
 
     Raises:
-        StoreError: something in the store is damaged, or the file cannot be written.
+        StoreError: something in the store is damaged, or the file cannot be written, is the store's own, or is
+            something else than an archive.
     """
     path = Path(path)
+    if store.is_part(path):
+        raise StoreError(f"{path} belongs to the store itself, which would be lost; give another file to write")
+    if path.is_file() and path.stat().st_size and not _is_archive(path):
+        raise StoreError(f"{path} is there and is no store's archive; it would be lost, give another file to write")
 
     def write(temporary: Path) -> None:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -102,6 +107,14 @@ def import_archive(store: TaskStore, path: str | Path) -> ImportReport:
         except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError) as error:
             raise StoreError(f"{path} is not a store's archive ({error}); export the store again") from error
         return _add(store, entries)
+
+
+def _is_archive(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {"manifest.json", "tasks.jsonl"} <= set(archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
 
 
 def merge_stores(store: TaskStore, other: TaskStore) -> ImportReport:
@@ -269,12 +282,18 @@ def _add(store: TaskStore, entries: list[_Entry]) -> ImportReport:
             conflicts.append(f"{name!r} has other classes there; rename one of the two tasks")
             continue
         if name not in store:
-            own, trials, embeddings, adapter = None, list(entry.task.trials), entry.embeddings, entry.adapter
+            own, trials, adapter = None, list(entry.task.trials), entry.adapter
+            embeddings, odd = _comparable(store, name, entry.embeddings)
+            conflicts += odd
+            if not embeddings:
+                continue
             added.append(name)
         else:
             own = store.task(name)
             trials, odd = _new_trials(own, entry.task)
-            embeddings, more = _new_embeddings(store.embeddings(name=name), entry.embeddings)
+            new, more = _new_embeddings(store.embeddings(name=name), entry.embeddings)
+            embeddings, apart = _comparable(store, name, new)
+            more += apart
             adapter = entry.adapter if own.adapter is None else None
             if (
                 own.adapter is not None
@@ -297,6 +316,20 @@ def _add(store: TaskStore, entries: list[_Entry]) -> ImportReport:
         for embedding in embeddings[1:]:
             store.add(embedding, name=name)
     return ImportReport(tuple(added), tuple(extended), tuple(conflicts))
+
+
+def _comparable(
+    store: TaskStore, name: str, embeddings: Sequence[TaskEmbedding]
+) -> tuple[list[TaskEmbedding], list[str]]:
+    """The embeddings that can be compared with those in the store, and what is wrong with the others."""
+    found, odd = [], []
+    for embedding in embeddings:
+        try:
+            store.check_layers(name, embedding)
+            found.append(embedding)
+        except StoreError as error:
+            odd.append(str(error))
+    return found, odd
 
 
 def _describing(task: StoredTask | None, embeddings: list[TaskEmbedding]) -> TaskEmbedding:

@@ -25,7 +25,7 @@ from safetensors.numpy import load as from_bytes
 from safetensors.numpy import save as to_bytes
 from sqlalchemy.orm import Session
 
-from selection.store.schema import EmbeddingRow, SchemaRow
+from selection.store.schema import BYTES, EmbeddingRow, SchemaRow
 from task2vec.distances import Projection, Sketch
 from task2vec.distances.reference import shipped_reference
 from task2vec.distances.sketch import SAMPLE
@@ -47,22 +47,23 @@ class _Rows:
 
 
 class SearchIndex:
-    """The sketches of all embeddings of one probe and estimator.
+    """The sketches of all embeddings of one probe, estimator and number of filters.
 
     Args:
         probe: Its fingerprint.
         method: The estimator.
+        num_filters: D.
         own_trivial: Whether its embeddings know what they find for the trivial task.
         directory: Where to keep files; None keeps the sketches in memory only.
 
     Attributes:
         projection: Centre and axes of the sketches.
         sketches: Together all embeddings, each once.
-        num_filters: D.
     """
 
-    def __init__(self, probe: str, method: str, own_trivial: bool, directory: Path | None) -> None:
-        self.probe, self.method, self.own_trivial, self.directory = probe, method, own_trivial, directory
+    def __init__(self, probe: str, method: str, num_filters: int, own_trivial: bool, directory: Path | None) -> None:
+        self.probe, self.method, self.num_filters, self.own_trivial = probe, method, num_filters, own_trivial
+        self.directory = directory
         self.projection: Projection
         self.sketches: list[Sketch] = []
         self._starts: list[int] = []  # the revision after which each sketch begins
@@ -72,11 +73,6 @@ class SearchIndex:
 
     def __len__(self) -> int:
         return sum(map(len, self.sketches))
-
-    @property
-    def num_filters(self) -> int:
-        """D."""
-        return len(self.projection.centre)
 
     def update(self, session: Session) -> None:
         """Catch up with the store."""
@@ -109,19 +105,24 @@ class SearchIndex:
     def _fit(self, session: Session, total: int) -> None:
         """Take the axes from embeddings spread evenly over the store."""
         rank = sql.func.row_number().over(order_by=EmbeddingRow.id)
-        numbered = self._all().add_columns(rank.label("rank")).subquery()
-        some = sql.select(numbered.c.id).where(numbered.c.rank % max(1, total // SAMPLE) == 0)
+        alike = self._all().where(sql.func.length(EmbeddingRow.fisher) == BYTES * self.num_filters)
+        numbered = alike.add_columns(rank.label("rank")).subquery()
+        count = session.scalar(sql.select(sql.func.count()).select_from(numbered)) or 0
+        some = sql.select(numbered.c.id).where(numbered.c.rank % max(1, count // SAMPLE) == 0)
         sample = self._all().where(EmbeddingRow.id.in_(some))
         fisher = np.concatenate([rows.fisher for rows in self._chunks(session, sample)])
-        self.projection = Projection.fit(fisher, shipped_reference(self.probe))
+        self.projection = Projection.fit(fisher, shipped_reference(self.probe, self.num_filters))
         self._fitted_on = total
         self._save("projection", vars(self.projection), {"fitted_on": total})
 
     def _chunks(self, session: Session, query: sql.Select[Any]) -> Iterator[_Rows]:
-        """The embeddings that a query of ids finds."""
+        """The embeddings that a query of ids finds, without those of other layers."""
         columns = [EmbeddingRow.revision, EmbeddingRow.fisher, *([EmbeddingRow.tensors] if self.own_trivial else [])]
         found = session.execute(query.add_columns(*columns).execution_options(yield_per=CHUNK))
-        for part in found.partitions(CHUNK):
+        for rows in found.partitions(CHUNK):
+            part = [row for row in rows if len(row.fisher) == BYTES * self.num_filters]
+            if not part:
+                continue
             yield _Rows(
                 ids=np.fromiter((row.id for row in part), np.int64),
                 revisions=np.fromiter((row.revision for row in part), np.int64),
@@ -175,6 +176,8 @@ class SearchIndex:
         try:
             tensors, facts = _read(directory / "projection.safetensors")
             self.projection, self._fitted_on = Projection(**tensors), int(facts["fitted_on"])
+            if len(self.projection.centre) != self.num_filters:  # of a store that holds both
+                return False
             projection = _checksum(tensors)
             while True:
                 following = sorted(directory.glob(f"{self._revision:012d}-0*.safetensors"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +20,7 @@ from adapters import AdapterConfig, BackboneId, ConfigError
 from selection.errors import StoreError
 from selection.store.facts import BackboneFacts
 from selection.store.schema import (
+    BYTES,
     NAME_LENGTH,
     TRIAL_KEY,
     EmbeddingRow,
@@ -129,6 +130,42 @@ def refuse_other_classes(row: TaskRow, classes: Sequence[str]) -> None:
         )
 
 
+def refuse_other_layers(session: Session, named: Mapping[str, TaskEmbedding]) -> None:
+    """Make sure that embeddings of one probe and estimator can be compared with each other: those measured from another
+    layer on (`from_layer`) have another number of filters.
+
+    What lies in a store already stays usable: a search leaves out what it cannot compare.
+
+    Args:
+        session: Where the other tasks' embeddings are.
+        named: The new embeddings by their tasks' names.
+
+    Raises:
+        StoreError: others of the probe and estimator are of other layers.
+    """
+    kinds: dict[tuple[str, str], tuple[str, TaskEmbedding]] = {}
+    for name, embedding in named.items():
+        first = kinds.setdefault((embedding.probe, embedding.method), (name, embedding))
+        if len(first[1].fisher) != len(embedding.fisher):
+            raise StoreError(_of_other_layers(name, embedding, first[0], len(first[1].fisher)))
+    length = sql.func.length(EmbeddingRow.fisher)
+    for (probe, method), (name, embedding) in kinds.items():
+        stored = sql.select(TaskRow.name, length).join_from(EmbeddingRow, TaskRow).limit(1)
+        stored = stored.where(EmbeddingRow.probe == probe, EmbeddingRow.method == method)
+        alike = session.execute(stored.where(length == BYTES * len(embedding.fisher))).first()
+        odd = None if alike else session.execute(stored.where(TaskRow.name.not_in(named))).first()
+        if odd is not None:
+            raise StoreError(_of_other_layers(name, embedding, odd[0], odd[1] // BYTES))
+
+
+def _of_other_layers(name: str, embedding: TaskEmbedding, other: str, length: int) -> str:
+    return (
+        f"the embedding of {name!r} has {len(embedding.fisher):,} filters, and that of {other!r} by the same probe and "
+        f"estimator has {length:,}: they were measured from different layers on and cannot be compared; embed both "
+        "alike, or use another store"
+    )
+
+
 def _listed(classes: Sequence[str]) -> str:
     shown = ", ".join(classes[:3]) + (", ..." if len(classes) > 3 else "")
     return f"{len(classes)} classes ({shown})"
@@ -137,6 +174,7 @@ def _listed(classes: Sequence[str]) -> str:
 def put_many(named: dict[str, TaskEmbedding], session: Session) -> None:
     """Insert the tasks that are new in two or three statements; the others as `add` would."""
     revision = session.info[REVISION]
+    refuse_other_layers(session, named)
     present = set(session.scalars(sql.select(TaskRow.name).where(TaskRow.name.in_(named))))
     new = {name: embedding for name, embedding in named.items() if name not in present}
     if new:

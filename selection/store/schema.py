@@ -22,6 +22,7 @@ SCHEMA_VERSION = 8
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # and halves of characters, which no database takes
 
+BYTES = 4  # of one filter in a stored Fisher
 NAME_LENGTH = 200  # the most characters that the name of a task, an estimator or a backbone may have
 # What tells one trial from another: a config by its digest, since PostgreSQL's indexes take no text of any length.
 TRIAL_KEY = ("task_id", "backbone_fingerprint", "config_digest", "seed", "num_images")

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from selection.errors import StoreError
 from selection.store.index import SearchIndex
 from selection.store.rows import to_embedding
-from selection.store.schema import EmbeddingRow, SchemaRow, TaskRow
+from selection.store.schema import BYTES, EmbeddingRow, SchemaRow, TaskRow
 from task2vec import EmbeddingError, TaskEmbedding, distance_matrix
 from task2vec.distances import ESTIMATES
 from task2vec.distances.logarithms import logs
@@ -31,6 +31,11 @@ BLOCK = 2**16  # entries of stored vectors compared at once: they stay in a core
 
 Found = tuple[int, float]
 """The id of an embedding and its distance."""
+
+Key = tuple[str, str, int]
+"""Probe, estimator and number of filters. Embeddings that share them can be compared: those of another number of
+filters were measured from another layer on.
+"""
 
 Reading = Callable[[], AbstractContextManager[Session]]
 
@@ -47,23 +52,19 @@ class Search:
 
     def __init__(self, location: str, reading: Reading, exact_up_to: int, directory: Path | None) -> None:
         self._location, self._reading, self._exact_up_to, self._directory = location, reading, exact_up_to, directory
-        self._vectors: dict[tuple[str, str], _Vectors] = {}
-        self._indexes: dict[tuple[str, str], SearchIndex] = {}
-        self._counted: dict[tuple[str, str], tuple[int, int]] = {}
+        self._vectors: dict[Key, _Vectors] = {}
+        self._indexes: dict[Key, SearchIndex] = {}
+        self._counted: dict[Key, tuple[int, int]] = {}
 
     def ranked(self, embedding: TaskEmbedding, distance: str) -> Iterator[Found]:
-        """Ids and distances of all embeddings of the same probe and estimator, nearest first.
+        """Ids and distances of all embeddings of the same probe, estimator and layers, nearest first.
 
         Raises:
             StoreError: there is none, or one is damaged.
         """
         count = self._count(embedding)
         if not count:
-            raise StoreError(
-                f"{self._location} has no task embedded with probe {embedding.probe_name} ({embedding.probe[:8]}) "
-                f"and method {embedding.method}, but with {self._known()}; use one of these, or fill a store with "
-                f"task2vec store add STORE FOLDER --probe {embedding.probe_name}"
-            )
+            raise StoreError(self._nothing_like(embedding))
         try:
             if count <= self._exact_up_to:
                 yield from self._all_of_a_small_store(embedding, distance)
@@ -76,22 +77,36 @@ class Search:
                 f"{self._location} holds a damaged embedding ({error}); run task2vec store verify"
             ) from error
 
-    def _known(self) -> str:
-        """The probes and estimators that there are embeddings of, for people to read."""
+    def _nothing_like(self, embedding: TaskEmbedding) -> str:
+        """Why nothing can be compared with an embedding, and what to do."""
         query = sql.select(EmbeddingRow.method, sql.func.min(EmbeddingRow.facts))
         with self._reading() as session:
             rows = session.execute(query.group_by(EmbeddingRow.probe, EmbeddingRow.method)).all()
+            length = session.scalar(sql.select(sql.func.length(EmbeddingRow.fisher)).where(*_alike(embedding)).limit(1))
         known = sorted({f"{json.loads(facts)['probe_name']} ({method})" for method, facts in rows})
-        return ", ".join(known) or "none at all"
+        add = f"task2vec store add STORE FOLDER --probe {embedding.probe_name}"
+        if not known:
+            return f"{self._location} holds no task; fill it with {add}"
+        if length is not None:
+            return (
+                f"embedding {embedding.task!r} has {len(embedding.fisher):,} filters, and those in {self._location} "
+                f"have {length // BYTES:,}; measure the same layers"
+            )
+        return (
+            f"{self._location} has no task embedded with probe {embedding.probe_name} ({embedding.probe[:8]}) and "
+            f"method {embedding.method}, but with {', '.join(known)}; use one of these, or fill a store with {add}"
+        )
 
     def _count(self, embedding: TaskEmbedding) -> int:
-        """How many embeddings of the same probe and estimator there are."""
-        key = (embedding.probe, embedding.method)
+        """How many embeddings of the same probe and estimator there are; 0 if all are of other layers."""
+        key = _key(embedding)
         with self._reading() as session:
             revision = session.scalar(sql.select(SchemaRow.revision)) or 0
             if self._counted.get(key, (-1, 0))[0] != revision:
-                count = session.scalar(sql.select(sql.func.count()).select_from(_ids(embedding).subquery())) or 0
-                self._counted[key] = revision, count
+                of_same_layers = sql.func.length(EmbeddingRow.fisher) == BYTES * len(embedding.fisher)
+                found = session.scalar(_ids(embedding).where(of_same_layers).limit(1))
+                all_of_them = sql.select(sql.func.count()).select_from(_ids(embedding).subquery())
+                self._counted[key] = revision, 0 if found is None else session.scalar(all_of_them) or 0
         return self._counted[key][1]
 
     def _all_of_a_small_store(self, embedding: TaskEmbedding, distance: str) -> Iterator[Found]:
@@ -104,11 +119,11 @@ class Search:
             yield int(vectors.ids[i]), float(distances[i])
 
     def _by_sketch(self, embedding: TaskEmbedding, distance: str) -> Iterator[Found]:
-        key = (embedding.probe, embedding.method)
+        key = _key(embedding)
         if key not in self._indexes:
             with self._reading() as session:
                 identity = session.scalar(sql.select(SchemaRow.identity))
-            place = None if self._directory is None else self._directory / _directory_name(identity, *key)
+            place = None if self._directory is None else self._directory / _directory_name(identity, *key[:2])
             self._indexes[key] = SearchIndex(*key, embedding.trivial is not None, place)
         index = self._indexes[key]
         with self._reading() as session:
@@ -143,14 +158,14 @@ class Search:
             query = sql.select(EmbeddingRow.id, EmbeddingRow.fisher).where(EmbeddingRow.id.in_(some))
             with self._reading() as session:
                 rows = session.execute(query).all()
-            present = np.array([row.id for row in rows], np.int64)  # one may have been removed in the meantime
-            distances = self._distances(present, _stack(rows), embedding, distance, reference)
+            present, fisher = _stack(rows, len(embedding.fisher))  # one may have been removed in the meantime
+            distances = self._distances(present, fisher, embedding, distance, reference)
             found += zip(present.tolist(), distances.tolist(), strict=True)
         return sorted(found, key=lambda pair: pair[1])
 
     def _vectors_of(self, embedding: TaskEmbedding) -> _Vectors:
-        """All Fishers of a probe and estimator by the names of their tasks, kept until the store changes."""
-        key = (embedding.probe, embedding.method)
+        """All Fishers that can be compared by the names of their tasks, kept until the store changes."""
+        key = _key(embedding)
         with self._reading() as session:
             revision = int(session.scalar(sql.select(SchemaRow.revision)) or 0)
             known = self._vectors.get(key)
@@ -158,7 +173,7 @@ class Search:
                 return known
             named = _ids(embedding).add_columns(EmbeddingRow.fisher).join(TaskRow).order_by(TaskRow.name)
             rows = session.execute(named).all()
-        vectors = _Vectors(revision, np.array([row.id for row in rows], np.int64), _stack(rows))
+        vectors = _Vectors(revision, *_stack(rows, len(embedding.fisher)))
         self._vectors[key] = vectors
         return vectors
 
@@ -171,7 +186,7 @@ class Search:
         reference: npt.ArrayLike | None = None,
     ) -> npt.NDArray[np.float64]:
         """From each stored embedding to the target, `(n,)`."""
-        shipped = shipped_reference(embedding.probe)
+        shipped = shipped_reference(embedding.probe, len(embedding.fisher))
         if shipped is not None:
             reference = shipped
         if embedding.trivial is not None:  # the trivial task differs from one embedding to the next
@@ -192,7 +207,7 @@ class Search:
 
 @dataclasses.dataclass(frozen=True)
 class _Vectors:
-    """All Fishers of one probe and estimator, as of one revision of the store."""
+    """All Fishers of one key, as of one revision of the store."""
 
     revision: int
     ids: npt.NDArray[np.int64]
@@ -207,9 +222,15 @@ class _Vectors:
 
 def _ids(embedding: TaskEmbedding) -> sql.Select[Any]:
     """The embeddings of the same probe and estimator."""
-    return sql.select(EmbeddingRow.id).where(
-        EmbeddingRow.probe == embedding.probe, EmbeddingRow.method == embedding.method
-    )
+    return sql.select(EmbeddingRow.id).where(*_alike(embedding))
+
+
+def _alike(embedding: TaskEmbedding) -> tuple[sql.ColumnElement[bool], ...]:
+    return EmbeddingRow.probe == embedding.probe, EmbeddingRow.method == embedding.method
+
+
+def _key(embedding: TaskEmbedding) -> Key:
+    return embedding.probe, embedding.method, len(embedding.fisher)
 
 
 def _directory_name(*parts: str | None) -> str:
@@ -226,14 +247,8 @@ def _smallest(values: npt.NDArray[np.float32], start: int, end: int) -> npt.NDAr
     return np.concatenate([below, np.flatnonzero(values == last)[: end - len(below)]])
 
 
-def _stack(rows: Sequence[Any]) -> npt.NDArray[np.float32]:
-    """The Fishers of rows, `(n, D)`.
-
-    Raises:
-        StoreError: one is damaged.
-    """
-    lengths = {len(row.fisher) for row in rows}
-    if len(lengths) > 1:
-        odd = next(row.id for row in rows if len(row.fisher) != max(lengths))
-        raise StoreError(f"stored embedding {odd} is damaged (its length); run task2vec store verify")
-    return np.frombuffer(b"".join(row.fisher for row in rows), "<f4").reshape(len(rows), -1 if rows else 0)
+def _stack(rows: Sequence[Any], num_filters: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Ids and Fishers `(n, D)` of the rows with so many filters; `verify` names the others."""
+    alike = [row for row in rows if len(row.fisher) == BYTES * num_filters]
+    fisher = np.frombuffer(b"".join(row.fisher for row in alike), "<f4").reshape(len(alike), num_filters)
+    return np.array([row.id for row in alike], np.int64), fisher

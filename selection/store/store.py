@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain, islice
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,6 +41,7 @@ from selection.store.rows import (
     put_thumbnails,
     put_trials,
     refuse_other_classes,
+    refuse_other_layers,
     to_embedding,
     to_facts,
     to_thumbnails,
@@ -66,6 +68,8 @@ from task2vec import TaskEmbedding, Thumbnail
 TRIES = 10  # of a transaction that collided with another one
 EXACT_UP_TO = 50_000  # embeddings of one probe
 BULK = 1000  # tasks that are written or read at once
+BESIDE = ("", "-wal", "-shm", "-journal")  # endings of a SQLite database and the files that belong to it
+LARGEST_K = 2**31  # tasks asked for, more than any store has
 
 Result = TypeVar("Result")
 
@@ -134,7 +138,8 @@ class TaskStore:
             files = f"{location}.adapters" if files is None else files
             index = f"{location}.index" if index is None else index
         self._files = None if files is None else AdapterFiles(Path(files))
-        self._search = Search(self.location, self._reading, exact_up_to, None if index is None else Path(index))
+        self._index = None if index is None else Path(index)
+        self._search = Search(self.location, self._reading, exact_up_to, self._index)
         try:
             self._engine = open_engine(location)
             self._writing = self._engine.execution_options(**{WRITES: True})
@@ -196,9 +201,9 @@ class TaskStore:
             facts: What it looks like to backbones; those under the same backbone are replaced.
 
         Raises:
-            StoreError: the name is empty, too long, or that of a stored task of other classes; an estimator's or a
-                backbone's name is too long; a tag or the source is no text; the adapter is none; or the store cannot be
-                written.
+            StoreError: the name is empty, too long, or that of a stored task of other classes; the embedding is of
+                other layers than those of the other tasks by its probe and estimator; an estimator's or a backbone's
+                name is too long; a tag or the source is no text; the adapter is none; or the store cannot be written.
         """
         name, new_trials, new_facts = _checked(name or embedding.task), list(trials), list(facts)
         new_tags = words_of(tags, source)
@@ -214,6 +219,7 @@ class TaskStore:
             else:
                 refuse_other_classes(row, embedding.classes)
                 describe_again(row, embedding)
+            refuse_other_layers(session, {name: embedding})
             row.tags = json.dumps(sorted({*json.loads(row.tags), *new_tags}))
             row.source = source or row.source
             row.adapter = kept or row.adapter
@@ -236,12 +242,22 @@ class TaskStore:
             if row is not None:
                 refuse_other_classes(row, classes)
 
+    def check_layers(self, name: str, embedding: TaskEmbedding) -> None:
+        """Make sure that an embedding may be added under a name: it can be compared with the others.
+
+        Raises:
+            StoreError: it is of other layers than those of the other tasks by its probe and estimator.
+        """
+        with self._reading() as session:
+            refuse_other_layers(session, {name: embedding})
+
     def add_many(self, embeddings: Iterable[TaskEmbedding]) -> None:
         """Store many tasks by their embeddings' names, thousands a second; each thousand is one transaction.
 
         Raises:
-            StoreError: a name is empty, too long, or that of a stored task of other classes, an estimator's name is too
-                long, or the store cannot be written; the thousands before stay.
+            StoreError: a name is empty, too long, or that of a stored task of other classes, an embedding is of other
+                layers than the others by its probe and estimator, an estimator's name is too long, or the store cannot
+                be written; the thousands before stay.
         """
         rest = iter(embeddings)
         while some := list(islice(rest, BULK)):
@@ -352,16 +368,18 @@ class TaskStore:
         exactly.
 
         Args:
-            embedding: The target. Only tasks embedded by the same probe and estimator are compared.
+            embedding: The target. Only tasks embedded by the same probe and estimator, from the same layer on, are
+                compared.
             k: How many.
             distance: Any of `task2vec.DISTANCES`; for `asymmetric`, from the stored task to the target.
             which: Which tasks count, such as `TaskFilter(tags=("medical",))`.
 
         Raises:
-            StoreError: no stored task was embedded by the same probe and estimator, or k is less than 1.
+            StoreError: no stored task was embedded alike, or k is no whole number from 1 on.
         """
-        if k < 1:
-            raise StoreError(f"k={k} asks for no task; give at least 1")
+        if not isinstance(k, Integral) or k < 1:
+            raise StoreError(f"k={k} is no number of tasks; give a whole number from 1 on")
+        k = min(int(k), LARGEST_K)
         counted = self._counted(which)
         ranked = iter(self._search.ranked(embedding, distance))
         found: list[Neighbour] = []
@@ -454,6 +472,18 @@ class TaskStore:
                 )
             if version < SCHEMA_VERSION:
                 upgrade(connection, version)
+
+    def is_part(self, path: str | Path) -> bool:
+        """Whether a file is the store's own: its database, what SQLite keeps beside it, an adapter or a sketch."""
+        path = Path(path).resolve()
+        folders = [Path(folder).resolve() for folder in (self._files and self._files.root, self._index) if folder]
+        if self._engine.dialect.name != "sqlite":
+            return any(map(path.is_relative_to, folders))
+        with self._reading() as session:
+            files = [row.file for row in session.execute(sql.text("PRAGMA database_list")) if row.file]
+        own = [Path(file + suffix).resolve() for file in files for suffix in BESIDE]
+        is_same = any(path == file or (path.exists() and file.exists() and path.samefile(file)) for file in own)
+        return is_same or any(map(path.is_relative_to, folders))
 
     def close(self) -> None:
         """Let go of all connections; the store opens new ones when it is used again."""

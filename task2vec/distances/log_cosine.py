@@ -23,8 +23,8 @@ def log_cosine(a: Matrix, b: Matrix, options: Options) -> Matrix:
     """
     if options.reference is None:
         raise DistanceError(
-            "log_cosine needs the mean log embedding of many tasks under the same probe; "
-            "pass reference=task2vec.mean_log_embedding(embeddings)"
+            "log_cosine needs the mean log embedding of many tasks under the same probe and layers; pass "
+            "reference=task2vec.mean_log_embedding(embeddings), or choose another distance, such as cosine"
         )
     return angular(logs(a) - options.reference, logs(b) - options.reference)
 

@@ -58,8 +58,8 @@ def distance_matrix(
             precision of its prior. Embeddings know their own.
 
     Raises:
-        DistanceError: the name is unknown or gives no distances, `log_cosine` has no reference, or some embeddings know
-            the prior of their estimator and others have none.
+        DistanceError: the name is unknown or gives no distances, `log_cosine` has no reference, the reference is of
+            other layers, or some embeddings know the prior of their estimator and others have none.
         ProbeMismatchError: the embeddings come from different probes.
         EmbeddingError: an array is not `(n, D)`, or holds negative, infinite or NaN numbers.
     """
@@ -82,7 +82,12 @@ def distance_matrix(
             f"vectors of length {a.shape[1]} and {b.shape[1]} have no distance; measure the same layers"
         )
     if reference is None and name == "log_cosine" and probe is not None:
-        reference = shipped_reference(probe)
+        reference = shipped_reference(probe, a.shape[1])
+    if reference is not None and np.shape(reference) != a.shape[1:]:
+        raise DistanceError(
+            f"a reference of shape {np.shape(reference)} is of other layers than vectors of length {a.shape[1]}; "
+            "measure the same layers"
+        )
     given = None if trivial is None else np.asarray(trivial, np.float64)
     options = Options(
         alpha,

@@ -21,12 +21,16 @@ def _read() -> tuple[str, Matrix]:
         return file.metadata()["probe"], file.get_tensor("mean_log_embedding").astype(np.float64)
 
 
-def shipped_reference(probe: str) -> Matrix | None:
-    """The mean log embedding `(D,)` of the shipped library's tasks, if `probe` is the bundled probe's fingerprint."""
+def shipped_reference(probe: str, num_filters: int | None = None) -> Matrix | None:
+    """The mean log embedding `(D,)` of the shipped library's tasks, if `probe` is the bundled probe's fingerprint.
+
+    It is of all layers: there is none for embeddings of another number of filters, which are of some of them.
+    """
     if not REFERENCE.exists():
         return None
     fingerprint, reference = _read()
-    return reference if fingerprint == probe else None
+    fits = fingerprint == probe and num_filters in (None, len(reference))
+    return reference if fits else None
 
 
 def write_reference(probe: str, reference: Matrix) -> None:

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from task2vec.errors import TaskError
@@ -89,6 +91,11 @@ class FileImages(ImageSource):
         """Decode file `index`."""
         name = self.names[index]
         return open_image(lambda: self.files.read(name), str(self.files.path / name))
+
+    def files_of(self, indices: npt.NDArray[np.int64]) -> list[tuple[str, int]]:
+        """Names, relative to the folder or zip, and bytes."""
+        names = [self.names[i] for i in indices]
+        return list(zip(names, self.files.sizes(names), strict=True))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,6 +46,10 @@ class ImageSource:
         """Whether images of this size are kept, as far as there was room, so that they need not be decoded again."""
         return False
 
+    def files_of(self, indices: npt.NDArray[np.int64]) -> list[tuple[str, int]]:
+        """Names and bytes of the files of some images, none of which is opened; empty where they lie in no files."""
+        return []
+
 
 @dataclasses.dataclass(frozen=True)
 class Selected(ImageSource):
@@ -70,6 +74,10 @@ class Selected(ImageSource):
     def keeps(self, resize: Resize) -> bool:
         """As the other source."""
         return self.source.keeps(resize)
+
+    def files_of(self, indices: npt.NDArray[np.int64]) -> list[tuple[str, int]]:
+        """Those of the other source."""
+        return self.source.files_of(self.indices[indices])
 
 
 @dataclasses.dataclass(frozen=True)

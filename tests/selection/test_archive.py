@@ -19,7 +19,7 @@ from safetensors.numpy import save as to_bytes
 
 import adapters
 from adapters import AdapterConfig
-from selection import StoreError, TaskStore, export_store, import_archive, merge_stores
+from selection import ImportReport, StoreError, TaskStore, export_store, import_archive, merge_stores
 from task2vec.embedding import embedding_parts
 from tests.selection.test_store import embedding, pictured, trial
 
@@ -90,6 +90,36 @@ def test_another_embedding_beside_what_a_task_has_leaves_its_number_of_images(fi
     assert filled.task("birds").num_images == before
     filled.add(dataclasses.replace(embedding("birds", seed=8), num_samples=9))
     assert filled.task("birds").num_images == 9
+
+
+def test_an_archive_is_written_over_neither_its_store_nor_something_else(filled, tuned, tmp_path, monkeypatch):
+    store = TaskStore(tmp_path / "own.db")
+    merge_stores(store, filled)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "link.db").symlink_to(tmp_path / "own.db")
+    (tmp_path / "hard.db").hardlink_to(tmp_path / "own.db")
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as images:
+        images.writestr("birds/1.png", b"")
+    monkeypatch.chdir(tmp_path)
+    adapter = store.task("fish").adapter / "adapter.json"
+    own = ["own.db", tmp_path / "own.db", "folder/../own.db", "folder/link.db", "hard.db", "own.db-wal", "own.db-shm"]
+    before = contents(store)
+    for opened in (store, TaskStore("sqlite:///folder/link.db", files=tmp_path / "own.db.adapters")):
+        for place in (*own, "own.db-journal", adapter):
+            with pytest.raises(StoreError, match="belongs to the store itself, which would be lost"):
+                export_store(opened, place)
+    for other in ("images.zip", adapter.parent / "adapter.safetensors"):
+        with pytest.raises(StoreError, match="is no store's archive; it would be lost"):
+            export_store(filled, other)
+    with pytest.raises(StoreError, match=r"own\.db is not a store's archive"):
+        import_archive(store, "own.db")
+    for same in (store, TaskStore("own.db"), TaskStore("folder/link.db", files="own.db.adapters")):
+        assert merge_stores(store, same) == ImportReport((), (), ())
+        assert contents(store) == contents(same) == before
+    assert store.verify() == []
+    for _ in range(2):
+        export_store(store, "all.zip")
+    assert contents(store) == before
 
 
 def test_classes_whose_accents_were_stored_decomposed_are_the_same_classes(tmp_path):

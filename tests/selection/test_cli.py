@@ -106,6 +106,27 @@ def test_distance_prints_a_matrix_and_draws_it(saved, tmp_path):
     assert "cosine distance" in run("distance", saved, saved, "--distance", "cosine").stdout
 
 
+def test_embeddings_that_were_made_otherwise_are_compared_with_a_warning_or_not_at_all(folder, saved, tmp_path):
+    exact, part = tmp_path / "exact.safetensors", tmp_path / "part.safetensors"
+    run("embed", folder, "-o", exact, "--method", "exact")
+    run("embed", folder, "-o", part, "--from-layer", "layer3")
+    done = run("distance", saved, exact)
+    assert "warning: embedding 'spots' was made by montecarlo with l2=1 and 'spots' by exact" in done.stderr
+    db = tmp_path / "my.db"
+    run("store", "create", db)
+    for arguments, message in (
+        (["distance", saved, part], "vectors of length 1216 and 1664 have no distance; measure the same layers"),
+        (["distance", part, part], "choose another distance, such as cosine"),
+        (["nearest", part], "has 1,216 filters, and those in the shipped library have 1,664; measure the same layers"),
+        (["recommend", part], "has 1,216 filters, and those in the shipped library have 1,664"),
+        (["atlas", "--target", part, "-o", tmp_path / "a.html"], "by the same probe, estimator and layers as spots"),
+        (["store", "add", db, part], "they were measured from different layers on and cannot be compared"),
+    ):
+        failed = run(*arguments, ok=False)
+        assert failed.returncode == 2
+        assert message in failed.stderr
+
+
 def test_nearest_and_recommend_take_a_folder_or_an_embedding(folder, saved):
     assert as_json("nearest", folder) == as_json("nearest", saved)
     assert len(as_json("nearest", saved, "-k", "3")["nearest"]) == 3
@@ -198,6 +219,11 @@ def test_a_store_is_made_filled_listed_and_emptied(saved, tmp_path):
     as_json("store", "add", db, saved, "--name", "my spots")
     assert "my spots" in [task["task"] for task in as_json("store", "list", "--store", db)]
     assert as_json("store", "show", "my spots", "--store", db)["images"] == 40
+    assert as_json("store", "list", db) == as_json("store", "list", "--store", db)
+    assert as_json("store", "show", db, "my spots") == as_json("store", "show", "my spots", "--store", db)
+    for twice in (["list", db], ["show", db, "my spots"]):
+        assert "are two stores; give one of both" in run("store", *twice, "--store", db, ok=False).stderr
+    assert "quote names with spaces" in run("store", "show", db, "my", "spots", ok=False).stderr
     assert as_json("nearest", saved, "--store", db)["nearest"][0]["task"] == "my spots"
     assert as_json("store", "remove", db, "my spots")["removed"] == "my spots"
     assert "has no task 'my spots'" in run("store", "show", "my spots", "--store", db, ok=False).stderr
@@ -230,10 +256,16 @@ def test_trials_from_a_file_are_stored_and_bad_lines_are_named(saved, tmp_path):
         (trial(0.8).to_line("y"), "holds trials of 'y', and the task is called 'spots'"),
         (trial(0.8).to_line("spots"), "lines 1 and 2 of"),
         ("{}\n", "line 2 of"),
+        ("3\n", "line 2 of"),
+        ("\n  \n" + trial(0.8).to_line("spots"), "lines 1 and 4 of"),
+        (b"\x89PNG\xff", "mixed.jsonl is no text, and so holds no trials"),
     ):
-        (tmp_path / "mixed.jsonl").write_text(trial(0.75).to_line("spots") + other)
+        content = other if isinstance(other, bytes) else (trial(0.75).to_line("spots") + other).encode()
+        (tmp_path / "mixed.jsonl").write_bytes(content)
         failed = run("store", "add", tmp_path / "my.db", saved, "--trials", tmp_path / "mixed.jsonl", ok=False)
         assert message in failed.stderr.replace("\n", " ")
+    (tmp_path / "blank.jsonl").write_text("\n" + trial(0.75).to_line("spots") + " \r\n\n")
+    run("store", "add", tmp_path / "my.db", saved, "--trials", tmp_path / "blank.jsonl")
     (tmp_path / "trials.jsonl").write_text(trial(0.75).to_line("spots") + "{}\n")
     failed = run("store", "add", tmp_path / "my.db", saved, "--trials", tmp_path / "trials.jsonl", ok=False)
     assert "line 2 of" in failed.stderr
@@ -261,6 +293,8 @@ def test_trials_from_a_file_are_stored_and_bad_lines_are_named(saved, tmp_path):
         (["tune", "FOLDER", "-o", "x", "--rank", "3"], "belong to a method"),
         (["tune", "FOLDER", "-o", "x", "--method", "magic"], "there is no method 'magic'"),
         (["store", "create", "text.safetensors"], "is there already"),
+        (["store", "import", "text", "text-wal"], "text-wal is called as a file of the store itself"),
+        (["store", "import", "text.safetensors", "./text.safetensors"], "is called as a file of the store itself"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_status_2(arguments, message, folder, saved, tmp_path):

@@ -1,12 +1,15 @@
 """Grids of trials: what is written down, and what is run of it."""
 
+import dataclasses
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
 import adapters
 from adapters import AdapterConfig
-from selection import Grid, SelectionError, StoreError, TaskStore, run_grid
+from selection import Grid, SelectionError, StoreError, TaskStore, export_store, import_archive, run_grid
 from selection.evidence.space import choices_of, search_space
 from selection.evidence.subtasks import subtasks
 from task2vec import Task, TaskError
@@ -178,6 +181,35 @@ def test_a_stored_task_of_the_same_name_and_other_images_gets_no_trials(tmp_path
     with pytest.raises(StoreError, match="is stored with"):
         run_grid(grid, store, progress=False)
     assert store.task("colours") == before
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("images", [None, 12])
+def test_a_stored_task_whose_images_were_exchanged_gets_no_trials(split, images, tmp_path):
+    place = tmp_path / "tints" / "colours"
+    paint(place, "train", COLOURS, 5)
+    paint(place, "test", COLOURS, 2)
+    store, grid = TaskStore(tmp_path / "tasks.db"), Grid(tmp_path / "tints", (QUICK,), images=images)
+    run_grid(grid, store, progress=False)
+    (name,) = store.names()
+    shutil.make_archive(str(place), "zip", place)  # the same files in a zip are the same images
+    place.rename(tmp_path / "elsewhere")
+    run_grid(grid, store, progress=False)
+    (embedded,) = store.embeddings()
+    export_store(store, tmp_path / "all.zip")
+    other = TaskStore()
+    import_archive(other, tmp_path / "all.zip")
+    place.with_suffix(".zip").unlink()
+    (tmp_path / "elsewhere").rename(place)
+    for path in (place / split).rglob("*.png"):
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 9, 3)).astype(np.uint8)).save(path)
+    for opened in (store, other):
+        with pytest.raises(SelectionError, match=f"has a task '{name}' of other images: names or sizes of files"):
+            run_grid(grid, opened, progress=False)
+        assert len(opened.task(name).trials) == 1
+    earlier = TaskStore()  # which knew of no files
+    earlier.add(dataclasses.replace(embedded, images=""))
+    run_grid(grid, earlier, progress=False)
 
 
 def test_trials_of_a_backbone_under_either_of_its_names_are_not_run_again(tmp_path):

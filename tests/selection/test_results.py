@@ -1,5 +1,6 @@
 """A tuned model in use: written, read back, predicting, validated, exported."""
 
+import contextlib
 import csv
 import io
 import json
@@ -20,7 +21,7 @@ from safetensors.torch import load_file, save_file
 import adapters
 from adapters import AdapterConfig
 from adapters.data import transform_of
-from selection import SelectionError, auto_tune, load_backbone, load_result, tune
+from selection import SelectionError, TaskStore, auto_tune, load_backbone, load_result, tune
 from selection.results.card import card
 from selection.results.description import Description, Measured
 from selection.results.label_validation import LabelValidation
@@ -29,7 +30,7 @@ from selection.results.predictions import Predictions
 from selection.results.result import probabilities_of
 from selection.results.validation import Validation, calibration_error
 from selection.tuning.one import write
-from task2vec import Compute, Task, TaskError, read_splits
+from task2vec import Compute, Task, TaskError, embed, load_probe, read_splits
 from tests.selection.test_cli import as_json, run
 
 NAME = adapters.DEFAULT_BACKBONE
@@ -460,6 +461,64 @@ def test_an_export_that_differs_leaves_the_earlier_one(tuned, tmp_path, monkeypa
         load_result(tuned.out, compute=COMPUTE).export(tmp_path / "model.pt2")
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
     assert (tmp_path / "model.pt2").read_text() == "earlier"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "RESULT", "-o", "RESULT/adapter.safetensors"], "belongs to the result in"),
+        (["export", "RESULT", "-o", "RESULT/result.json", "--format", "onnx"], "belongs to the result in"),
+        (["export", "RESULT", "-o", "keep.png", "--format", "onnx"], "keep.png is there and is no ONNX file"),
+        (["export", "RESULT", "-o", "w.safetensors", "--checkpoint", "./w.safetensors"], "w.safetensors is read, and"),
+        (["merge", "RESULT", "-o", "RESULT/adapter.safetensors"], "belongs to the result in"),
+        (["merge", "RESULT", "-o", "e.safetensors"], "e.safetensors is there and is no file of weights"),
+        (["merge", "RESULT", "-o", "w.safetensors", "--checkpoint", "link.safetensors"], "w.safetensors is read, and"),
+        (["predict", "RESULT", "FOLDER", "-o", "RESULT/result.json"], "belongs to the result in"),
+        (["predict", "RESULT", "FOLDER", "-o", "notes.json"], "notes.json is there and is no table of predictions"),
+        (["predict", "RESULT", "FOLDER", "-o", "notes.csv"], "notes.csv is there and is no table of predictions"),
+        (["validate", "RESULT", "FOLDER", "--plot", "RESULT/curves.png"], "belongs to the result in"),
+        (["validate", "RESULT", "FOLDER", "--plot", "FOLDER/test/dark/0.png"], "would be read as images"),
+        (["embed", "FOLDER", "-o", "keep.png"], "keep.png does not end in .safetensors"),
+        (["embed", "FOLDER", "-o", "w.safetensors"], "w.safetensors is there and is no embedding"),
+        (["embed", "FOLDER", "-o", "RESULT/adapter.safetensors"], "belongs to the result in"),
+        (["atlas", "-o", "keep.png"], "keep.png is there and is no page"),
+        (["recommend", "e.safetensors", "--report", "e.safetensors"], "e.safetensors is there and is no page"),
+        (["distance", "e.safetensors", "e.safetensors", "--plot", "RESULT/curves.png"], "belongs to the result in"),
+    ],
+)
+def test_no_command_writes_over_what_it_reads_or_something_else(arguments, message, tuned, folder, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "keep.png")
+    for name, text in (("notes.json", '{"mine": 1}'), ("notes.csv", "name,age\n")):
+        (tmp_path / name).write_text(text)
+    save_file({"weight": torch.zeros(2)}, tmp_path / "w.safetensors")
+    (tmp_path / "link.safetensors").symlink_to(tmp_path / "w.safetensors")
+    embed(Task.from_folder(folder), load_probe()).save(tmp_path / "e.safetensors")
+    places = [path for root in (tmp_path, tuned.out, folder) for path in root.rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in places}
+    given = [text.replace("RESULT", str(tuned.out)).replace("FOLDER", str(folder)) for text in arguments]
+    failed = run(*given, cwd=tmp_path, ok=False)
+    assert failed.returncode == 2
+    assert message in failed.stderr
+    assert {path: path.read_bytes() for path in places} == before
+
+
+def test_commands_write_again_over_what_they_wrote(tuned, folder, tmp_path):
+    (tmp_path / "p.json").touch()  # as mktemp leaves it
+    commands = [
+        ["embed", folder, "-o", "e.safetensors"],
+        ["predict", tuned.out, folder / "test", "-o", "p.csv"],
+        ["predict", tuned.out, folder / "test", "-o", "p.json"],
+        ["validate", tuned.out, folder, "--plot", "v.png"],
+        ["export", tuned.out, "-o", "model.pt2"],
+        ["atlas", "e.db", "-o", "atlas.html"],
+        ["store", "export", "e.db", "all.zip"],
+        *([] if tuned.merged is None else [["merge", tuned.out, "-o", "w.safetensors"]]),
+    ]
+    with contextlib.closing(TaskStore(tmp_path / "e.db")) as store:
+        for name in ("one", "other"):
+            store.add(embed(Task.from_folder(folder), load_probe()), name=name)
+    for command in commands * 2:
+        run(*command, cwd=tmp_path)
 
 
 def test_an_unknown_format_and_a_folder_without_a_result_are_named(tuned, tmp_path):

@@ -152,7 +152,7 @@ def test_sketches_on_the_axes_of_another_process_are_not_used(tmp_path):
     (new,) = (tmp_path / "other").glob("*/projection*")
     assert new.read_bytes() != old
     projection.write_bytes(new.read_bytes())
-    mixed = SearchIndex("a" * 32, "montecarlo", False, projection.parent)
+    mixed = SearchIndex("a" * 32, "montecarlo", 20, False, projection.parent)
     assert len(mixed) == 0
 
 

@@ -156,6 +156,61 @@ def test_embeddings_of_another_probe_or_estimator_are_not_compared(store):
             store.nearest(other)
 
 
+def test_an_embedding_of_other_layers_is_refused_beside_others_of_its_probe_and_estimator(store):
+    store.add(embedding(dimension=20))
+    short = embedding("short", dimension=12)
+    for add in (lambda: store.add(short), lambda: store.add_many([embedding("long"), short])):
+        with pytest.raises(StoreError, match=r"'short' has 12 filters, and that of '\w+' by .* has 20: they were"):
+            add()
+    assert store.names() == ["birds"]
+    store.add(embedding("short", dimension=12, method="exact"))  # which is not compared with those
+    store.add(embedding(dimension=12))  # nothing is left that it could not be compared with
+    store.add(short)
+    assert {n.name for n in store.nearest(short, distance="cosine")} == {"birds", "short"}
+
+
+@pytest.mark.parametrize("exact_up_to", [50_000, 0])
+@pytest.mark.parametrize("distance_name", ["cosine", "log_cosine", "kl"])
+def test_a_store_of_an_earlier_version_with_embeddings_of_several_layers_is_searched_and_verified(
+    tmp_path, monkeypatch, exact_up_to, distance_name
+):
+    old = TaskStore(tmp_path / "tasks.db")
+    with monkeypatch.context() as earlier:
+        for module in ("rows", "store"):
+            earlier.setattr(f"selection.store.{module}.refuse_other_layers", lambda *_: None)
+        old.add_many(embedding(f"task {i}", seed=i, dimension=12 if i == 3 else 20) for i in range(30))
+    store = TaskStore(tmp_path / "tasks.db", exact_up_to=exact_up_to)
+    found = store.nearest(embedding("new", seed=5), 40, distance=distance_name)
+    assert found[0].name == "task 5"
+    assert {n.name for n in found} == {f"task {i}" for i in range(30) if i != 3}
+    near = store.nearest(embedding("short", seed=4, dimension=12), 40, distance=distance_name)
+    assert [n.name for n in near] == ["task 3"]
+    (problem,) = store.verify()
+    assert "the embedding of 'task 3' under probe probe (aaaaaaaa) by montecarlo has 12 filters" in problem
+    new = TaskStore(tmp_path / "new.db")
+    report = merge_stores(new, store)
+    assert (len(report.added), len(report.conflicts)) == (29, 1)
+    assert "'task 3' has 12 filters" in report.conflicts[0]
+    assert new.verify() == []
+    assert merge_stores(store, store).conflicts == ()
+
+
+def test_what_nothing_can_be_compared_with_is_said_in_one_sentence(store):
+    with pytest.raises(StoreError, match="holds no task; fill it with task2vec store add STORE FOLDER --probe probe"):
+        store.nearest(embedding())
+    store.add(embedding())
+    with pytest.raises(StoreError, match=r"'short' has 12 filters, and those in .* have 20; measure the same layers"):
+        store.nearest(embedding("short", dimension=12))
+
+
+@pytest.mark.parametrize("k", [0, -1, 2.5, float("nan"), "3"])
+def test_a_number_of_neighbours_that_is_none_is_refused(store, k):
+    store.add(embedding())
+    with pytest.raises(StoreError, match=r"is no number of tasks; give a whole number from 1 on"):
+        store.nearest(embedding(), k)
+    assert [len(store.nearest(embedding(), some)) for some in (1, np.int64(3), 10**30)] == [1, 1, 1]
+
+
 def test_removing_a_task_forgets_all_of_it(store):
     store.add(embedding(), trials=[trial()])
     store.remove("birds")
@@ -737,6 +792,7 @@ def test_a_score_that_was_not_measured_is_none_and_comes_back(store):
         {"probe": "A" * 32},
         {"task": "a\nb"},
         {"classes": ("a", "b\x00")},
+        {"images": "../victim"},
     ],
 )
 def test_an_embedding_of_a_strange_name_is_refused(changes):

@@ -14,6 +14,7 @@ from task2vec import (
     DISTANCES,
     DistanceError,
     EmbeddingError,
+    Layer,
     distance,
     distance_matrix,
     embed,
@@ -76,6 +77,16 @@ def test_log_cosine_equals_scipy_on_logs_minus_the_reference():
 def test_log_cosine_without_a_reference_says_how_to_make_one():
     with pytest.raises(DistanceError, match="mean_log_embedding"):
         distance_matrix(positive(3), "log_cosine")
+
+
+def test_a_reference_of_other_layers_is_refused():
+    with pytest.raises(DistanceError, match=r"of shape \(49,\) is of other layers than vectors of length 50"):
+        distance_matrix(positive(3), "log_cosine", reference=np.zeros(49))
+    probe = load_probe()
+    part = dataclasses.replace(embed(random_task(), probe), layers=(Layer("part", 3),), fisher=np.ones(3, np.float32))
+    assert distance(part, part, "cosine") == 0
+    with pytest.raises(DistanceError, match="or choose another distance, such as cosine"):  # the shipped one is of all
+        distance(part, part, "log_cosine")
 
 
 SYMMETRIC = sorted(set(DISTANCES) - {"asymmetric", "asymmetric_kl"})

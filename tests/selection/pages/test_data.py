@@ -139,7 +139,7 @@ def test_an_empty_store_is_refused():
 
 
 def test_a_target_of_another_probe_is_refused(few, target):
-    with pytest.raises(StoreError, match="by the same probe and estimator as digits of mine"):
+    with pytest.raises(StoreError, match="by the same probe, estimator and layers as digits of mine"):
         gather(few, target=dataclasses.replace(target, probe="0" * 32))
 
 
