@@ -19,6 +19,7 @@ from selection.pages.write import report as write_report
 from selection.recommendation.facts import MOST_SEEN, facts_of
 from selection.recommendation.pace import in_time
 from selection.results.folder import describe_recommendation
+from selection.results.outputs import refuse_lost
 from task2vec import Compute, Probe, Splits, Task, TaskEmbedding
 from task2vec.tasks.splits import read_task
 from task2vec.weights import is_known
@@ -69,6 +70,8 @@ def recommend(
 
     Where images are given and the backbone's weights are at hand, a linear probe says what tuning starts from.
     """
+    if report is not None:
+        refuse_lost(report, "page")
     opened = o.open_store(store)
     compute = o.compute_of(device, precision, workers)
     task = None if o.is_embedding(source) else read_task(source, split=split, separator=separator)

@@ -21,7 +21,7 @@ def _read() -> tuple[str, Matrix]:
         return file.metadata()["probe"], file.get_tensor("mean_log_embedding").astype(np.float64)
 
 
-def shipped_reference(probe: str, num_filters: int | None = None) -> Matrix | None:
+def shipped_reference(probe: str, num_filters: int) -> Matrix | None:
     """The mean log embedding `(D,)` of the shipped library's tasks, if `probe` is the bundled probe's fingerprint.
 
     It is of all layers: there is none for embeddings of another number of filters, which are of some of them.
@@ -29,8 +29,7 @@ def shipped_reference(probe: str, num_filters: int | None = None) -> Matrix | No
     if not REFERENCE.exists():
         return None
     fingerprint, reference = _read()
-    fits = fingerprint == probe and num_filters in (None, len(reference))
-    return reference if fits else None
+    return reference if fingerprint == probe and num_filters == len(reference) else None
 
 
 def write_reference(probe: str, reference: Matrix) -> None:

@@ -68,7 +68,7 @@ def _in_their_span(vectors: Array) -> Array:
 
 def reference_of(embeddings: Sequence[TaskEmbedding]) -> Array:
     """What log_cosine subtracts, `(D,)`: shipped with the probe, or the mean of these embeddings."""
-    shipped = shipped_reference(embeddings[0].probe)
+    shipped = shipped_reference(embeddings[0].probe, len(embeddings[0].fisher))
     return mean_log_embedding(embeddings) if shipped is None else shipped
 
 
