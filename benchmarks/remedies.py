@@ -61,8 +61,9 @@ def remedies_section(found: Evaluation) -> str:
 **Regret, and the embedding's part in it.** What repeats of a trial leave to be known is in the section on noise: on
 what was tuned with two seeds the recommendation is judged beside somebody who knew the scores of one of them. More
 sources help most, and help what is explained more than the choice. The embedding under the backbone that is tuned,
-filter by filter, explains more than that under the probe; which of them, or which model, chooses better is lost in the
-noise:
+filter by filter, explains more than that under the probe, and both explain more of what sets configurations apart than
+noise does; but what comes first is mostly the same with it, and which of them, or which model, chooses better is lost
+in the noise of repeats:
 
 {_choice_table(found)}
 

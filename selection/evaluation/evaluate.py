@@ -92,6 +92,11 @@ class Evaluation:
         pairs = zip(self.choices(row), self.choices(other), strict=True)
         return self.mean([theirs.regret - own.regret for own, theirs in pairs])
 
+    def same_choice(self, row: str, other: str) -> float:
+        """On what share of the targets two rows choose the same configuration before any try."""
+        pairs = zip(self.predictions[row], self.predictions[other], strict=True)
+        return float(np.mean([own.choice() == theirs.choice() for own, theirs in pairs]))
+
     def correlation(self, row: str) -> Mean:
         """Spearman's, of the expected and the true scores."""
         pairs = zip(self.predictions[row], self.targets, strict=True)

@@ -12,7 +12,7 @@ from selection.evaluation.cheapest import CheapChoice
 from selection.evaluation.evaluate import BUDGET, Evaluation
 from selection.evaluation.figures import plot_calibration, plot_gains, plot_regret
 from selection.evaluation.repeats import FEWEST, noise_and_spread
-from selection.evaluation.rows import BASELINE, LEARNED, NOISE
+from selection.evaluation.rows import BASELINE, LEARNED, MEANS, NOISE
 
 FEW_IMAGES = 250  # to learn from
 DRAWN = ("random", BASELINE, "nearest_vote", LEARNED, NOISE)  # rows of the figure
@@ -78,9 +78,9 @@ differences between a target's configurations, by which a choice goes:
 
 {_before_table(found)}
 
-Regret that the recommendation saves before any try, target by target: {_saved(found)}. What the embedding explains
-beyond what noise and the facts explain: {found.gains_explained_beyond(LEARNED, NOISE).text()} of the gains,
-{found.differences_explained_beyond(LEARNED, NOISE).text()} of the differences.
+Regret that the recommendation saves before any try, target by target: {_saved(found)}.
+
+{_explained_beyond(found)}
 
 The fewer images a target has, the more of its scores is luck (see the section on noise), which nobody can foresee.
 Regret before any try by the number of training images:
@@ -91,8 +91,28 @@ Regret before any try by the number of training images:
 ![Tasks coloured by what there is to gain](evaluation-map.png)"""
 
 
+def _explained_beyond(found: Evaluation) -> str:
+    """What the embedding explains that others in its place do not, and whether that changes the choice."""
+    rows = [
+        [
+            row,
+            found.gains_explained_beyond(LEARNED, row).text(),
+            found.differences_explained_beyond(LEARNED, row).text(),
+            f"{found.same_choice(LEARNED, row):.0%}",
+        ]
+        for row in (NOISE, MEANS)
+        if row in found.predictions
+    ]
+    head = ["beyond what is explained", "of the gains", "of the differences", "the first choice is the same on"]
+    return markdown(head, rows)
+
+
 def _saved(found: Evaluation) -> str:
-    against = {"the best fixed configuration": BASELINE, "noise in place of the embedding": NOISE}
+    against = {
+        "the best fixed configuration": BASELINE, "noise in place of the embedding": NOISE,
+        "mean features in place of it": MEANS,
+    }  # fmt: skip
+    against = {name: row for name, row in against.items() if row in found.predictions}
     return "; ".join(f"{found.better_than(LEARNED, row).text()} against {name}" for name, row in against.items())
 
 
