@@ -104,11 +104,11 @@ class SearchIndex:
 
     def _fit(self, session: Session, total: int) -> None:
         """Take the axes from embeddings spread evenly over the store."""
-        rank = sql.func.row_number().over(order_by=EmbeddingRow.id)
+        rank = sql.func.row_number().over(order_by=EmbeddingRow.id).label("rank")
         alike = self._all().where(sql.func.length(EmbeddingRow.fisher) == BYTES * self.num_filters)
-        numbered = alike.add_columns(rank.label("rank")).subquery()
-        count = session.scalar(sql.select(sql.func.count()).select_from(numbered)) or 0
-        some = sql.select(numbered.c.id).where(numbered.c.rank % max(1, count // SAMPLE) == 0)
+        numbered = alike.add_columns(rank, sql.func.count().over().label("count")).subquery()
+        step = sql.case((numbered.c.count < SAMPLE, 1), else_=numbered.c.count // SAMPLE)
+        some = sql.select(numbered.c.id).where(numbered.c.rank % step == 0)
         sample = self._all().where(EmbeddingRow.id.in_(some))
         fisher = np.concatenate([rows.fisher for rows in self._chunks(session, sample)])
         self.projection = Projection.fit(fisher, shipped_reference(self.probe, self.num_filters))
