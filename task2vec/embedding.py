@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,6 +121,13 @@ class TaskEmbedding:
         )
 
     @property
+    def kind(self) -> tuple[str, str, int]:
+        """Probe, estimator and number of filters. Embeddings that share them can be compared: those of another number
+        of filters were measured from another layer on.
+        """
+        return self.probe, self.method, len(self.fisher)
+
+    @property
     def norm(self) -> float:
         """The L1 norm of the Fisher, a measure of the task's difficulty (Achille et al. 2019, section 3.1).
 
@@ -162,6 +171,13 @@ class TaskEmbedding:
 def _picture(number: int) -> str:
     """Name of the tensor that holds a thumbnail's file in an embedding's file."""
     return f"thumbnail.{number}"
+
+
+def of_commonest_kind(embeddings: Sequence[TaskEmbedding]) -> list[TaskEmbedding]:
+    """Those of the kind that most of them are of: others cannot be compared with these."""
+    counts = Counter(embedding.kind for embedding in embeddings)
+    commonest = max(counts, key=counts.__getitem__, default=None)
+    return [embedding for embedding in embeddings if embedding.kind == commonest]
 
 
 def embedding_parts(embedding: TaskEmbedding) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, Any]]:

@@ -18,7 +18,7 @@ from selection.evidence.backbone import load_backbone
 from selection.evidence.library import load_library
 from selection.jobs import Cluster
 from selection.recommendation.default_backbone import default_backbone, shrinking
-from selection.results.outputs import refuse_lost
+from selection.results.outputs import PICTURES, refuse_lost
 from selection.store import TaskStore
 from selection.store.engine import sqlite_file
 from task2vec import DEFAULT_PROBE, Compute, ComputeError, Task, TaskEmbedding
@@ -77,14 +77,14 @@ Seed = Annotated[int, typer.Option(min=0, help="Fixes everything that is drawn a
 
 def _check_picture(path: Path | None) -> Path | None:
     """Refuse a picture that cannot be drawn before anything long is done."""
-    if path is not None and path.suffix.lower() not in PICTURES:
+    if path is None:
+        return None
+    if path.suffix.lower() not in PICTURES:
         raise SelectionError(f"{path} is no picture that can be drawn; give a {', '.join(PICTURES)} file")
-    if path is not None:
-        refuse_lost(path, "picture")
+    refuse_lost(path, "picture")
     return path
 
 
-PICTURES = (".png", ".pdf", ".svg", ".jpg")
 Picture = Annotated[
     Path | None, typer.Option("--plot", callback=_check_picture, help="Draw it too, into this PNG, PDF, SVG or JPEG.")
 ]

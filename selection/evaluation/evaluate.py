@@ -5,7 +5,6 @@ budget finds.
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Any
@@ -36,7 +35,7 @@ from selection.evidence.table import TrialTable
 from selection.recommendation.learning_curves import LearningCurves
 from selection.recommendation.prediction import Prediction
 from selection.store import TaskFilter, TaskStore
-from task2vec import TaskEmbedding
+from task2vec.embedding import of_commonest_kind
 from task2vec.progress import reporting
 
 FEWEST_SOURCES = 3
@@ -184,7 +183,8 @@ def evaluate_store(
     """Leave out each source in turn.
 
     Args:
-        store: Tasks with trials. Where several probes embedded them, the one that embedded most of them counts.
+        store: Tasks with trials. Where several probes embedded them, or one from several layers on, those embeddings
+            count that are of one kind with most of the others.
         backbone: Whose trials count.
         mean_features: See `rows_of`.
         only: Names of the rows to measure; all if not given.
@@ -196,7 +196,7 @@ def evaluate_store(
     """
     architecture = backbone.split(".")[0]
     stored = {task.name: task for task in store.tasks(TaskFilter(trials_on=architecture))}
-    embeddings = _of_one_probe([e for e in store.embeddings(method="montecarlo") if e.task in stored])
+    embeddings = of_commonest_kind([e for e in store.embeddings(method="montecarlo") if e.task in stored])
     table, targets = targets_of([(stored[e.task], e) for e in embeddings], backbone)
     found_sources = {target.facts.source for target in targets}
     if len(found_sources) < FEWEST_SOURCES:
@@ -282,9 +282,3 @@ def _curves_without(targets: list[Target]) -> dict[str, LearningCurves | None]:
     curves = [(t.facts.source, [accuracy for accuracy, _ in trial.curve]) for t in targets for trial in t.trials]
     sources = {source for source, _ in curves}
     return {left: LearningCurves.fit(curve for source, curve in curves if source != left) for left in sources}
-
-
-def _of_one_probe(embeddings: list[TaskEmbedding]) -> list[TaskEmbedding]:
-    """Those of the probe that most of the tasks were embedded with: embeddings of two probes cannot be compared."""
-    counts = Counter(embedding.probe for embedding in embeddings)
-    return [e for e in embeddings if e.probe == counts.most_common(1)[0][0]]

@@ -109,11 +109,12 @@ def _explained_beyond(found: Evaluation) -> str:
 
 def _saved(found: Evaluation) -> str:
     against = {
-        "the best fixed configuration": BASELINE, "noise in place of the embedding": NOISE,
-        "mean features in place of it": MEANS,
-    }  # fmt: skip
-    against = {name: row for name, row in against.items() if row in found.predictions}
-    return "; ".join(f"{found.better_than(LEARNED, row).text()} against {name}" for name, row in against.items())
+        BASELINE: "the best fixed configuration",
+        NOISE: "noise in place of the embedding",
+        MEANS: "mean features in place of it",
+    }
+    known = [row for row in against if row in found.predictions]
+    return "; ".join(f"{found.better_than(LEARNED, row).text()} against {against[row]}" for row in known)
 
 
 def regret_table(found: Evaluation) -> str:

@@ -23,6 +23,7 @@ from selection.recommendation.recommenders.features import reference_of
 from selection.recommendation.result import Recommendation
 from selection.store import BackboneFacts, StoredTask, TaskStore, Trial
 from task2vec import TaskEmbedding, Thumbnail, distance_matrix
+from task2vec.embedding import of_commonest_kind
 from task2vec.progress import reporting
 
 Array = npt.NDArray[np.float64]
@@ -261,13 +262,9 @@ def _of_one_kind(store: TaskStore, target: TaskEmbedding | None) -> list[TaskEmb
     """The embeddings by the target's probe and estimator and of its layers, or by those that most tasks have: others do
     not compare.
     """
-    found = store.embeddings() if target is None else store.embeddings(target.probe, target.method)
-    counts = Counter(map(_kind, found if target is None else [target]))
-    return [e for e in found if _kind(e) == counts.most_common(1)[0][0]]
-
-
-def _kind(embedding: TaskEmbedding) -> tuple[str, str, int]:
-    return embedding.probe, embedding.method, len(embedding.fisher)
+    if target is None:
+        return of_commonest_kind(store.embeddings())
+    return [e for e in store.embeddings(target.probe, target.method) if e.kind == target.kind]
 
 
 def _backbones(store: TaskStore, tasks: Sequence[StoredTask], asked: str | None) -> dict[str, BackboneId]:

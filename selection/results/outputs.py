@@ -22,6 +22,7 @@ from task2vec import Task2VecError, TaskEmbedding
 OF_A_RESULT = (*WRITTEN, FILE, TRAINING)
 MEASURED = {"task2vec", "sensitivity"}  # what headers of embeddings and of backbones' Fishers hold
 START = 200  # bytes of a file that tell what it is
+PICTURES = (".png", ".pdf", ".svg", ".jpg")  # endings of what can be drawn
 
 
 def refuse_lost(path: str | Path, kind: str, *, read: str | Path | None = None) -> None:
@@ -96,6 +97,6 @@ KINDS: dict[str, Callable[[Path], bool]] = {
     "program of torch's": _ends_in(".pt2"),
     "page": lambda path: _start(path).lower().startswith(b"<!doctype html"),
     "table of predictions": _are_predictions,
-    "picture": _ends_in(".png", ".pdf", ".svg", ".jpg"),
+    "picture": _ends_in(*PICTURES),
 }
 """What is written, and how an earlier one is told."""

@@ -32,10 +32,8 @@ BLOCK = 2**16  # entries of stored vectors compared at once: they stay in a core
 Found = tuple[int, float]
 """The id of an embedding and its distance."""
 
-Key = tuple[str, str, int]
-"""Probe, estimator and number of filters. Embeddings that share them can be compared: those of another number of
-filters were measured from another layer on.
-"""
+Kind = tuple[str, str, int]
+"""`TaskEmbedding.kind`."""
 
 Reading = Callable[[], AbstractContextManager[Session]]
 
@@ -52,9 +50,9 @@ class Search:
 
     def __init__(self, location: str, reading: Reading, exact_up_to: int, directory: Path | None) -> None:
         self._location, self._reading, self._exact_up_to, self._directory = location, reading, exact_up_to, directory
-        self._vectors: dict[Key, _Vectors] = {}
-        self._indexes: dict[Key, SearchIndex] = {}
-        self._counted: dict[Key, tuple[int, int]] = {}
+        self._vectors: dict[Kind, _Vectors] = {}
+        self._indexes: dict[Kind, SearchIndex] = {}
+        self._counted: dict[Kind, tuple[int, int]] = {}
 
     def ranked(self, embedding: TaskEmbedding, distance: str) -> Iterator[Found]:
         """Ids and distances of all embeddings of the same probe, estimator and layers, nearest first.
@@ -99,7 +97,7 @@ class Search:
 
     def _count(self, embedding: TaskEmbedding) -> int:
         """How many embeddings of the same probe and estimator there are; 0 if all are of other layers."""
-        key = _key(embedding)
+        key = embedding.kind
         with self._reading() as session:
             revision = session.scalar(sql.select(SchemaRow.revision)) or 0
             if self._counted.get(key, (-1, 0))[0] != revision:
@@ -119,7 +117,7 @@ class Search:
             yield int(vectors.ids[i]), float(distances[i])
 
     def _by_sketch(self, embedding: TaskEmbedding, distance: str) -> Iterator[Found]:
-        key = _key(embedding)
+        key = embedding.kind
         if key not in self._indexes:
             with self._reading() as session:
                 identity = session.scalar(sql.select(SchemaRow.identity))
@@ -165,7 +163,7 @@ class Search:
 
     def _vectors_of(self, embedding: TaskEmbedding) -> _Vectors:
         """All Fishers that can be compared by the names of their tasks, kept until the store changes."""
-        key = _key(embedding)
+        key = embedding.kind
         with self._reading() as session:
             revision = int(session.scalar(sql.select(SchemaRow.revision)) or 0)
             known = self._vectors.get(key)
@@ -207,7 +205,7 @@ class Search:
 
 @dataclasses.dataclass(frozen=True)
 class _Vectors:
-    """All Fishers of one key, as of one revision of the store."""
+    """All Fishers of one kind, as of one revision of the store."""
 
     revision: int
     ids: npt.NDArray[np.int64]
@@ -227,10 +225,6 @@ def _ids(embedding: TaskEmbedding) -> sql.Select[Any]:
 
 def _alike(embedding: TaskEmbedding) -> tuple[sql.ColumnElement[bool], ...]:
     return EmbeddingRow.probe == embedding.probe, EmbeddingRow.method == embedding.method
-
-
-def _key(embedding: TaskEmbedding) -> Key:
-    return embedding.probe, embedding.method, len(embedding.fisher)
 
 
 def _directory_name(*parts: str | None) -> str:

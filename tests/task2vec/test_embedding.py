@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from task2vec import EmbeddingError, ProbeMismatchError, Task, Task2VecError, TaskEmbedding, TaskError, distance, embed
-from task2vec.embedding import embedding_parts
+from task2vec.embedding import Layer, embedding_parts, of_commonest_kind
 from tests.conftest import plain_probe, random_task
 
 
@@ -31,6 +32,19 @@ def test_an_embedding_says_what_it_is(embedding):
     assert embedding.classes == ("0", "1", "2")
     assert embedding.norm == pytest.approx(embedding.fisher.sum())
     assert embedding.classifier.weight.shape == (3, 5400)
+
+
+def test_only_embeddings_of_one_probe_estimator_and_number_of_filters_are_of_one_kind(embedding):
+    fewer = dataclasses.replace(embedding, fisher=embedding.fisher[:4], layers=(Layer("0", 4),))
+    others = [
+        fewer,
+        dataclasses.replace(embedding, probe="0" * 32),
+        dataclasses.replace(embedding, method="empirical"),
+    ]
+    assert len({e.kind for e in (embedding, *others)}) == 4
+    found = of_commonest_kind([fewer, embedding, *others[1:], embedding])
+    assert [e is embedding for e in found] == [True, True]
+    assert of_commonest_kind([]) == []
 
 
 def test_saving_and_loading_keeps_everything(embedding, tmp_path):
